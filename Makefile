@@ -1,0 +1,33 @@
+# `make demo` and `make test` work on a fresh machine: they create .venv,
+# install everything pinned in requirements/, and run.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+MMCV := $(shell grep -o 'onedl-mmcv==.*' requirements/onedl.txt)
+PIP_INSTALL := $(BIN)/python -m pip install --no-build-isolation
+
+.PHONY: install demo test clean
+
+install: $(VENV)/.installed
+
+# One page of prebuilt mmcv wheels (with CUDA ops) for each torch/CUDA pair.
+# $(VENV)/.installed is touched last, so an interrupted install starts again.
+$(VENV)/.installed: requirements/build.txt requirements/onedl.txt requirements/tests.txt setup.py
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 12) else f"Python 3.10 to 3.12 is needed, this is {sys.version.split()[0]}: try make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -r requirements/build.txt
+	pair=$$($(BIN)/python -c 'import torch; c = torch.version.cuda; print(("cu" + c.replace(".", "") if c else "cpu") + "-torch" + torch.__version__.split("+")[0].replace(".", ""))'); \
+	$(PIP_INSTALL) --only-binary onedl-mmcv --retries 1 --timeout 20 \
+	    --find-links https://mmwheels.onedl.ai/$$pair/simple/onedl-mmcv/index.html $(MMCV) || { \
+	  echo "No prebuilt wheel of $(MMCV) fits $$pair: compiling it, about 30 minutes of CPU time."; \
+	  echo "Without nvcc the result has CPU ops only."; \
+	  $(PIP_INSTALL) $(MMCV); }
+	$(PIP_INSTALL) -r requirements/onedl.txt -r requirements/tests.txt
+	$(PIP_INSTALL) --no-deps -e .
+	touch $@
+
+test: install
+	$(BIN)/python -m pytest tests
+
+clean:
+	rm -rf $(VENV) build *.egg-info
