@@ -1,0 +1,3 @@
+# The baseline of Tables 4 and 5: MMDetection's own 1x schedule on COCO, 8 GPUs
+# with 2 images each.
+_base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'

@@ -1,0 +1,24 @@
+# UperNet with RA-ResNet-50 (Table 5), the baseline but for its backbone.
+_base_ = './upernet_r50.py'
+
+# It starts from the baseline's ResNet-50 with the deep stem and computes the
+# same at the first step. The paper's start, an RA-ResNet-50 trained on
+# ImageNet-1K, has the plain stem:
+#   --cfg-options model.backbone.deep_stem=False \
+#       model.backbone.init_cfg.checkpoint=ra_resnet50.pth
+model = dict(
+    pretrained=None,
+    backbone=dict(
+        _delete_=True,
+        type='ra_mm.RAResNet',
+        depth=50,
+        deep_stem=True,
+        out_indices=(0, 1, 2, 3),
+        norm_cfg=dict(type='SyncBN', requires_grad=True),
+        init_cfg=dict(
+            type='Pretrained', checkpoint='open-mmlab://resnet50_v1c')))
+
+# temp falls for a tenth of the schedule, see faster_rcnn_ra_r50.py.
+custom_hooks = [
+    dict(type='ra_mm.TempAnnealingHook', length=8000, by_epoch=False)
+]

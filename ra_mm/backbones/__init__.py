@@ -1,0 +1,3 @@
+from .resnet import RAResNet
+
+__all__ = ['RAResNet']

@@ -1,0 +1,139 @@
+"""What all RA backbones and their blocks share."""
+from collections.abc import Mapping
+from typing import Optional
+
+import torch.utils.checkpoint as cp
+from mmengine.model import PretrainedInit
+from torch import Tensor
+
+from ra_mm.registry import MODELS
+from ra_mm.utils.checkpoint import read_state_dict
+
+
+class AttentionBlock:
+    """Mixin that turns the sum of a residual block into an attention.
+
+    Where the block computes ``F(x) + identity(x)``, the mixed block computes
+    ``attention(F(x), identity(x))``. A subclass says what F(x) and identity(x)
+    are; everything else, with the names in the checkpoint, stays the block's.
+
+    Args:
+        attention (dict): Config of the module that is called with F(x) and the
+            shortcut, both (N, C, H, W), and returns their sum before the
+            activation. It is built with ``channels=C``.
+    """
+
+    def __init__(self, *args, attention: Mapping, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.attention = MODELS.build(
+            dict(attention, channels=self.out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+
+        def inner_forward(x):
+            return self.attention(self.F(x), self.identity(x))
+
+        if self.with_cp and x.requires_grad:
+            y = cp.checkpoint(inner_forward, x, use_reentrant=False)
+        else:
+            y = inner_forward(x)
+        return self.activation(y)
+
+
+class StrictPretrained:
+    """Mixin for backbones: a ``Pretrained`` init that loads all or stops.
+
+    ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)`` takes the
+    path or URL of a checkpoint of this backbone, of the plain one (its
+    attention then stays as initialised), or of a whole model that contains
+    either as its ``backbone.``.
+
+    Raises:
+        ValueError: If a key of the backbone is missing in the checkpoint, or
+            one of the checkpoint's has no place or another shape in the
+            backbone. Only the attention may be missing, and only as a whole.
+    """
+
+    def init_weights(self) -> None:
+        cfgs = self.init_cfg
+        cfgs = [cfgs] if isinstance(cfgs, Mapping) else cfgs or []
+        pretrained = [
+            cfg for cfg in cfgs if cfg['type'] in ('Pretrained',
+                                                   PretrainedInit)
+        ]
+        if pretrained:
+            load_pretrained(self, pretrained[-1]['checkpoint'],
+                            pretrained[-1].get('prefix'))
+            self.is_init = True
+        else:
+            super().init_weights()
+
+    def train(self, mode: bool = True):
+        super().train(mode)  # mmpretrain's returns None
+        return self
+
+
+def load_pretrained(backbone, checkpoint: str,
+                    prefix: Optional[str] = None) -> None:
+    """Load a checkpoint into a backbone, see :class:`StrictPretrained`."""
+    source = read_state_dict(checkpoint)
+    own = backbone.state_dict()
+    if prefix is None and not source.keys() & own.keys():
+        prefix = 'backbone.'
+    prefix = prefix or ''
+    state = {
+        _rename_deep_stem(k[len(prefix):]): v
+        for k, v in source.items() if k.startswith(prefix)
+    }
+
+    attention = {k for k in own if '.attention.' in k}
+    missing = {
+        k
+        for k in own.keys() - state.keys()
+        if not k.endswith(('num_batches_tracked', '.attention.temp'))
+    }
+    if not attention & state.keys():
+        missing -= attention
+    children = dict(backbone.named_children())
+    unexpected = {
+        k
+        for k in state.keys() - own.keys() if k.split('.')[0] in children
+    }
+    resized = [
+        f'{k}: {tuple(state[k].shape)} in the checkpoint, '
+        f'{tuple(own[k].shape)} here'
+        for k in own if k in state and state[k].shape != own[k].shape
+    ]
+    if missing or unexpected or resized:
+        name = type(backbone).__name__
+        raise ValueError('\n'.join([
+            f'{checkpoint} does not fit {name}: give the checkpoint of the '
+            'same backbone (depth, stem, width, attention) or change '
+            'init_cfg.',
+            *_list_keys('missing in the checkpoint', sorted(missing)),
+            *_list_keys(f'not in {name}', sorted(unexpected)),
+            *_list_keys('of another shape', resized)
+        ]))
+    backbone.load_state_dict({k: v
+                              for k, v in state.items() if k in own},
+                             strict=False)
+
+
+def _list_keys(what, keys, most=10):
+    if keys:
+        yield f'  {len(keys)} {what}:'
+        yield from (f'    {key}' for key in keys[:most])
+        if len(keys) > most:
+            yield '    ...'
+
+
+def _rename_deep_stem(key):
+    """mmdet's and mmseg's flat deep stem in mmpretrain's names."""
+    stem, *index = key.split('.')
+    names = {
+        '0': '0.conv', '1': '0.bn', '3': '1.conv',
+        '4': '1.bn', '6': '2.conv', '7': '2.bn'
+    }
+    if stem == 'stem' and len(index) == 2 and index[0] in names:
+        return f'stem.{names[index[0]]}.{index[1]}'
+    return key

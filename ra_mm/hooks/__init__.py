@@ -1,0 +1,3 @@
+from .temp_annealing import TempAnnealingHook
+
+__all__ = ['TempAnnealingHook']

@@ -1,0 +1,3 @@
+from .reverse_attention import ReverseAttention
+
+__all__ = ['ReverseAttention']

@@ -1,0 +1,17 @@
+"""Registries under the scope ``ra_mm``.
+
+``type='ra_mm.RAResNet'`` imports this module and, on the first use of a
+registry, the modules in its ``locations``: configs need no import, whichever
+toolbox runs them.
+"""
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import Registry
+
+MODELS = Registry(
+    'model',
+    parent=MMENGINE_MODELS,
+    scope='ra_mm',
+    locations=['ra_mm.backbones', 'ra_mm.layers'])
+HOOKS = Registry(
+    'hook', parent=MMENGINE_HOOKS, scope='ra_mm', locations=['ra_mm.hooks'])

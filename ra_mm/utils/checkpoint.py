@@ -1,0 +1,52 @@
+"""Reading checkpoints without running code that they contain."""
+import os.path as osp
+from collections.abc import Mapping
+
+import torch
+from mmengine.runner.checkpoint import (CheckpointLoader,
+                                        get_torch_safe_globals)
+
+
+def read_checkpoint(path: str) -> Mapping:
+    """Read a checkpoint onto the CPU.
+
+    Args:
+        path (str): A file, or whatever else mmengine loads from:
+            ``torchvision://resnet50``, ``https://...``.
+
+    Returns:
+        Mapping: What was saved. From a file only tensors and mmengine's plain
+        records are unpickled (``weights_only``); code is never run.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file cannot be read as a checkpoint.
+    """
+    if '://' in path:
+        return CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    path = osp.expanduser(path)
+    if not osp.isfile(path):
+        raise FileNotFoundError(f'{path}: there is no such checkpoint')
+    try:
+        with torch.serialization.safe_globals(get_torch_safe_globals()):
+            checkpoint = torch.load(
+                path, map_location='cpu', weights_only=True)
+    except Exception as e:  # zip, pickle, EOF and decoding errors of all kinds
+        raise ValueError(
+            f'{path} is no checkpoint that can be loaded: it is truncated, '
+            'something else, or contains more than weights '
+            f'({type(e).__name__}: {str(e).splitlines()[0]})') from e
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f'{path} holds a {type(checkpoint).__name__}, not '
+                         'the dict of a checkpoint')
+    return checkpoint
+
+
+def read_state_dict(path: str) -> Mapping:
+    """The weights of a checkpoint, by name, see :func:`read_checkpoint`."""
+    checkpoint = read_checkpoint(path)
+    weights = checkpoint.get('state_dict', checkpoint)
+    if not all(isinstance(v, torch.Tensor) for v in weights.values()):
+        raise ValueError(f'{path} holds no weights: expected tensors, or '
+                         "tensors under 'state_dict'")
+    return weights
