@@ -87,18 +87,15 @@ def load_pretrained(backbone, checkpoint: str,
     }
 
     attention = {k for k in own if '.attention.' in k}
-    missing = {
-        k
-        for k in own.keys() - state.keys()
-        if not k.endswith(('num_batches_tracked', '.attention.temp'))
-    }
-    if not attention & state.keys():
-        missing -= attention
+    optional = ('num_batches_tracked', '.attention.temp')
+    missing = [
+        k for k in own if k not in state and not k.endswith(optional)
+        and (k not in attention or attention & state.keys())
+    ]
     children = dict(backbone.named_children())
-    unexpected = {
-        k
-        for k in state.keys() - own.keys() if k.split('.')[0] in children
-    }
+    unexpected = [
+        k for k in state if k not in own and k.split('.')[0] in children
+    ]
     resized = [
         f'{k}: {tuple(state[k].shape)} in the checkpoint, '
         f'{tuple(own[k].shape)} here'
@@ -110,8 +107,8 @@ def load_pretrained(backbone, checkpoint: str,
             f'{checkpoint} does not fit {name}: give the checkpoint of the '
             'same backbone (depth, stem, width, attention) or change '
             'init_cfg.',
-            *_list_keys('missing in the checkpoint', sorted(missing)),
-            *_list_keys(f'not in {name}', sorted(unexpected)),
+            *_list_keys('missing in the checkpoint', missing),
+            *_list_keys(f'not in {name}', unexpected),
             *_list_keys('of another shape', resized)
         ]))
     backbone.load_state_dict({k: v

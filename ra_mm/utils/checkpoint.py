@@ -32,10 +32,10 @@ def read_checkpoint(path: str) -> Mapping:
             checkpoint = torch.load(
                 path, map_location='cpu', weights_only=True)
     except Exception as e:  # zip, pickle, EOF and decoding errors of all kinds
+        reason = f'{type(e).__name__}: {e}'.splitlines()[0]
         raise ValueError(
             f'{path} is no checkpoint that can be loaded: it is truncated, '
-            'something else, or contains more than weights '
-            f'({type(e).__name__}: {str(e).splitlines()[0]})') from e
+            f'something else, or contains more than weights ({reason})') from e
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f'{path} holds a {type(checkpoint).__name__}, not '
                          'the dict of a checkpoint')
