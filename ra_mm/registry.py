@@ -12,6 +12,6 @@ MODELS = Registry(
     'model',
     parent=MMENGINE_MODELS,
     scope='ra_mm',
-    locations=['ra_mm.backbones', 'ra_mm.layers'])
+    locations=['ra_mm.backbones', 'ra_mm.heads', 'ra_mm.layers'])
 HOOKS = Registry(
     'hook', parent=MMENGINE_HOOKS, scope='ra_mm', locations=['ra_mm.hooks'])

@@ -22,7 +22,7 @@ model = dict(
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),
         rpn_proposal=dict(nms_pre=400, max_per_img=200),
-        rcnn=dict(sampler=dict(num=32))),
+        rcnn=dict(sampler=dict(num=32, pos_fraction=0.5))),
     test_cfg=dict(rpn=dict(nms_pre=400, max_per_img=100)))
 
 data_root = 'data/shapes/'
@@ -32,13 +32,13 @@ metainfo = dict(
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=(160, 160)),
+    dict(type='Resize', scale=(128, 128)),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs')
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(160, 160)),
+    dict(type='Resize', scale=(128, 128)),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(
         type='PackDetInputs',
@@ -46,7 +46,7 @@ test_pipeline = [
                    'scale_factor'))
 ]
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     dataset=dict(
         data_root=data_root,
         ann_file='annotations/train.json',
@@ -65,20 +65,20 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/val.json')
 test_evaluator = val_evaluator
 
-train_cfg = dict(max_epochs=8, val_interval=4)
+train_cfg = dict(max_epochs=12, val_interval=6)
 optim_wrapper = dict(
     optimizer=dict(
         _delete_=True, type='AdamW', lr=1e-3, weight_decay=0.05))
 param_scheduler = [
     dict(
-        type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+        type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
     dict(
         type='CosineAnnealingLR',
         begin=0,
-        end=8,
+        end=12,
         by_epoch=True,
         convert_to_iter_based=True)
 ]
-auto_scale_lr = dict(base_batch_size=8)
-default_hooks = dict(logger=dict(interval=10))
-log_processor = dict(window_size=10)
+auto_scale_lr = dict(base_batch_size=4)
+default_hooks = dict(logger=dict(interval=20))
+log_processor = dict(window_size=20)

@@ -1,3 +1,4 @@
-from .resnet import RAResNet
+from .mobilenet_v2 import RAMobileNetV2
+from .resnet import RAResNet, RAResNeXt
 
-__all__ = ['RAResNet']
+__all__ = ['RAMobileNetV2', 'RAResNeXt', 'RAResNet']

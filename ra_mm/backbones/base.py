@@ -1,10 +1,10 @@
 """What all RA backbones and their blocks share."""
 from collections.abc import Mapping
-from typing import Optional
+from typing import Dict, Optional
 
 import torch.utils.checkpoint as cp
 from mmengine.model import PretrainedInit
-from torch import Tensor
+from torch import Tensor, nn
 
 from ra_mm.registry import MODELS
 from ra_mm.utils.checkpoint import read_state_dict
@@ -14,19 +14,29 @@ class AttentionBlock:
     """Mixin that turns the sum of a residual block into an attention.
 
     Where the block computes ``F(x) + identity(x)``, the mixed block computes
-    ``attention(F(x), identity(x))``. A subclass says what F(x) and identity(x)
-    are; everything else, with the names in the checkpoint, stays the block's.
+    ``attention(F(x), identity(x))``. A subclass says what F(x) is, and also
+    identity(x) where it is not x and the activation after the sum if there is
+    one; everything else, with the names in the checkpoint, stays the block's.
 
     Args:
         attention (dict): Config of the module that is called with F(x) and the
             shortcut, both (N, C, H, W), and returns their sum before the
             activation. It is built with ``channels=C``.
+
+    Raises:
+        ValueError: If the config names no registered module, or arguments
+            that the module does not have.
     """
 
     def __init__(self, *args, attention: Mapping, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.attention = MODELS.build(
-            dict(attention, channels=self.out_channels))
+        self.attention = _build_attention(attention, self.out_channels)
+
+    def identity(self, x: Tensor) -> Tensor:
+        return x
+
+    def activation(self, y: Tensor) -> Tensor:
+        return y
 
     def forward(self, x: Tensor) -> Tensor:
 
@@ -38,6 +48,17 @@ class AttentionBlock:
         else:
             y = inner_forward(x)
         return self.activation(y)
+
+
+def _build_attention(cfg, channels) -> nn.Module:
+    try:
+        return MODELS.build(dict(**cfg, channels=channels))
+    except (KeyError, TypeError) as e:
+        raise ValueError(
+            f'attention={cfg!r}: {e.args[0]}. Expected is the config, without '
+            "channels, of 'ra_mm.ReverseAttention', 'ra_mm.SE', 'ra_mm.CBAM' "
+            'or a module of your own that sums F(x) and the shortcut; without '
+            'attention, mmpretrain has the backbone') from e
 
 
 class StrictPretrained:
@@ -72,19 +93,23 @@ class StrictPretrained:
         super().train(mode)  # mmpretrain's returns None
         return self
 
+    def own_names(self, state: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        """Weights that another library names otherwise, by the names here."""
+        return state
+
 
 def load_pretrained(backbone, checkpoint: str,
                     prefix: Optional[str] = None) -> None:
     """Load a checkpoint into a backbone, see :class:`StrictPretrained`."""
     source = read_state_dict(checkpoint)
     own = backbone.state_dict()
-    if prefix is None and not source.keys() & own.keys():
+    if prefix is None and any(k.startswith('backbone.') for k in source):
         prefix = 'backbone.'
     prefix = prefix or ''
-    state = {
-        _rename_deep_stem(k[len(prefix):]): v
+    state = backbone.own_names({
+        k[len(prefix):]: v
         for k, v in source.items() if k.startswith(prefix)
-    }
+    })
 
     attention = {k for k in own if '.attention.' in k}
     optional = ('num_batches_tracked', '.attention.temp')
@@ -122,15 +147,3 @@ def _list_keys(what, keys, most=10):
         yield from (f'    {key}' for key in keys[:most])
         if len(keys) > most:
             yield '    ...'
-
-
-def _rename_deep_stem(key):
-    """mmdet's and mmseg's flat deep stem in mmpretrain's names."""
-    stem, *index = key.split('.')
-    names = {
-        '0': '0.conv', '1': '0.bn', '3': '1.conv',
-        '4': '1.bn', '6': '2.conv', '7': '2.bn'
-    }
-    if stem == 'stem' and len(index) == 2 and index[0] in names:
-        return f'stem.{names[index[0]]}.{index[1]}'
-    return key

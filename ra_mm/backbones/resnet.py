@@ -1,7 +1,7 @@
-"""ResNets whose residual sum is an attention."""
+"""ResNets and ResNeXts whose residual sum is an attention."""
 from collections.abc import Mapping
 
-from mmpretrain.models.backbones import resnet
+from mmpretrain.models.backbones import resnet, resnext
 from torch import Tensor
 
 from ra_mm.registry import MODELS
@@ -34,6 +34,10 @@ class RABottleneck(_ResNetBlock, resnet.Bottleneck):
     """mmpretrain's Bottleneck with ``attention(F(x), x)`` as its sum."""
 
 
+class RAResNeXtBottleneck(_ResNetBlock, resnext.Bottleneck):
+    """ResNeXt's Bottleneck with ``attention(F(x), x)`` as its sum."""
+
+
 @MODELS.register_module()
 class RAResNet(StrictPretrained, resnet.ResNet):
     """RA-ResNet: reverse attention on every block (paper, 'RA block').
@@ -42,7 +46,10 @@ class RAResNet(StrictPretrained, resnet.ResNet):
     open a stage included (Fig. 5 shows RA_5_1). With gamma = 0 and the same
     weights it computes what mmpretrain's (and torchvision's) ResNet computes.
 
-    A ``Pretrained`` init is strict, see :class:`.base.StrictPretrained`.
+    ``deep_stem=True`` makes it the RA-ResNetV1c, ``avg_down=True`` in addition
+    the RA-ResNetV1d. A ``Pretrained`` init is strict, see
+    :class:`.base.StrictPretrained`; it takes the checkpoints of mmdet's and
+    mmseg's ResNets, too.
 
     Args:
         depth (int): 18, 34, 50, 101 or 152.
@@ -51,11 +58,10 @@ class RAResNet(StrictPretrained, resnet.ResNet):
             ``dict(type='ra_mm.ReverseAttention')``.
         **kwargs: As for :class:`mmpretrain.models.ResNet`, for example
             ``out_indices`` (defaults to ``(3, )``), ``frozen_stages``,
-            ``norm_eval``, ``dilations``, ``deep_stem`` (ResNetV1c) together
-            with ``avg_down`` (ResNetV1d).
+            ``norm_eval``, ``dilations``.
 
     Raises:
-        ValueError: If there is no ResNet of this depth.
+        ValueError: If there is no such depth.
     """
     arch_settings = {
         depth: (RABasicBlock if block is resnet.BasicBlock else RABottleneck,
@@ -69,10 +75,43 @@ class RAResNet(StrictPretrained, resnet.ResNet):
                  attention: Mapping = dict(type='ra_mm.ReverseAttention'),
                  **kwargs) -> None:
         if depth not in self.arch_settings:
-            raise ValueError(f'depth={depth!r}: there is a ResNet of depth '
-                             f'{", ".join(map(str, self.arch_settings))}')
+            raise ValueError(
+                f'depth={depth!r}: {type(self).__name__} has a depth of '
+                f'{", ".join(map(str, self.arch_settings))}')
         self.attention = attention  # make_res_layer needs it in super()
         super().__init__(depth, **kwargs)
 
     def make_res_layer(self, **kwargs):
         return super().make_res_layer(attention=self.attention, **kwargs)
+
+    def own_names(self, state):
+        """mmdet and mmseg have a flat deep stem."""
+        return {_rename_deep_stem(k): v for k, v in state.items()}
+
+
+@MODELS.register_module()
+class RAResNeXt(RAResNet, resnext.ResNeXt):
+    """ResNeXt with an attention on every block, see :class:`RAResNet`.
+
+    Args:
+        depth (int): 50, 101 or 152.
+        groups (int): Groups of the 3x3 convolutions. Defaults to 32.
+        width_per_group (int): Their channels in a group, in the first stage.
+            Defaults to 4.
+        **kwargs: As for :class:`RAResNet`.
+    """
+    arch_settings = {
+        depth: (RAResNeXtBottleneck, stage_blocks)
+        for depth, (_, stage_blocks) in resnext.ResNeXt.arch_settings.items()
+    }
+
+
+def _rename_deep_stem(key):
+    stem, *index = key.split('.')
+    names = {
+        '0': '0.conv', '1': '0.bn', '3': '1.conv',
+        '4': '1.bn', '6': '2.conv', '7': '2.bn'
+    }
+    if stem == 'stem' and len(index) == 2 and index[0] in names:
+        return f'stem.{names[index[0]]}.{index[1]}'
+    return key

@@ -32,10 +32,17 @@ def read_checkpoint(path: str) -> Mapping:
             checkpoint = torch.load(
                 path, map_location='cpu', weights_only=True)
     except Exception as e:  # zip, pickle, EOF and decoding errors of all kinds
-        reason = f'{type(e).__name__}: {e}'.splitlines()[0]
-        raise ValueError(
-            f'{path} is no checkpoint that can be loaded: it is truncated, '
-            f'something else, or contains more than weights ({reason})') from e
+        text = str(e)
+        if isinstance(e, EOFError) or any(
+                sign in text for sign in ('central directory', 'EOF')):
+            reason = ('is truncated: its download or the run that saved it '
+                      'was interrupted; fetch or save it again')
+        elif 'Unsupported global' in text:
+            reason = ('holds more than weights, code maybe, which is not run; '
+                      'save its state_dict() instead')
+        else:
+            reason = 'is not a PyTorch checkpoint'
+        raise ValueError(f'{path} {reason}') from e
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f'{path} holds a {type(checkpoint).__name__}, not '
                          'the dict of a checkpoint')

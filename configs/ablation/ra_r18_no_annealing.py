@@ -1,0 +1,3 @@
+_base_ = '../imagenet/ra_r18.py'
+
+custom_hooks = []  # temp = 1 throughout

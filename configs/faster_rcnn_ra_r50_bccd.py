@@ -1,0 +1,29 @@
+# Your own dataset: Faster R-CNN with RA-ResNet-50 on BCCD (blood cells in
+# microscope photographs, 292 + 72 images, COCO json). Copy this file and change
+# what is marked.
+_base_ = './faster_rcnn_ra_r50.py'
+
+# Where it lies: here, or what the environment variable DATA_ROOT says.
+data_root = '{{$DATA_ROOT:data/bccd}}/'
+metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))  # as in the annotations
+train_ann = 'annotations/train.json'
+val_ann = 'annotations/val.json'
+images = 'images/'
+
+model = dict(
+    roi_head=dict(bbox_head=dict(num_classes=len(metainfo['classes']))))
+train_dataloader = dict(
+    dataset=dict(
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file=train_ann,
+        data_prefix=dict(img=images)))
+val_dataloader = dict(
+    dataset=dict(
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file=val_ann,
+        data_prefix=dict(img=images)))
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=data_root + val_ann)
+test_evaluator = val_evaluator

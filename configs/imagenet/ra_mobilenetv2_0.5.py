@@ -1,0 +1,4 @@
+_base_ = './mobilenetv2_0.5.py'
+
+model = dict(backbone=dict(type='ra_mm.RAMobileNetV2'))
+custom_hooks = [dict(type='ra_mm.TempAnnealingHook')]

@@ -1,0 +1,4 @@
+_base_ = './ra_mobilenetv2_1.0.py'
+
+train_cfg = dict(max_epochs=200)
+param_scheduler = dict(gamma=0.98**1.5)

@@ -1,0 +1,4 @@
+_base_ = './r101.py'
+
+model = dict(backbone=dict(type='ra_mm.RAResNet'))
+custom_hooks = [dict(type='ra_mm.TempAnnealingHook')]

@@ -1,0 +1,4 @@
+_base_ = './ra_r50.py'
+
+train_cfg = dict(max_epochs=200)
+param_scheduler = dict(milestones=[60, 120, 180])

@@ -1,0 +1,79 @@
+"""MobileNetV2 whose residual sum is an attention."""
+from collections.abc import Mapping
+
+from mmengine.model import BaseModule
+from mmpretrain.models.backbones import mobilenet_v2
+from torch import Tensor, nn
+
+from ra_mm.registry import MODELS
+from .base import AttentionBlock, StrictPretrained
+
+
+class RAInvertedResidual(AttentionBlock, BaseModule):
+    """MobileNetV2's residual block with ``attention(F(x), x)`` as its sum.
+
+    Args:
+        block (InvertedResidual): mmpretrain's block with a skip connection,
+            whose convolutions this one takes over.
+        attention (dict): See :class:`.base.AttentionBlock`.
+    """
+
+    def __init__(self, block: mobilenet_v2.InvertedResidual,
+                 attention: Mapping) -> None:
+        self.out_channels = block.conv[-1].out_channels
+        super().__init__(attention=attention)
+        self.conv = block.conv
+        self.with_cp = block.with_cp
+
+    def F(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+@MODELS.register_module()
+class RAMobileNetV2(StrictPretrained, mobilenet_v2.MobileNetV2):
+    """RA-MobileNetV2: reverse attention on the skip connections.
+
+    'We only embed RA branches in blocks containing skip connections' (paper,
+    'RA block'): 10 of the 17 blocks. With gamma = 0 and the same weights it
+    computes what mmpretrain's (and torchvision's) MobileNetV2 computes.
+
+    A ``Pretrained`` init is strict, see :class:`.base.StrictPretrained`; it
+    takes torchvision's checkpoints, too.
+
+    Args:
+        widen_factor (float): Width multiplier, 0.5, 0.75 and 1 in the paper.
+            Defaults to 1.
+        attention (dict): Config of the block's attention, see
+            :class:`.base.AttentionBlock`. Defaults to
+            ``dict(type='ra_mm.ReverseAttention')``.
+        **kwargs: As for :class:`mmpretrain.models.MobileNetV2`, for example
+            ``out_indices`` (defaults to ``(7, )``), ``frozen_stages``,
+            ``norm_eval``.
+    """
+
+    def __init__(self,
+                 widen_factor: float = 1.,
+                 attention: Mapping = dict(type='ra_mm.ReverseAttention'),
+                 **kwargs) -> None:
+        self.attention = attention  # make_layer needs it in super()
+        super().__init__(widen_factor, **kwargs)
+
+    def make_layer(self, **kwargs) -> nn.Sequential:
+        layer = super().make_layer(**kwargs)
+        for i, block in enumerate(layer):
+            if block.use_res_connect:
+                layer[i] = RAInvertedResidual(block, self.attention)
+        return layer
+
+    def own_names(self, state):
+        """torchvision has the same entries, in the same order."""
+        own = _entries(k for k in self.state_dict() if '.attention.' not in k)
+        theirs = _entries(k for k in state if k.startswith('features.'))
+        if [k.split('.')[-1] for k in own
+            ] != [k.split('.')[-1] for k in theirs]:
+            return state
+        return {k: state[other] for k, other in zip(own, theirs)}
+
+
+def _entries(keys):
+    return [k for k in keys if not k.endswith('num_batches_tracked')]

@@ -1,0 +1,3 @@
+from .dropout_cls_head import DropoutClsHead
+
+__all__ = ['DropoutClsHead']

@@ -1,0 +1,31 @@
+"""A linear classifier behind dropout."""
+from typing import Tuple
+
+from mmpretrain.models.heads import LinearClsHead
+from torch import Tensor, nn
+
+from ra_mm.registry import MODELS
+
+
+@MODELS.register_module()
+class DropoutClsHead(LinearClsHead):
+    """LinearClsHead that drops features before the classifier (Table 1).
+
+    Dropout has no weights, so checkpoints are LinearClsHead's.
+
+    Args:
+        dropout_rate (float): Probability that a feature is dropped in
+            training, Table 1's 'Dropout rate'.
+        **kwargs: As for :class:`mmpretrain.models.LinearClsHead`.
+
+    Raises:
+        ValueError: If the rate is not in [0, 1].
+    """
+
+    def __init__(self, dropout_rate: float, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.dropout = nn.Dropout(dropout_rate)
+
+    def pre_logits(self, feats: Tuple[Tensor]) -> Tensor:
+        """The last stage's features, (N, in_channels), in part dropped."""
+        return self.dropout(super().pre_logits(feats))

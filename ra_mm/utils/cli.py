@@ -1,0 +1,260 @@
+"""What ``tools/train.py`` and ``tools/test.py`` share."""
+import difflib
+import inspect
+import os
+import os.path as osp
+import re
+import sys
+import traceback
+from argparse import ArgumentParser, ArgumentTypeError
+from contextlib import contextmanager
+
+import torch
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config.utils import ConfigParsingError
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+# What is read after the config file has been parsed: by the runner, by the
+# tools, or as ``runner.cfg``.
+TOP_LEVEL_KEYS = {
+    *list(inspect.signature(Runner.__init__).parameters)[1:-1],
+    *('activation_checkpointing', 'compile', 'efficient_conv_bn_eval'),
+    *('find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'sync_bn'),
+    *('tta_model', 'tta_pipeline')
+}
+
+
+def get_parser(prog: str, description: str) -> ArgumentParser:
+    """The flags that training and testing have in common, as in mmdet."""
+    parser = ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog='Mistakes end in one message; RA_MM_TRACEBACK=1 in the '
+        'environment shows the full traceback instead.')
+    parser.add_argument('config', help='config file of any of the toolboxes')
+    parser.add_argument(
+        '--work-dir',
+        help='folder of logs and checkpoints, ./work_dirs/<name of the '
+        'config> if neither this nor the config says otherwise')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        type=_key_value,
+        metavar='KEY=VALUE',
+        help='settings that override the config: key=value, and '
+        'key="[a,b]" or key=a,b for a list, without white space')
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='how the processes were started, pytorch for torchrun')
+    # torchrun's predecessor passes --local-rank, or --local_rank before
+    # PyTorch 2.0.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    return parser
+
+
+def _key_value(text):
+    if '=' not in text:
+        raise ArgumentTypeError(f'{text!r} is not of the form KEY=VALUE')
+    return text
+
+
+def load_config(args) -> Config:
+    """The config that the common flags describe.
+
+    Args:
+        args (Namespace): Parsed by :func:`get_parser`.
+
+    Returns:
+        Config: With ``work_dir``, ``launcher`` and, for mmpretrain, the
+        dataloader settings that its own tools add.
+
+    Raises:
+        ValueError: If the file cannot be read, or an option of
+            ``--cfg-options`` has no place in it.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if not osp.isfile(args.config):
+        raise ValueError(f'{args.config}: there is no such config file')
+    try:
+        cfg = Config.fromfile(args.config)
+    except Exception as e:  # a config is Python code: anything can happen
+        raise ValueError(f'{args.config} cannot be read as a config: '
+                         f'{type(e).__name__}: {e}') from e
+
+    if args.cfg_options:
+        _merge_options(cfg, args.cfg_options)
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        stem = osp.splitext(osp.basename(args.config))[0]
+        cfg.work_dir = osp.join('./work_dirs', stem)
+
+    if cfg.get('default_scope') == 'mmpretrain':
+        for part in ('train', 'val', 'test'):
+            loader = cfg.get(f'{part}_dataloader')
+            if loader is not None:
+                loader.setdefault('collate_fn', dict(type='default_collate'))
+                loader.setdefault('pin_memory', torch.cuda.is_available())
+                loader.setdefault('persistent_workers',
+                                  loader.get('num_workers', 0) > 0)
+    return cfg
+
+
+def _merge_options(cfg, options):
+    for option in options:
+        key, *path = option.split('.')
+        if key not in TOP_LEVEL_KEYS:
+            raise ValueError(f'--cfg-options {option}: '
+                             f'{_no_effect(cfg, key)}')
+        node = cfg.get(key)
+        for name in path:
+            if isinstance(node, (list, tuple)) and name.isdigit():
+                node = node[int(name)] if int(name) < len(node) else None
+            elif isinstance(node, dict) and name in node:
+                node = node[name]
+            else:
+                if isinstance(node, dict):
+                    similar = difflib.get_close_matches(name, node, 1, 0.8)
+                    if similar:
+                        warn(f'--cfg-options {option}: the config has no '
+                             f'{name!r} there; is {similar[0]!r} meant?')
+                break
+    try:
+        cfg.merge_from_dict(options)
+    except (KeyError, TypeError) as e:
+        raise ValueError(f'--cfg-options does not fit the config: '
+                         f'{e.args[0]}') from e
+
+
+def _no_effect(cfg, key):
+    """Why a top-level option would change nothing, and what would."""
+    if key not in cfg:
+        similar = difflib.get_close_matches(key, TOP_LEVEL_KEYS, 1)
+        return f'there is no {key!r} in a config' + (
+            f', is {similar[0]!r} meant?' if similar else '')
+    value, uses = cfg[key], []
+    for path, node in walk(cfg):
+        for name, leaf in node.items():
+            if path.split('.')[0] in TOP_LEVEL_KEYS and (
+                    leaf == value or isinstance(value, str) and value
+                    and isinstance(leaf, str) and leaf.startswith(value)):
+                uses.append(f'{path}.{name}')
+    return (f'{key!r} is a variable of the config file; what it was used for '
+            'is set by now' + (f': change {", ".join(uses)}' if uses else ''))
+
+
+def walk(node, path=''):
+    """Yield the dotted path and the dict of every dict in a config."""
+    if isinstance(node, (dict, Config)):
+        if path:
+            yield path, node
+        children = node.items()
+    elif isinstance(node, (list, tuple)):
+        children = enumerate(node)
+    else:
+        return
+    for name, child in children:
+        yield from walk(child, f'{path}.{name}' if path else name)
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner, of several processes without a GPU too.
+
+    On the CPU mmengine selects a CUDA device for each process and hands
+    device ids to DDP, and SyncBN does not exist; so here the processes talk
+    by gloo and normalise their own batches by BN. (For a single process
+    mmengine itself turns SyncBN into BN, and says so.)
+    """
+    if cfg.launcher != 'none' and get_device() == 'cpu':
+        cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group('gloo')
+        wrapper = cfg.setdefault(
+            'model_wrapper_cfg',
+            ConfigDict(
+                type='MMDistributedDataParallel',
+                broadcast_buffers=False,
+                find_unused_parameters=cfg.get('find_unused_parameters',
+                                               False)))
+        wrapper.device_ids = None
+        sync_bns = [
+            node for _, node in walk(cfg.model)
+            if node.get('type') in ('SyncBN', 'MMSyncBN')
+        ]
+        for node in sync_bns:
+            node.type = 'BN'
+        if cfg.pop('sync_bn', None) or sync_bns:
+            warn('no GPU: BN takes the place of SyncBN')
+    if cfg.get('default_scope') == 'mmdet':
+        from mmdet.utils import setup_cache_size_limit_of_dynamo
+        setup_cache_size_limit_of_dynamo()  # if the environment sets it
+    if 'runner_type' in cfg:
+        return RUNNERS.build(cfg)
+    return Runner.from_cfg(cfg)
+
+
+def warn(message: str) -> None:
+    """Print a warning, once for all processes of a machine."""
+    if int(os.environ.get('LOCAL_RANK', 0)) == 0:
+        print(f'warning: {message}', file=sys.stderr)
+
+
+def some(names, most: int = 8) -> str:
+    """The first few of the names, in brackets."""
+    names = [str(name) for name in names]
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return f'({", ".join(names[:most])}{more})'
+
+
+@contextmanager
+def one_line_errors(prog: str):
+    """Turn a user's mistake into one message and exit status 1.
+
+    A mistake is a wrong value, file or config, wherever it is found before
+    or between iterations, and whatever goes wrong while the registry builds a
+    configured class. Errors within an iteration keep their traceback, as do
+    all of them with RA_MM_TRACEBACK=1 in the environment.
+
+    Args:
+        prog (str): The name of the tool, to begin the message with.
+    """
+    try:
+        yield
+    except Exception as e:
+        if os.environ.get('RA_MM_TRACEBACK') or not _is_mistake(e):
+            raise
+        rank = int(os.environ.get('RANK', 0))
+        where = f'{prog} (process {rank})' if rank else prog
+        print(f'{where}: error: {_message(e)}', file=sys.stderr)
+        sys.exit(1)
+
+
+def _is_mistake(error):
+    functions = {
+        frame.f_code.co_name
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    }
+    if functions & {'run_iter', 'evaluate'}:
+        return False
+    return 'build_from_cfg' in functions or isinstance(
+        error,
+        (ValueError, OSError, ImportError, SyntaxError, ConfigParsingError))
+
+
+def _message(error):
+    # A KeyError's str() is the repr of its message.
+    text = error.args[0] if isinstance(error, KeyError) else str(error)
+    # A worker of a dataloader sends its whole traceback as the message.
+    if str(text).startswith('Caught '):
+        return text.strip().splitlines()[-1]
+    # Some versions of mmengine name every class that was being built.
+    text = re.sub(r'^(class `\w+` in \S+: )+', '', str(text))
+    if isinstance(error, (ValueError, OSError)) and text:
+        return text
+    return f'{type(error).__name__}: {text}'

@@ -1,0 +1,496 @@
+"""What can be known to go wrong before anything is built."""
+import difflib
+import importlib.util
+import json
+import os
+import os.path as osp
+from collections import defaultdict
+from http.client import HTTPException
+from typing import Iterator, Optional
+from urllib.parse import urlparse
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.device import get_device
+from mmengine.registry import DATASETS
+from mmengine.runner.checkpoint import (get_external_models,
+                                        get_torchvision_models)
+
+from .checkpoint import read_checkpoint, read_state_dict
+from .cli import some, walk, warn
+
+COCO_KEYS = dict(
+    images=('id', 'file_name', 'width', 'height'),
+    categories=('id', 'name'),
+    annotations=('id', 'image_id', 'category_id', 'bbox', 'area'))
+
+
+def check(cfg: Config, mode: str, auto_resume: bool = False) -> None:
+    """Look for everything that a run needs and does not have.
+
+    The data, its classes and the checkpoints that the config names, and the
+    machine's devices are looked at; of several processes only the first of
+    each machine looks. What is odd but no obstacle is a warning.
+
+    Args:
+        cfg (Config): The whole config, with command line options merged.
+        mode (str): 'train' (looks at the data of validation too) or 'test'.
+        auto_resume (bool): Whether ``load_from`` was to be found in the work
+            directory. Defaults to False.
+
+    Raises:
+        ValueError: If anything is missing or wrong. The message lists it all,
+            with what to do about it.
+    """
+    if int(os.environ.get('LOCAL_RANK', 0)) != 0:
+        return
+    if 'model' not in cfg:
+        raise ValueError(f'{cfg.filename} has no model: it is no whole config')
+    for oddity in _oddities(cfg, mode):
+        warn(oddity)
+    problems = [
+        *_machine(cfg, mode),
+        *_checkpoints(cfg, mode, auto_resume),
+        *_data(cfg, mode),
+    ]
+    if not problems:  # do not fetch 100 MB to say that the data is missing
+        problems = list(_downloads(cfg, mode))
+    if len(problems) > 1:
+        problems = [
+            f'{len(problems)} things are missing or wrong:',
+            *(f'- {problem}' for problem in problems)
+        ]
+    if problems:
+        raise ValueError('\n'.join(problems))
+
+
+# The machine
+
+
+def _world_size(cfg):
+    variable = dict(
+        pytorch='WORLD_SIZE',
+        slurm='SLURM_NTASKS',
+        mpi='OMPI_COMM_WORLD_SIZE').get(cfg.launcher)
+    return int(os.environ.get(variable, 1)) if variable else 1
+
+
+def _machine(cfg, mode) -> Iterator[str]:
+    if cfg.launcher == 'none' and int(os.environ.get('WORLD_SIZE', 1)) > 1:
+        yield (f'torchrun started {os.environ["WORLD_SIZE"]} processes that '
+               'know nothing of each other: pass --launcher pytorch')
+    if cfg.launcher == 'pytorch' and 'RANK' not in os.environ:
+        yield ('--launcher pytorch needs torchrun: torchrun '
+               '--nproc_per_node=2 tools/... --launcher pytorch')
+    cuda = torch.cuda.is_available()
+    local_size = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    if cuda and local_size > torch.cuda.device_count():
+        yield (f'{local_size} processes for {torch.cuda.device_count()} '
+               'GPU(s): start one process per GPU')
+    if not cuda and cfg.launcher in ('slurm', 'mpi'):
+        yield (f'--launcher {cfg.launcher} needs GPUs; without, use torchrun '
+               'and --launcher pytorch')
+
+    amp = (cfg.get('optim_wrapper') or {}).get('type') == 'AmpOptimWrapper'
+    if amp and mode == 'train' and get_device() == 'cpu':
+        yield ('automatic mixed precision needs a GPU: leave out --amp, or '
+               'pass --cfg-options optim_wrapper.type=OptimWrapper')
+
+    if cfg.get('default_scope') == 'mmdet':
+        remedy = ('install an mmcv wheel for this torch and CUDA, or compile '
+                  'it with --no-build-isolation')
+        if importlib.util.find_spec('mmcv._ext') is None:
+            yield f'mmcv was built without its operators: {remedy}'
+        elif cuda:
+            from mmcv.ops import get_compiling_cuda_version
+            if get_compiling_cuda_version() == 'not available':
+                yield ('there is a GPU, but mmcv was built without CUDA '
+                       f'operators: {remedy} where nvcc is, or hide the GPU '
+                       "with CUDA_VISIBLE_DEVICES=''")
+
+
+def _oddities(cfg, mode) -> Iterator[str]:
+    if not torch.cuda.is_available():
+        yield f'no GPU: {mode}ing on the CPU'
+    scaling = cfg.get('auto_scale_lr') or {}
+    base = scaling.get('base_batch_size')
+    if mode == 'train' and base and not scaling.get('enable'):
+        size = cfg.get('train_dataloader', {}).get('batch_size', base)
+        processes = _world_size(cfg)
+        if size * processes != base:
+            factor = size * processes / base
+            yield (f'the learning rate was made for {base} images a step, '
+                   f'this run has {size * processes} ({processes} '
+                   f'process(es) with {size} each): pass --auto-scale-lr to '
+                   f'multiply it by {factor:g}')
+
+
+# Checkpoints
+
+
+def _sources(cfg, mode):
+    """Yield each checkpoint that is to be loaded, with another's option."""
+    if cfg.get('load_from'):
+        yield cfg.load_from, (
+            'name another one on the command line' if mode == 'test' or
+            cfg.get('resume') else 'pass --cfg-options load_from=FILE')
+    if mode == 'train':  # testing does not initialise
+        for key, node in walk(cfg.model, 'model'):
+            name = 'pretrained'
+            if str(node.get('type')).endswith('Pretrained'):
+                name = 'checkpoint'
+            if isinstance(node.get(name), str):
+                yield node[name], f'pass --cfg-options {key}.{name}=FILE'
+
+
+def _checkpoints(cfg, mode, auto_resume) -> Iterator[str]:
+    if auto_resume and not cfg.get('load_from'):
+        yield (f'--resume: there is no checkpoint in {cfg.work_dir} to resume '
+               'from; train without --resume, or name the checkpoint '
+               '(--resume FILE) or its folder (--work-dir DIR)')
+    for path, remedy in _sources(cfg, mode):
+        if '://' in path:
+            continue
+        try:
+            if not (cfg.get('resume') and path == cfg.load_from):
+                read_state_dict(path)
+            elif not {'meta', 'message_hub', 'optimizer'} <= set(
+                    read_checkpoint(path)):
+                yield (f'{path} has weights alone and cannot be resumed from; '
+                       'to start from them pass --cfg-options '
+                       f'load_from={path}')
+        except (OSError, ValueError) as e:
+            yield f'{e}; {remedy}'
+
+
+def _downloads(cfg, mode) -> Iterator[str]:
+    """Fetch what mmengine would fetch, to where mmengine looks for it."""
+    for path, remedy in _sources(cfg, mode):
+        scheme, _, name = path.rpartition('://')
+        url = path
+        if scheme in ('torchvision', 'open-mmlab'):
+            known = (
+                get_torchvision_models()
+                if scheme == 'torchvision' else get_external_models())
+            if name not in known:
+                similar = difflib.get_close_matches(name, known, 3, 0)
+                yield (f'{path}: {scheme} has no weights of this name, but '
+                       f'for example {", ".join(similar)}; {remedy}')
+                continue
+            url = known[name]
+        if not url.startswith(('http://', 'https://')):
+            continue
+        folder = osp.join(torch.hub.get_dir(), 'checkpoints')
+        file = osp.join(folder, osp.basename(urlparse(url).path))
+        if osp.exists(file):
+            continue
+        try:
+            os.makedirs(folder, exist_ok=True)
+            torch.hub.download_url_to_file(url, file)
+        except (OSError, HTTPException) as e:  # URLError is an OSError
+            yield (f'{url} cannot be downloaded ({e}): fetch it elsewhere and '
+                   f'put it at {file}, or {remedy}')
+
+
+# Data
+
+
+def _data(cfg, mode) -> Iterator[str]:
+    parts = ['train', 'val'] if mode == 'train' else ['test']
+    if not cfg.get(f'{parts[0]}_dataloader'):
+        yield f'the config has no {parts[0]}_dataloader'
+    parts = [part for part in parts if cfg.get(f'{part}_dataloader')]
+
+    absent = defaultdict(list)  # data_root: options that point elsewhere
+    datasets = {}
+    scope = cfg.get('default_scope', 'mmengine')
+    with DATASETS.switch_scope_and_registry(scope) as registry:
+        for part in parts:
+            loader = cfg[f'{part}_dataloader']
+            if 'dataset' not in loader:
+                yield f'{part}_dataloader has no dataset'
+                continue
+            if (loader.get('persistent_workers')
+                    and loader.get('num_workers', 0) == 0):
+                yield (f'{part}_dataloader: num_workers=0 needs --cfg-options '
+                       f'{part}_dataloader.persistent_workers=False')
+            for key, node in _leaves(loader.dataset,
+                                     f'{part}_dataloader.dataset'):
+                try:
+                    dataset = _build_lazily(registry, node)
+                except Exception as e:  # whatever the dataset's class refuses
+                    yield f'{key}: {type(e).__name__}: {e}'
+                    continue
+                if dataset is None:
+                    continue
+                datasets[key] = dataset
+                root = node.get('data_root')
+                if getattr(dataset, 'download', False):
+                    pass  # it fetches itself
+                elif root and not osp.isdir(root):
+                    absent[root].append(f'{key}.data_root=DIR')
+                else:
+                    yield from _dataset(dataset, key, part == 'train', node)
+
+    for key, path in _evaluator_files(cfg, parts):
+        roots = [r for r in absent if path.startswith(osp.join(r, ''))]
+        if roots:
+            rest = path[len(roots[0]):].lstrip('/')
+            absent[roots[0]].append(f'{key}=DIR/{rest}')
+        elif not osp.exists(path):
+            yield f'{_missing(path)}; point elsewhere with {key}=FILE'
+        else:
+            yield from _evaluator(key, path, datasets)
+    for root, options in absent.items():
+        yield (f'{_missing(root, "folder")}; link yours there (ln -s DIR '
+               f'{root.rstrip("/")}) or pass --cfg-options '
+               f'{" ".join(options)}')
+
+    yield from _heads(cfg, datasets)
+
+
+def _missing(path, kind='file'):
+    where = '' if osp.isabs(path) else f' (in {os.getcwd()})'
+    return f'there is no {kind} {path}{where}'
+
+
+def _is_local(node):
+    backend = (node.get('backend_args') or {}).get('backend', 'local')
+    return backend == 'local' and '://' not in str(node.get('data_root'))
+
+
+def _leaves(node, key):
+    """The datasets without their wrappers."""
+    if 'dataset' in node:
+        yield from _leaves(node.dataset, f'{key}.dataset')
+    elif 'datasets' in node:
+        for i, child in enumerate(node.datasets):
+            yield from _leaves(child, f'{key}.datasets.{i}')
+    else:
+        yield key, node
+
+
+def _build_lazily(registry, node) -> Optional[BaseDataset]:
+    """The dataset, which knows its paths and classes but has read nothing."""
+    cls = registry.get(node.type) if isinstance(node.type, str) else node.type
+    if cls is None:
+        raise ValueError(f'{registry.scope} has no {node.type!r}')
+    if not (isinstance(cls, type) and issubclass(cls, BaseDataset)
+            and _is_local(node)):
+        return None
+    return registry.build(dict(node, lazy_init=True, pipeline=[]))
+
+
+def _dataset(dataset, key, train, node) -> Iterator[str]:
+    """Problems of one dataset, in its own toolbox's layout."""
+    classes = dataset.metainfo.get('classes')
+    if isinstance(classes, str):
+        yield (f'{key}.metainfo.classes is the text {classes!r}, not a list '
+               f'of names: write ({classes!r}, )')
+        return
+    missing = False
+    for name, folder in dataset.data_prefix.items():
+        if folder and not osp.isdir(folder):
+            missing = True
+            yield (f'{_missing(folder, "folder")}; point elsewhere with '
+                   f'--cfg-options {key}.data_prefix.{name}=DIR')
+    if dataset.ann_file and not osp.exists(dataset.ann_file):
+        missing = True
+        yield (f'{_missing(dataset.ann_file)}; point elsewhere with '
+               f'--cfg-options {key}.ann_file=FILE')
+    if missing:
+        return
+    if hasattr(dataset, 'COCOAPI'):
+        from mmdet.datasets import CocoDataset
+        if type(dataset).load_data_list is CocoDataset.load_data_list:
+            yield from _coco(dataset, key, train, node)
+    elif hasattr(dataset, 'img_suffix'):
+        yield from _segmentation(dataset, key)
+    elif _has_class_folders(dataset):
+        yield from _class_folders(dataset, key)
+
+
+def _coco(dataset, key, train, node) -> Iterator[str]:
+    path, classes = dataset.ann_file, list(dataset.metainfo['classes'])
+    coco, problem = _read_coco(path)
+    if problem:
+        yield problem
+        return
+    if not coco['images']:
+        yield f'{path} lists no images'
+        return
+    annotations = coco.get('annotations', [])
+    if train and not annotations:
+        yield f'{path} has no annotations to train on'
+
+    names = {c['id']: c['name'] for c in coco['categories']}
+    counts = defaultdict(int)
+    for annotation in annotations:
+        counts[annotation['category_id']] += 1
+    both = (f'the config has {some(classes)}, the file has '
+            f'{some(names.values())}')
+    undefined = set(counts) - set(names)
+    others = {
+        names[i]: n
+        for i, n in counts.items() if i in names and names[i] not in classes
+    }
+    ordered = [name for name in names.values() if name in classes]
+    if undefined:
+        yield (f'{path}: {sum(counts[i] for i in undefined)} annotations are '
+               f'of unknown categories: category_id {some(undefined)}, but '
+               f'the file defines {some(names)}')
+    if set(classes) - set(names.values()):
+        yield (f'{path}: annotations with unknown categories: {both}; make '
+               f'{key}.metainfo.classes (and num_classes) fit the file')
+    elif others and not dataset.metainfo.get('subset'):
+        yield (f'{path}: {sum(others.values())} annotations with unknown '
+               f'categories {some(others)}: {both}; add them to '
+               f'{key}.metainfo.classes, or leave them out on purpose with '
+               f'{key}.metainfo.subset=True')
+    elif ordered != classes:
+        yield (f'{path}: mmdet numbers the classes in the file\'s order, but '
+               f'{both}; put {key}.metainfo.classes in that order')
+
+    if any(step.get('with_mask') for step in node.get('pipeline', [])):
+        boxes = sum(not (a.get('segmentation') or a.get('ignore'))
+                    for a in annotations)
+        if boxes and train:
+            yield (f'{path}: {boxes} of {len(annotations)} annotations have '
+                   'no segmentation, which this model trains on')
+    folder = dataset.data_prefix.get('img', '')
+    yield from _absent_files(
+        [osp.join(folder, image['file_name']) for image in coco['images']],
+        f'images of {path}')
+
+
+def _read_coco(path):
+    """The content of an annotation file, and what is wrong with it."""
+    try:
+        with open(path, encoding='utf-8') as f:
+            coco = json.load(f)
+    except ValueError as e:  # not JSON, or not even text
+        return None, f'{path} is no JSON file: {e}'
+    for part, keys in COCO_KEYS.items():
+        entries = coco.get(part) if isinstance(coco, dict) else None
+        if entries is None and part == 'annotations' and isinstance(
+                coco, dict):
+            continue  # such as COCO's test-dev
+        if not isinstance(entries, list):
+            return None, f'{path} is no COCO annotation file: it has no {part}'
+        for entry in entries:
+            for key in keys:
+                if not isinstance(entry, dict) or key not in entry:
+                    return None, (f'{path}: an entry of {part} has no '
+                                  f'{key!r}: {str(entry)[:100]}')
+    return coco, None
+
+
+def _segmentation(dataset, key) -> Iterator[str]:
+    samples = dataset.load_data_list()
+    if not samples:
+        yield (f'no *{dataset.img_suffix} in '
+               f'{dataset.data_prefix["img_path"]}; other images need '
+               f'--cfg-options {key}.img_suffix=.png')
+    for name in ('img_path', 'seg_map_path'):
+        yield from _absent_files([s[name] for s in samples if name in s],
+                                 f'{name} of {key}')
+
+
+def _class_folders(dataset, key) -> Iterator[str]:
+    folders = _folders(dataset)
+    expected = dataset.metainfo.get('classes')
+    if not folders:
+        yield (f'{dataset.img_prefix} has no folders, one for each class '
+               'expected; point elsewhere with --cfg-options '
+               f'{key}.data_root=DIR')
+    elif expected is not None and len(expected) != len(folders):
+        yield (f'{dataset.img_prefix} has {len(folders)} class folders, but '
+               f'the config has {len(expected)} classes '
+               f'{some(expected)}: fit {key}.metainfo.classes')
+
+
+def _has_class_folders(dataset):
+    return (getattr(dataset, 'with_label', False) and not dataset.ann_file
+            and osp.isdir(dataset.img_prefix))
+
+
+def _folders(dataset):
+    with os.scandir(dataset.img_prefix) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir())
+
+
+def _absent_files(paths, what) -> Iterator[str]:
+    listed = {}
+    absent = []
+    for path in paths:
+        folder, name = osp.split(path)
+        if folder not in listed:
+            listed[folder] = set(
+                os.listdir(folder) if osp.isdir(folder) else ())
+        if name not in listed[folder]:
+            absent.append(path)
+    if absent:
+        yield (f'{len(absent)} of {len(paths)} files are missing ({what}), '
+               f'the first is {absent[0]}')
+
+
+def _evaluator_files(cfg, parts):
+    for part in parts:
+        for key, node in walk(cfg.get(f'{part}_evaluator'),
+                              f'{part}_evaluator'):
+            path = node.get('ann_file')
+            if isinstance(path, str) and _is_local(node) and '://' not in path:
+                yield f'{key}.ann_file', path
+
+
+def _evaluator(key, path, datasets) -> Iterator[str]:
+    """The evaluator must know the images of its dataset."""
+    part = key.split('_')[0]
+    for name, dataset in datasets.items():
+        if (not name.startswith(part) or not hasattr(dataset, 'COCOAPI')
+                or not osp.isfile(dataset.ann_file)
+                or osp.samefile(path, dataset.ann_file)):
+            continue
+        coco, problem = _read_coco(path)
+        if problem:
+            yield problem
+            continue
+        own, _ = _read_coco(dataset.ann_file)
+        ids = {image['id'] for image in coco['images']}
+        if own and not {image['id'] for image in own['images']} <= ids:
+            yield (f'{key} is {path}, which lacks images of '
+                   f'{name}.ann_file, {dataset.ann_file}: give both the same '
+                   'file')
+
+
+def _heads(cfg, datasets) -> Iterator[str]:
+    """Heads predict as many classes as the data has."""
+    heads = []
+    for key in ('bbox_head', 'mask_head', 'roi_head.bbox_head',
+                'roi_head.mask_head', 'decode_head', 'auxiliary_head', 'head'):
+        node = cfg.model
+        for name in key.split('.'):
+            node = node.get(name) or {}
+        nodes = node if isinstance(node, (list, tuple)) else [node]
+        keys = ([f'model.{key}'] if node is nodes[0] else
+                [f'model.{key}.{i}' for i in range(len(nodes))])
+        heads += [(k, n.num_classes) for k, n in zip(keys, nodes)
+                  if 'num_classes' in n]
+    classes = {}
+    for key, dataset in datasets.items():
+        names = dataset.metainfo.get('classes')
+        if names is None and _has_class_folders(dataset):
+            names = _folders(dataset)
+        if names is not None:
+            classes[key] = tuple(names)
+    if len(set(classes.values())) > 1:
+        yield 'the datasets differ in their classes: ' + '; '.join(
+            f'{key} has {some(names)}' for key, names in classes.items())
+        return
+    for key, names in list(classes.items())[:1]:
+        wrong = [k for k, n in heads if n != len(names)]
+        if wrong:
+            yield (f'{key} has {len(names)} classes {some(names)}, the model '
+                   'predicts another number; pass --cfg-options ' +
+                   ' '.join(f'{k}.num_classes={len(names)}' for k in wrong))

@@ -1,0 +1,99 @@
+"""Small configs for the drawn shapes, and the tools, run in this process."""
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[2]
+
+DETECTOR = '''
+_base_ = '{repo}/configs/demo/faster_rcnn_ra_r18.py'
+model = dict(
+    backbone=dict(stem_channels=8, base_channels=8),
+    neck=dict(in_channels=[8, 16, 32, 64]))
+data = '{data}/'
+loader = dict(
+    batch_size=8,
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(data_root=data))
+train_dataloader = val_dataloader = test_dataloader = loader
+val_evaluator = test_evaluator = dict(ann_file=data + 'annotations/val.json')
+train_cfg = dict(max_epochs=1)
+'''
+
+SEGMENTER = '''
+_base_ = '{repo}/configs/demo/upernet_ra_r18.py'
+norm_cfg = dict(type='SyncBN', requires_grad=True)
+model = dict(
+    backbone=dict(norm_cfg=norm_cfg),
+    decode_head=dict(norm_cfg=norm_cfg),
+    auxiliary_head=dict(norm_cfg=norm_cfg))
+loader = dict(
+    batch_size=3,
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(data_root='{data}'))
+train_dataloader = val_dataloader = test_dataloader = loader
+train_cfg = dict(max_iters=2, val_interval=2)
+custom_hooks = [
+    dict(type='ra_mm.TempAnnealingHook', length=1, by_epoch=False)
+]
+'''
+
+CLASSIFIER = '''
+_base_ = 'mmpretrain::resnet/resnet18_8xb32_in1k.py'
+model = dict(
+    backbone=dict(type='ra_mm.RAResNet', base_channels=8, stem_channels=8),
+    head=dict(num_classes=4, in_channels=64, topk=(1, )))
+pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+dataset = dict(
+    _delete_=True,
+    type='CustomDataset',
+    data_root='{data}/classes',
+    pipeline=pipeline)
+train_dataloader = dict(
+    batch_size=4, num_workers=0, dataset=dict(dataset, data_prefix='train'))
+val_dataloader = test_dataloader = dict(
+    batch_size=4, num_workers=0, dataset=dict(dataset, data_prefix='val'))
+val_evaluator = test_evaluator = dict(topk=(1, ))
+train_cfg = dict(max_epochs=1)
+'''
+
+
+@pytest.fixture(scope='session')
+def configs(shapes, tmp_path_factory):
+    """A folder with detector.py, segmenter.py and classifier.py."""
+    folder = tmp_path_factory.mktemp('configs')
+    for name, text in (('detector', DETECTOR), ('segmenter', SEGMENTER),
+                       ('classifier', CLASSIFIER)):
+        (folder / f'{name}.py').write_text(
+            text.format(repo=REPO, data=shapes))
+    return folder
+
+
+@pytest.fixture
+def train(tmp_path):
+    return _tool('train', '--work-dir', tmp_path / 'work')
+
+
+@pytest.fixture
+def test(tmp_path):
+    return _tool('test', '--work-dir', tmp_path / 'work')
+
+
+@pytest.fixture(scope='session')
+def checkpoint(configs, tmp_path_factory):
+    """What is left of one epoch with detector.py."""
+    work_dir = tmp_path_factory.mktemp('trained')
+    _tool('train', '--work-dir', work_dir)(configs / 'detector.py')
+    return work_dir / 'epoch_1.pth'
+
+
+def _tool(name, *flags):
+    """The tool's main(), to call with its command line."""
+    spec = importlib.util.spec_from_file_location(f'tools.{name}',
+                                                  REPO / f'tools/{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda *argv: module.main([str(a) for a in (*argv, *flags)])

@@ -1,0 +1,70 @@
+"""Train a model of MMDetection, MMSegmentation or MMPretrain.
+
+::
+
+    python tools/train.py CONFIG
+    torchrun --nproc_per_node=8 tools/train.py CONFIG --launcher pytorch
+"""
+from mmengine.runner import find_latest_checkpoint
+
+from ra_mm.utils.cli import (build_runner, get_parser, load_config,
+                             one_line_errors)
+from ra_mm.utils.preflight import check
+from ra_mm.utils.strict_load import StrictLoadHook
+
+PROG = 'tools/train.py'
+
+
+def parse_args(argv):
+    parser = get_parser(PROG, 'Train a model')
+    parser.add_argument(
+        '--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate with the number of images a step')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='continue from this checkpoint, or from the last one in the '
+        'work directory')
+    return parser.parse_args(argv)
+
+
+def merge_args(cfg, args):
+    if args.amp:
+        if cfg.optim_wrapper.get('type', 'OptimWrapper') not in (
+                'OptimWrapper', 'AmpOptimWrapper'):
+            raise ValueError('--amp does not go with optim_wrapper.type='
+                             f'{cfg.optim_wrapper.type!r}')
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.auto_scale_lr:
+        if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
+            raise ValueError(
+                '--auto-scale-lr: the config does not say for how many images '
+                'a step its learning rate was made; pass --cfg-options '
+                'auto_scale_lr.base_batch_size=NUMBER')
+        cfg.auto_scale_lr.enable = True
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = args.resume
+        if args.resume == 'auto':
+            cfg.load_from = find_latest_checkpoint(cfg.work_dir)
+
+
+def main(argv=None):
+    with one_line_errors(PROG):
+        args = parse_args(argv)
+        cfg = load_config(args)
+        merge_args(cfg, args)
+        check(cfg, 'train', auto_resume=args.resume == 'auto')
+        runner = build_runner(cfg)
+        runner.register_hook(StrictLoadHook(whole=bool(cfg.get('resume'))))
+        runner.train()
+
+
+if __name__ == '__main__':
+    main()
