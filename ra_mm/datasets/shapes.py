@@ -55,7 +55,7 @@ SUPERSAMPLING = 4
 def write_shapes(out_dir,
                  num_train=400,
                  num_val=60,
-                 image_size=160,
+                 image_size=256,
                  classes_train=100,
                  classes_val=25,
                  class_size=64,
@@ -392,7 +392,7 @@ def parse_args():
         '--size',
         type=int,
         nargs='+',
-        default=[160],
+        default=[256],
         help='side, or width and height, of the images in pixels')
     parser.add_argument(
         '--classes-train',

@@ -336,6 +336,10 @@ def _coco(dataset, key, train, node) -> Iterator[str]:
         for i, n in counts.items() if i in names and names[i] not in classes
     }
     ordered = [name for name in names.values() if name in classes]
+    if others:
+        warn(f'{path}: {sum(others.values())} annotations of other categories '
+             f'are left out {some(others)}: {key}.metainfo.classes is '
+             f'{some(classes)}')
     if undefined:
         yield (f'{path}: {sum(counts[i] for i in undefined)} annotations are '
                f'of unknown categories: category_id {some(undefined)}, but '
@@ -343,11 +347,6 @@ def _coco(dataset, key, train, node) -> Iterator[str]:
     if set(classes) - set(names.values()):
         yield (f'{path}: annotations with unknown categories: {both}; make '
                f'{key}.metainfo.classes (and num_classes) fit the file')
-    elif others and not dataset.metainfo.get('subset'):
-        yield (f'{path}: {sum(others.values())} annotations with unknown '
-               f'categories {some(others)}: {both}; add them to '
-               f'{key}.metainfo.classes, or leave them out on purpose with '
-               f'{key}.metainfo.subset=True')
     elif ordered != classes:
         yield (f'{path}: mmdet numbers the classes in the file\'s order, but '
                f'{both}; put {key}.metainfo.classes in that order')
