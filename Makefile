@@ -26,6 +26,16 @@ $(VENV)/.installed: requirements/build.txt requirements/onedl.txt requirements/t
 	$(PIP_INSTALL) --no-deps -e .
 	touch $@
 
+# A small detector with an RA backbone on drawn shapes: data, training,
+# evaluation and pictures.
+DEMO := configs/demo/faster_rcnn_ra_r18.py
+demo: install
+	$(BIN)/python -m ra_mm.datasets.shapes data/shapes
+	$(BIN)/python tools/train.py $(DEMO) --work-dir work_dirs/demo
+	$(BIN)/python tools/test.py $(DEMO) "$$(cat work_dirs/demo/last_checkpoint)" \
+	    --work-dir work_dirs/demo/test --show-dir $(CURDIR)/work_dirs/demo/pictures
+	@echo "Truth beside detections, a picture each: $(CURDIR)/work_dirs/demo/pictures"
+
 test: install
 	$(BIN)/python -m pytest tests
 

@@ -1,3 +1,4 @@
+from .gate_log import GateLogHook
 from .temp_annealing import TempAnnealingHook
 
-__all__ = ['TempAnnealingHook']
+__all__ = ['GateLogHook', 'TempAnnealingHook']

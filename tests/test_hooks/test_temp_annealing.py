@@ -38,7 +38,9 @@ class Record(Hook):
     def after_train_iter(self, runner, batch_idx, **kwargs):
         i = runner.iter
         self.temps[i] = runner.model.ra.temp.item()
-        self.logged[i] = runner.message_hub.get_scalar('train/temp').current()
+        scalars = runner.message_hub.log_scalars
+        if 'train/temp' in scalars:
+            self.logged[i] = scalars['train/temp'].current()
         for hook in runner.hooks:
             if hasattr(hook, 'ema_model'):
                 self.averaged[i] = hook.ema_model.module.ra.temp.item()
