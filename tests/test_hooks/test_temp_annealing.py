@@ -65,7 +65,7 @@ def run(tmp_path, hook, epochs=4, by_epoch=True, model=None, stop_at=None,
             sampler=dict(type=sampler, shuffle=True),
             dataset=[data] * IMAGES),
         train_cfg=loop,
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
         default_hooks=dict(
             checkpoint=dict(
                 type='CheckpointHook', interval=1, by_epoch=by_epoch)),
