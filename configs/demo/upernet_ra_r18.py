@@ -40,7 +40,7 @@ test_pipeline = [
     dict(type='PackSegInputs')
 ]
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=2,
     dataset=dict(
         type='BaseSegDataset',
@@ -61,25 +61,25 @@ val_dataloader = dict(
         pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-train_cfg = dict(max_iters=400, val_interval=200)
+train_cfg = dict(max_iters=1200, val_interval=600)
 optim_wrapper = dict(
     optimizer=dict(
         _delete_=True, type='AdamW', lr=1e-3, weight_decay=0.05))
 param_scheduler = [
     dict(
-        type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=40),
+        type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
     dict(
         type='PolyLR',
         eta_min=1e-5,
         power=0.9,
-        begin=40,
-        end=400,
+        begin=100,
+        end=1200,
         by_epoch=False)
 ]
-auto_scale_lr = dict(base_batch_size=8)
+auto_scale_lr = dict(base_batch_size=4)
 default_hooks = dict(
-    logger=dict(interval=10), checkpoint=dict(interval=200))
-log_processor = dict(window_size=10)
+    logger=dict(interval=20), checkpoint=dict(interval=600))
+log_processor = dict(window_size=20)
 custom_hooks = [
-    dict(type='ra_mm.TempAnnealingHook', length=40, by_epoch=False)
+    dict(type='ra_mm.TempAnnealingHook', length=120, by_epoch=False)
 ]
