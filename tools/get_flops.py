@@ -1,0 +1,217 @@
+"""Count the parameters and multiply-accumulates of a model.
+
+::
+
+    python tools/get_flops.py CONFIG [--shape H W]
+    python tools/get_flops.py --paper
+
+The counter is mmengine's FlopAnalyzer, which traces the model and so sees
+every operator, whichever module or function it comes from. By itself it counts
+convolutions, linear layers, norms, adaptive pooling and upsampling. Added here
+are what attentions need besides: products, quotients, means and L2 norms, one
+multiply-accumulate for each element. Additions, comparisons and activations
+stay free, as they are to it.
+"""
+from argparse import ArgumentParser
+from decimal import Decimal
+from functools import partial
+from typing import Tuple
+
+import torch
+from mmengine.analysis import FlopAnalyzer
+from mmengine.analysis.jit_handles import elementwise_flop_counter
+from mmengine.config import Config, DictAction
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import BaseDataElement
+from torch import nn
+
+from ra_mm import paper
+from ra_mm.utils.cli import _key_value, load_config, one_line_errors
+
+PROG = 'tools/get_flops.py'
+# Height and width: the paper's, and the crops of UperNet's config.
+SHAPES = dict(mmpretrain=(224, 224), mmdet=(800, 1280), mmseg=(512, 512))
+
+OPERATORS = {
+    'aten::mul': elementwise_flop_counter(0, 1),
+    'aten::div': elementwise_flop_counter(0, 1),
+    'aten::mean': elementwise_flop_counter(1, 0),
+    'aten::linalg_vector_norm': elementwise_flop_counter(1, 0),
+}
+
+# Table 4 counts the classifier of the pre-training with the detector.
+CLASSIFIER = 2048 * 1000 + 1000
+
+NOTES = """\
+Param.: in Table 4 what mmdet trains, without stem and first stage, and
+2.049 M for the classifier of ImageNet, as the paper counts.
+FLOPs: multiply-accumulates. A detector has 1,000 proposals. The paper's are
+other counters' numbers:
+- Tables 2 and 3: thop 0.1.1, to which an element of a batch norm is 4 (here
+  2), and what an attention does besides convolutions, nothing. Table 3 is cut
+  off, not rounded.
+- Table 4: MMDetection 2 (mmcv.cnn.get_model_complexity_info), which adds 1 for
+  an element of a bias, a ReLU or a max pooling; upsampling and what an
+  attention does besides convolutions are nothing.
+So the products and sums of squares of reverse attention are in 'ours' only."""
+
+
+def parse_args(argv):
+    parser = ArgumentParser(
+        prog=PROG,
+        description="Count a model's parameters and multiply-accumulates")
+    parser.add_argument(
+        'config', nargs='?', help='config file of any of the toolboxes')
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs='+',
+        metavar='PIXELS',
+        help='height and width of the input, or its side; 224 224 for a '
+        'classifier, 800 1280 for a detector, 512 512 for a segmenter if not '
+        'given')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        type=_key_value,
+        metavar='KEY=VALUE',
+        help='settings that override the config, as for tools/train.py')
+    parser.add_argument(
+        '--paper',
+        type=int,
+        nargs='*',
+        choices=(2, 3, 4),
+        metavar='TABLE',
+        help="instead of a config: the paper's Tables 2, 3, 4 or those given, "
+        'beside what their models have here')
+    parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
+    args = parser.parse_args(argv)
+    if (args.config is None) == (args.paper is None):
+        parser.error('expected a config, or --paper')
+    if args.paper is not None and (args.shape or args.cfg_options):
+        parser.error('--paper goes without --shape and --cfg-options')
+    if args.shape and (len(args.shape) > 2 or min(args.shape) < 1):
+        parser.error(f'--shape {" ".join(map(str, args.shape))}: expected '
+                     'height and width, or one number for both')
+    return args
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The untrained model of a config, in evaluation mode."""
+    if 'model' not in cfg:
+        raise ValueError(f'{cfg.filename} has no model: it is no whole config')
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    model.train()  # freezes stages
+    return model.eval()
+
+
+def count_params(model: nn.Module, trainable: bool = False) -> int:
+    """The number of all parameters, or of those that are trained."""
+    return sum(p.numel() for p in model.parameters()
+               if p.requires_grad or not trainable)
+
+
+def paper_params(model: nn.Module, table: int) -> int:
+    """The number of parameters as the given table counts them."""
+    if table == 4:
+        return count_params(model, trainable=True) + CLASSIFIER
+    return count_params(model)
+
+
+def count_flops(model: nn.Module, shape: Tuple[int, int]) -> FlopAnalyzer:
+    """Trace the model's forward pass, without its post-processing.
+
+    Args:
+        model (nn.Module): A model of mmpretrain, mmdet or mmseg.
+        shape (tuple[int, int]): Height and width of the one input image, in
+            pixels. It is not padded.
+
+    Returns:
+        FlopAnalyzer: With the multiply-accumulates in all (``total()``), by
+        operator and by module.
+    """
+    sample = BaseDataElement(
+        metainfo=dict(img_shape=shape, batch_input_shape=shape))
+    model.forward = partial(
+        model.forward, data_samples=[sample], mode='tensor')
+    if hasattr(model, 'rpn_head'):
+        # Nothing is suppressed: the proposals are as many as in the config,
+        # not as chance has it.
+        model.rpn_head.test_cfg.nms.iou_threshold = 1.
+    image = torch.rand(1, 3, *shape)
+    analyzer = FlopAnalyzer(model, image).set_op_handle(**OPERATORS)
+    analyzer.unsupported_ops_warnings(False)
+    analyzer.uncalled_modules_warnings(False)
+    with torch.no_grad():
+        analyzer.total()
+    return analyzer
+
+
+def print_line(name, params, flops=None) -> None:
+    flops = '' if flops is None else f'{flops / 1e9:12.3f}'
+    print(f'{name:16}{params / 1e6:12.3f}{flops}')
+
+
+def print_model(cfg: Config, shape) -> None:
+    model = build_model(cfg)
+    shape = shape or SHAPES.get(cfg.get('default_scope'), (224, 224))
+    shape = (shape[0], shape[-1])
+    analyzer = count_flops(model, shape)
+    flops = analyzer.by_module()
+    print(f'{cfg.filename}, {shape[0]} x {shape[1]} pixels (H x W)\n')
+    print(f'{"":16}{"Param. (M)":>12}{"FLOPs (G)":>12}')
+    for name, child in model.named_children():
+        if flops[name] or count_params(child):
+            print_line(name, count_params(child), flops[name])
+    other = flops[''] - sum(flops[name] for name, _ in model.named_children())
+    if other:
+        print_line('other', 0, other)
+    print_line('model', count_params(model), flops[''])
+    print_line('trainable', count_params(model, trainable=True))
+    print('\nFLOPs are multiply-accumulates, see the top of this tool.')
+
+
+def print_paper(tables) -> None:
+    headings = paper.metrics()
+    rows = paper.rows(*(tables or (2, 3, 4)))
+    above = None
+    for row in rows:
+        if (row.table, row.group) != above:
+            above = row.table, row.group
+            print(f'\nTable {row.table}, {row.group}\n{"":20}'
+                  f'{headings["params"]:>16}{headings["flops"]:>27}\n{"":20}' +
+                  2 * f'{"paper":>9}{"ours":>9}{"diff.":>9}')
+        cfg = Config.fromfile(row.config)
+        model = build_model(cfg)
+        ours = dict(
+            params=Decimal(paper_params(model, row.table)) / 10**6,
+            flops=Decimal(
+                count_flops(model, SHAPES[cfg.default_scope]).total()) / 10**9)
+        cells = ''
+        for metric, value in ours.items():
+            printed = row.paper[metric]
+            value = value.quantize(printed)  # to as many digits
+            mark = '*' if metric in row.misprints else ' '
+            cells += f'{printed:>9}{value:>9}{value - printed:>+8}{mark}'
+        print(f'{row.name:20}{cells}', flush=True)
+    print()
+    for row in rows:
+        if 'params' in row.misprints:
+            print(f'* {row}: {row.misprints["params"]}')
+    print(f'\n{NOTES}')
+
+
+def main(argv=None):
+    with one_line_errors(PROG):
+        args = parse_args(argv)
+        if args.paper is None:
+            print_model(load_config(args), args.shape)
+        else:
+            print_paper(args.paper)
+
+
+if __name__ == '__main__':
+    main()
