@@ -5,7 +5,7 @@ _base_ = './faster_rcnn_r50.py'
 # can get these weights, and with gamma = 0 the first step computes exactly
 # what the baseline computes. The paper starts from an RA-ResNet-50 trained on
 # ImageNet-1K. If you have one, a single option changes over:
-#   --cfg-options model.backbone.init_cfg.checkpoint=ra_resnet50.pth
+#   --cfg-options model.backbone.init_cfg.checkpoint=work_dirs/ra_r50/epoch_100.pth
 # A backbone of your own whose batch norm stays frozen may lose AP to
 # torchvision's; if so, train it with norm_eval=False and SyncBN.
 model = dict(backbone=dict(type='ra_mm.RAResNet'))

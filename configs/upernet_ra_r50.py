@@ -5,7 +5,7 @@ _base_ = './upernet_r50.py'
 # same at the first step. The paper's start, an RA-ResNet-50 trained on
 # ImageNet-1K, has the plain stem:
 #   --cfg-options model.backbone.deep_stem=False \
-#       model.backbone.init_cfg.checkpoint=ra_resnet50.pth
+#       model.backbone.init_cfg.checkpoint=work_dirs/ra_r50/epoch_100.pth
 model = dict(
     pretrained=None,
     backbone=dict(

@@ -1,6 +1,12 @@
-import pytest
+import os
 
-from ra_mm.datasets.shapes import write_shapes
+# Before torch is imported, here and in the tools that the tests start: small
+# tensors gain nothing from more threads and lose much on a busy machine.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+import pytest  # noqa: E402
+
+from ra_mm.datasets.shapes import write_shapes  # noqa: E402
 
 
 @pytest.fixture(scope='session')

@@ -27,7 +27,7 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from ra_mm import paper
-from ra_mm.utils.cli import _key_value, load_config, one_line_errors
+from ra_mm.utils.cli import key_value, load_config, one_line_errors
 
 PROG = 'tools/get_flops.py'
 # Height and width: the paper's, and the crops of UperNet's config.
@@ -75,7 +75,7 @@ def parse_args(argv):
         '--cfg-options',
         nargs='+',
         action=DictAction,
-        type=_key_value,
+        type=key_value,
         metavar='KEY=VALUE',
         help='settings that override the config, as for tools/train.py')
     parser.add_argument(

@@ -42,7 +42,7 @@ def get_parser(prog: str, description: str) -> ArgumentParser:
         '--cfg-options',
         nargs='+',
         action=DictAction,
-        type=_key_value,
+        type=key_value,
         metavar='KEY=VALUE',
         help='settings that override the config: key=value, and '
         'key="[a,b]" or key=a,b for a list, without white space')
@@ -57,7 +57,7 @@ def get_parser(prog: str, description: str) -> ArgumentParser:
     return parser
 
 
-def _key_value(text):
+def key_value(text):
     if '=' not in text:
         raise ArgumentTypeError(f'{text!r} is not of the form KEY=VALUE')
     return text

@@ -44,7 +44,6 @@ def run(*args, cwd, **kwargs):
     return subprocess.run(
         command(*args, **kwargs),
         cwd=cwd,
-        env=dict(os.environ, OMP_NUM_THREADS='1'),
         text=True,
         capture_output=True)
 
