@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset
+from mmengine.registry import init_default_scope
 from mmpretrain.datasets import CustomDataset
 from mmseg.datasets import BaseSegDataset
 from pycocotools.coco import COCO
@@ -184,6 +185,7 @@ def test_class_folders(shapes):
 
 
 def test_mmdet_loads_it(shapes):
+    init_default_scope('mmdet')
     dataset = CocoDataset(
         data_root=str(shapes),
         ann_file='annotations/train.json',
@@ -191,9 +193,8 @@ def test_mmdet_loads_it(shapes):
         metainfo=METAINFO,
         filter_cfg=dict(filter_empty_gt=True, min_size=32),
         pipeline=[
-            dict(type='mmdet.LoadImageFromFile'),
-            dict(
-                type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True)
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations', with_bbox=True, with_mask=True)
         ])
     assert len(dataset) == 40
     item = dataset[0]
@@ -205,14 +206,15 @@ def test_mmdet_loads_it(shapes):
 
 
 def test_mmseg_loads_it(shapes):
+    init_default_scope('mmseg')
     dataset = BaseSegDataset(
         data_root=str(shapes),
         data_prefix=dict(img_path='images/val', seg_map_path='masks/val'),
         metainfo=SEG_METAINFO,
         reduce_zero_label=True,
         pipeline=[
-            dict(type='mmseg.LoadImageFromFile'),
-            dict(type='mmseg.LoadAnnotations')
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations')
         ])
     assert len(dataset) == 10
     assert dataset.metainfo['classes'][0] == 'background'
