@@ -68,7 +68,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/val.json')
 test_evaluator = val_evaluator
 
-train_cfg = dict(max_epochs=12, val_interval=6)
+train_cfg = dict(max_epochs=10, val_interval=5)
 optim_wrapper = dict(
     optimizer=dict(
         _delete_=True, type='AdamW', lr=1e-3, weight_decay=0.05))
@@ -78,7 +78,7 @@ param_scheduler = [
     dict(
         type='CosineAnnealingLR',
         begin=0,
-        end=12,
+        end=10,
         by_epoch=True,
         convert_to_iter_based=True)
 ]
