@@ -1,6 +1,6 @@
 """What all RA backbones and their blocks share."""
-from collections.abc import Mapping
-from typing import Dict, Optional
+from collections.abc import Callable, Mapping
+from typing import Dict, Optional, Tuple
 
 import torch.utils.checkpoint as cp
 from mmengine.model import PretrainedInit
@@ -21,33 +21,40 @@ class AttentionBlock:
     Args:
         attention (dict): Config of the module that is called with F(x) and the
             shortcut, both (N, C, H, W), and returns their sum before the
-            activation. It is built with ``channels=C``.
+            activation. It is built with ``channels=C``. Where it has a method
+            ``residual`` this is called instead, see
+            :meth:`.ReverseAttention.residual`.
 
     Raises:
         ValueError: If the config names no registered module, or arguments
             that the module does not have.
     """
 
+    activation = nn.Identity()
+
     def __init__(self, *args, attention: Mapping, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.attention = _build_attention(attention, self.out_channels)
 
+    def F(self, x: Tensor) -> Tuple[Tensor, Callable]:
+        """F(x) as z and the norm, or whatever callable, that makes it of z."""
+        raise NotImplementedError
+
     def identity(self, x: Tensor) -> Tensor:
         return x
-
-    def activation(self, y: Tensor) -> Tensor:
-        return y
 
     def forward(self, x: Tensor) -> Tensor:
 
         def inner_forward(x):
-            return self.attention(self.F(x), self.identity(x))
+            z, norm = self.F(x)
+            x = self.identity(x)
+            if hasattr(self.attention, 'residual'):
+                return self.attention.residual(z, norm, x, self.activation)
+            return self.activation(self.attention(norm(z), x))
 
         if self.with_cp and x.requires_grad:
-            y = cp.checkpoint(inner_forward, x, use_reentrant=False)
-        else:
-            y = inner_forward(x)
-        return self.activation(y)
+            return cp.checkpoint(inner_forward, x, use_reentrant=False)
+        return inner_forward(x)
 
 
 def _build_attention(cfg, channels) -> nn.Module:

@@ -1,10 +1,12 @@
 """MobileNetV2 whose residual sum is an attention."""
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Tuple
 
 from mmengine.model import BaseModule
 from mmpretrain.models.backbones import mobilenet_v2
 from torch import Tensor, nn
 
+from ra_mm.layers.fused_tail import is_watched
 from ra_mm.registry import MODELS
 from .base import AttentionBlock, StrictPretrained
 
@@ -25,8 +27,13 @@ class RAInvertedResidual(AttentionBlock, BaseModule):
         self.conv = block.conv
         self.with_cp = block.with_cp
 
-    def F(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+    def F(self, x: Tensor) -> Tuple[Tensor, Callable]:
+        *first, last = self.conv
+        if is_watched(self.conv) or is_watched(last):
+            return self.conv(x), nn.Identity()
+        for layer in first:
+            x = layer(x)
+        return last(x, norm=False), last.norm
 
 
 @MODELS.register_module()

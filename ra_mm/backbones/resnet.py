@@ -1,8 +1,9 @@
 """ResNets and ResNeXts whose residual sum is an attention."""
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Tuple
 
 from mmpretrain.models.backbones import resnet, resnext
-from torch import Tensor
+from torch import Tensor, nn
 
 from ra_mm.registry import MODELS
 from .base import AttentionBlock, StrictPretrained
@@ -11,19 +12,23 @@ from .base import AttentionBlock, StrictPretrained
 class _ResNetBlock(AttentionBlock):
     """F(x) of BasicBlock and Bottleneck alike: all but the sum."""
 
-    def F(self, x: Tensor) -> Tensor:
+    def F(self, x: Tensor) -> Tuple[Tensor, Callable]:
         last = 3 if hasattr(self, 'conv3') else 2
         for i in range(1, last):
             x = getattr(self, f'norm{i}')(getattr(self, f'conv{i}')(x))
             x = self.relu(x)
-        x = getattr(self, f'norm{last}')(getattr(self, f'conv{last}')(x))
-        return self.drop_path(x)
+        z = getattr(self, f'conv{last}')(x)
+        norm = getattr(self, f'norm{last}')
+        if isinstance(self.drop_path, nn.Identity):
+            return z, norm
+        return norm(z), self.drop_path
 
     def identity(self, x: Tensor) -> Tensor:
         return x if self.downsample is None else self.downsample(x)
 
-    def activation(self, y: Tensor) -> Tensor:
-        return self.relu(y)
+    @property
+    def activation(self) -> nn.Module:
+        return self.relu
 
 
 class RABasicBlock(_ResNetBlock, resnet.BasicBlock):

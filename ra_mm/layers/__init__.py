@@ -1,5 +1,6 @@
 from .cbam import CBAM
+from .fused_tail import bn_tail, force_path, tail
 from .reverse_attention import ReverseAttention
 from .se import SE
 
-__all__ = ['CBAM', 'ReverseAttention', 'SE']
+__all__ = ['CBAM', 'ReverseAttention', 'SE', 'bn_tail', 'force_path', 'tail']

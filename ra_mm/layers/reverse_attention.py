@@ -7,11 +7,14 @@ Where the paper is silent: eps is 1e-6, as in GRN (ConvNeXt V2), and all of G
 is computed in float32 at least, since a sum of squares over a feature map
 overflows in float16.
 """
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from ra_mm.registry import MODELS
+from .fused_tail import bn_tail, can_take, is_plain_bn, is_watched, tail
 
 # Table 6: P of Eq. 3, from (N, C, H, W) to (N, C) in the given dtype
 AGGREGATIONS = {
@@ -156,6 +159,33 @@ class ReverseAttention(nn.Module):
         """
         G = self.gate(F).to(x.dtype)  # or autocast's stream became float32
         return F + G[:, :, None, None] * x  # Eq. 2
+
+    def residual(self, z: Tensor, norm: Callable, x: Tensor,
+                 act: Callable) -> Tensor:
+        """``act(self(norm(z), x))``, by a path of :mod:`.fused_tail`.
+
+        Args:
+            z (Tensor): The last convolution's output, of shape (N, C, H, W).
+            norm (callable): What makes F(x) of it, as the norm of the block.
+            x (Tensor): The shortcut, of the same shape and dtype.
+            act (callable): What follows the sum, as the block's ReLU.
+
+        Returns:
+            Tensor: The block's output of the same shape and dtype.
+        """
+        steps = self.aggregation, self.normalization, self.activation
+        if (type(self) is not ReverseAttention or is_watched(self)
+                or steps != ('l2', 'm-grn', '1+')):
+            return act(self(norm(z), x))
+        relu = type(act) is nn.ReLU and not is_watched(act)
+        if can_take('fused', z, x) and is_plain_bn(norm, z):
+            y = bn_tail(z, norm, x, self.gamma / self.temp, self.eps, relu)
+        else:
+            F = norm(z)
+            if not can_take('given', F, x):
+                return act(self(F, x))
+            y = tail(F, x, self.gamma / self.temp, self.eps, relu)
+        return y if relu else act(y)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         state_dict.setdefault(prefix + 'temp', torch.ones_like(self.temp))

@@ -1,14 +1,17 @@
 """What holds for every backbone and every attention."""
+import copy
 import importlib
 
 import mmpretrain.models
 import pytest
 import torch
+from mmcv.cnn import fuse_conv_bn
 from mmengine import ConfigDict
+from mmengine.model import ExponentialMovingAverage
 from mmengine.registry import MODELS
 
 import ra_mm.backbones
-from ra_mm.layers import CBAM, SE, ReverseAttention
+from ra_mm.layers import CBAM, SE, ReverseAttention, force_path
 
 SMALL = dict(
     RAResNet=dict(depth=18, base_channels=4, stem_channels=4),
@@ -42,6 +45,33 @@ def attentions(model):
     ]
 
 
+def tails(*outs):
+    """How many tails autograd's graph of the outputs has of each path."""
+    names = []
+    todo, seen = [out.grad_fn for out in outs], set()
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            names.append(node.name())
+            todo.extend(n for n, _ in node.next_functions)
+    return dict(
+        fused=names.count('_BNTailBackward'), given=names.count('_TailBackward'))
+
+
+def run(model, x):
+    """Outputs, gradients by name and statistics of a training step."""
+    model.train()
+    x = x.detach().requires_grad_()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # for drop_path
+        outs = model(x)
+    loss = sum((out * out.detach().cos()).sum() for out in outs)
+    names, weights = zip(*model.named_parameters())
+    grads = torch.autograd.grad(loss, [x, *weights])
+    return outs, dict(zip(['x', *names], grads)), dict(model.named_buffers())
+
+
 @pytest.mark.parametrize('family, kwargs', [
     ('RAResNet', dict(depth=18)),
     ('RAResNet', dict(depth=34)),
@@ -54,8 +84,12 @@ def attentions(model):
     ('RAMobileNetV2', dict(widen_factor=0.25, out_indices=range(8))),
     ('RAMobileNetV2', dict(norm_cfg=dict(type='GN', num_groups=2))),
 ])
-def test_gamma_0_is_the_plain_backbone(family, kwargs, randomise):
-    """The same outputs and gradients, to the bit, in training mode."""
+@pytest.mark.parametrize('path', ['fused', 'reference'])
+def test_gamma_0_is_the_plain_backbone(family, kwargs, path, randomise):
+    """The same outputs, gradients and statistics in training mode.
+
+    To the bit on the reference path; the fused one sums in another order.
+    """
     if family == 'RAResNet':
         kwargs = dict(
             base_channels=8, stem_channels=8, out_indices=(0, 1, 2, 3),
@@ -65,24 +99,44 @@ def test_gamma_0_is_the_plain_backbone(family, kwargs, randomise):
         getattr(mmpretrain.models, family[2:])(**{**SMALL[family], **kwargs}))
     assert not ra.load_state_dict(plain.state_dict(), strict=False)[1]
     g = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 3, 64, 64, generator=g, requires_grad=True)
-    grads = []
-    for model in (plain, ra):
-        model.train()
-        weights = {
-            k: p
-            for k, p in model.named_parameters() if '.attention.' not in k
-        }
-        with torch.random.fork_rng():
-            torch.manual_seed(0)  # for drop_path
-            outs = model(x)
-        loss = sum((out * out.detach().cos()).sum() for out in outs)
-        weights = [weights[k] for k in sorted(weights)]
-        grads.append((outs, torch.autograd.grad(loss, [x, *weights])))
-    for a, b in zip(*grads):
-        assert len(a) == len(b)
-        for t, u in zip(a, b):
-            assert torch.equal(t, u)
+    x = torch.randn(2, 3, 64, 64, generator=g)
+    exact = dict(rtol=0, atol=0)
+    if path == 'fused':
+        plain, ra, x, exact = plain.double(), ra.double(), x.double(), {}
+    expected = run(plain, x)
+    with force_path(path):
+        ours = run(ra, x)
+    for name in list(ours[1]) + list(ours[2]):
+        if '.attention.' in name:
+            ours[1].pop(name, None), ours[2].pop(name, None)
+    torch.testing.assert_close(ours, expected, **exact)
+
+
+@pytest.mark.parametrize('memory_format',
+                         [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('family, kwargs, fused, given', [
+    ('RAResNet', dict(), 8, 0),
+    ('RAResNet', dict(norm_eval=True), 8, 0),
+    ('RAResNet', dict(drop_path_rate=0.5), 1, 7),  # never the first block's
+    ('RAResNet', dict(norm_cfg=dict(type='GN', num_groups=2)), 0, 8),
+    ('RAResNeXt', dict(), 16, 0),
+    ('RAMobileNetV2', dict(), 11, 0),
+    ('RAMobileNetV2', dict(norm_cfg=dict(type='GN', num_groups=2)), 0, 11),
+])
+def test_paths_agree(family, kwargs, fused, given, memory_format, randomise):
+    """Every tail takes the path it can; the step is the reference's."""
+    model = randomise(build(family, **kwargs)).double()
+    model.to(memory_format=memory_format)
+    reference = copy.deepcopy(model)
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 64, 64, generator=g, dtype=torch.float64)
+    x = x.to(memory_format=memory_format)
+    ours = run(model, x)
+    with force_path('reference'):
+        expected = run(reference, x)
+    assert tails(*ours[0]) == dict(fused=fused, given=given)
+    assert tails(*expected[0]) == dict(fused=0, given=0)
+    torch.testing.assert_close(ours, expected)
 
 
 @pytest.mark.parametrize('family', SMALL)
@@ -113,14 +167,47 @@ def test_checkpointing_equals_plain(family, attention, randomise):
         g = torch.Generator().manual_seed(0)
         x = torch.randn(2, 3, 64, 64, generator=g, requires_grad=True)
         calls = []
-        attentions(model)[-1].register_forward_pre_hook(
-            lambda *args: calls.append(args))
+        convs = [m for m in model.layer4.modules() if hasattr(m, 'stride')]
+        next(m for m in convs if isinstance(m, torch.nn.Conv2d)
+             ).register_forward_pre_hook(lambda *args: calls.append(args))
         y = model.train()(x)[-1]
         (y * torch.randn(y.shape, generator=g)).sum().backward()
         assert len(calls) == 1 + with_cp  # again in the backward pass
         outs.append((y, x.grad, *(p.grad for p in model.parameters())))
     for a, b in zip(*outs):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize('family', SMALL)
+@pytest.mark.parametrize('attention', [RA, *RIVALS])
+def test_folded_batch_norms(family, attention, randomise):
+    """mmcv puts the norms into the convolutions, before deployment."""
+    model = randomise(build(family, attention=attention)).double().eval()
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 64, 64, generator=g, dtype=torch.float64)
+    expected = model(x)[-1]
+    folded = fuse_conv_bn(model)
+    assert not any(
+        isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
+    ours = folded(x)[-1]
+    torch.testing.assert_close(ours, expected)
+    assert tails(ours)['given'] == len(attentions(model)) * (attention is RA)
+
+
+@pytest.mark.parametrize('family', SMALL)
+def test_averaged_model(family, randomise):
+    """An EMA copies a model that has trained, and goes its own way."""
+    model = randomise(build(family)).double()
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 64, 64, generator=g, dtype=torch.float64)
+    run(model, x)
+    average = ExponentialMovingAverage(model, momentum=0.5)
+    average.update_parameters(model)  # the first update copies
+    torch.testing.assert_close(average(x), model(x), rtol=0, atol=0)
+    before = copy.deepcopy(average.module.state_dict())
+    run(model, x)
+    torch.testing.assert_close(
+        average.module.state_dict(), before, rtol=0, atol=0)
 
 
 def test_bn_variant_follows_norm_eval():

@@ -1,11 +1,12 @@
 """What is particular to RA-ResNet and RA-ResNeXt."""
+import mmpretrain.models
 import mmseg.models.backbones
 import pytest
 import torch
 import torchvision
 
 from ra_mm.backbones import RAResNet, RAResNeXt
-from ra_mm.layers import ReverseAttention
+from ra_mm.layers import ReverseAttention, force_path
 
 
 @pytest.mark.parametrize('model, depths', [
@@ -75,3 +76,37 @@ def test_resnet_v1c_weights(tmp_path, randomise, pretrained):
         'RAResNet', tmp_path / 'v1c.pth', depth=18, deep_stem=True)
     x = torch.randn(1, 3, 64, 64)
     assert torch.equal(model(x)[0], plain(x)[0])
+
+
+def saved_bytes(model, x):
+    """The activations that autograd keeps of a forward pass."""
+    kept = {}
+
+    def pack(t):
+        if t.ndim > 1 and len(t) == len(x):  # no weight, nor a copy of one
+            kept[t.untyped_storage().data_ptr()] = t  # the address stays its
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        out = model(x)[0]
+    assert out.requires_grad
+    return sum(t.untyped_storage().nbytes() for t in kept.values())
+
+
+@pytest.mark.parametrize('path, amp, least, most', [
+    ('fused', False, 1.07, 1.072),
+    ('fused', True, 1.07, 1.073),
+    ('given', False, 1.32, 1.34),
+    ('reference', False, 1.32, 1.34),
+])
+def test_saved_activations(path, amp, least, most):
+    """Those of ResNet-50, against the plain one's.
+
+    The fused path keeps the shortcut of the four projection blocks, which is
+    1.070, and two numbers a plane.
+    """
+    x = torch.randn(1, 3, 224, 224)
+    with torch.autocast('cpu', torch.bfloat16, enabled=amp), force_path(path):
+        ratio = saved_bytes(RAResNet(50), x) / saved_bytes(
+            mmpretrain.models.ResNet(50), x)
+    assert least <= round(ratio, 3) <= most
