@@ -77,13 +77,13 @@ def is_plain_bn(norm: Callable, z: Tensor) -> bool:
 
 
 def is_watched(m: nn.Module) -> bool:
-    """Whether calling m does more than its class says: hooks, or a patch."""
+    """Whether m does more than its class says: hooks, or a patched method."""
     return bool(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks
                 or m._backward_pre_hooks or _module._global_forward_hooks
                 or _module._global_forward_pre_hooks
                 or _module._global_backward_hooks
                 or _module._global_backward_pre_hooks
-                or 'forward' in m.__dict__)
+                or 'forward' in m.__dict__ or 'gate' in m.__dict__)
 
 
 # F given
@@ -216,7 +216,8 @@ class _BNTail(Function):
 
     @staticmethod
     def backward(ctx, dy, dmu, dV):
-        z, x, s, w, b, y, mu, V, *_ = ctx.saved_tensors
+        # Read once: checkpointing gives them out only once.
+        saved = z, x, s, w, b, y, mu, V, *_ = ctx.saved_tensors
         if _wants_graph():
 
             def reference(z, x, s, w, b):
@@ -227,8 +228,7 @@ class _BNTail(Function):
 
             grads = _differentiable(reference, dy, z, x, s, w, b)
         else:
-            grads = _maybe(ctx.compiled, _bn_backward)(dy, *ctx.saved_tensors,
-                                                       *ctx.options)
+            grads = _maybe(ctx.compiled, _bn_backward)(dy, *saved, *ctx.options)
         return *grads, *(None for _ in range(6))
 
 

@@ -1,10 +1,16 @@
 """GateLogHook: the logged figures are those of the G that were used."""
+import copy
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
 from test_temp_annealing import Model, run
 
+from ra_mm.backbones import RAResNet
 from ra_mm.hooks import GateLogHook
+from ra_mm.layers import ReverseAttention
 
 
 class Expect(Hook):
@@ -39,6 +45,39 @@ def test_gate_log(tmp_path):
     for i in range(1, 12, 2):
         assert expect.logged[i] == pytest.approx(expect.expected[i])
         assert expect.logged[i - 1] != pytest.approx(expect.expected[i - 1])
+
+
+def test_gates_of_blocks():
+    """In a block, too, where y comes from the fused tail otherwise."""
+    model = RAResNet(18, stem_channels=4, base_channels=4)
+    expected = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, ReverseAttention):
+            layer.gamma.data.normal_()
+            expected.setdefault(name.split('.')[0], []).append(layer)
+    runner = SimpleNamespace(
+        model=model, iter=0, message_hub=MessageHub.get_instance('blocks'))
+    x = torch.randn(2, 3, 32, 32)
+    state = copy.deepcopy(model.state_dict())
+
+    hook = GateLogHook(interval=1)
+    hook.before_train(runner)
+    hook.before_train_iter(runner, 0)
+    model(x)
+    hook.after_train_iter(runner, 0)
+
+    model.load_state_dict(state)
+    seen = {}
+    for layers in expected.values():
+        for layer in layers:
+            layer.register_forward_hook(lambda layer, args, y: seen.update(
+                {layer: layer.gate(args[0]).flatten()}))
+    model(x)
+    for stage, layers in expected.items():
+        G = torch.cat([seen[layer] for layer in layers])
+        for name, value in (('mean', G.mean()), ('std', G.std())):
+            logged = runner.message_hub.get_scalar(f'train/G_{stage}_{name}')
+            assert logged.current() == pytest.approx(value.item(), rel=1e-5)
 
 
 def test_mistakes(tmp_path):
