@@ -348,9 +348,11 @@ def _reference(F, x, s, eps, relu):
     return y.relu() if relu else y
 
 
-# Sums over planes. On a CPU a temporary of the size of a batch costs more than
-# its arithmetic, so images are taken one by one; and some reductions are many
-# times slower than others, so batch norm's own stand in for them.
+# Sums over planes. On a CPU a temporary that does not fit into the cache costs
+# more than its arithmetic, so images are taken a few at a time; and some
+# reductions are many times slower than others, so batch norm's own stand in.
+
+CACHED = 2**18  # values
 
 
 def _wide(t):
@@ -362,8 +364,10 @@ def _eager_on_cpu(t):
 
 
 def _images(*tensors):
-    if _eager_on_cpu(tensors[0]):
-        return zip(*(t.split(1) for t in tensors))
+    first = tensors[0]
+    if _eager_on_cpu(first):
+        few = max(1, CACHED // first[0].numel())
+        return zip(*(t.split(few) for t in tensors))
     return [tensors]
 
 
@@ -385,7 +389,7 @@ def _moments(z):
         n = [_norm(z_i - _planes(m_i)) for z_i, m_i in _images(z, m)]
         return m, torch.cat(n).square()
     m, V = zip(*(torch.batch_norm_update_stats(z_i.to(_wide(z)), None, None, 0)
-                 for z_i, in _images(z)))
+                 for z_i in z.split(1)))
     return torch.stack(m), torch.stack(V) * S
 
 
@@ -394,8 +398,18 @@ def _sums(g, t, m):
     if not _eager_on_cpu(g):
         g, t = g.to(m.dtype), t.to(m.dtype)
         return g.sum(dim=(2, 3)), (g * (t - _planes(m))).sum(dim=(2, 3))
-    one = torch.ones_like(m[0])
-    _, s1, s0 = zip(*(aten.native_batch_norm_backward(
-        g_i.to(m.dtype), t_i.to(m.dtype), one, None, None, m_i[0], one, True,
-        0, [False, True, True]) for g_i, t_i, m_i in _images(g, t, m)))
+    if g.is_contiguous() and t.is_contiguous():
+        s0, s1 = _channel_sums(g.flatten(0, 1)[None],
+                               t.flatten(0, 1)[None], m.flatten())
+        return s0.view_as(m), s1.view_as(m)
+    s0, s1 = zip(*(_channel_sums(*image)
+                   for image in zip(g.split(1), t.split(1), m)))
     return torch.stack(s0), torch.stack(s1)
+
+
+def _channel_sums(g, t, m):
+    one = torch.ones_like(m)
+    _, s1, s0 = aten.native_batch_norm_backward(
+        g.to(m.dtype), t.to(m.dtype), one, None, None, m, one, True, 0,
+        [False, True, True])
+    return s0, s1
