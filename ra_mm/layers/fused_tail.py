@@ -13,9 +13,11 @@ all compute the same within rounding, and second derivatives are the paper's:
 3. 'reference', calling the layer: the equations one by one, for its variants,
    a layer with hooks, traces and exports, torch.func and forward-mode AD.
 
-:func:`force_path` leaves out the first ones, or compiles them.
+:func:`force_path` leaves out the first ones, or compiles them. For a whole
+process the environment does: ``RA_MM_TAIL=compiled tools/train.py ...``.
 """
 import functools
+import os
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Iterator
@@ -30,7 +32,10 @@ from torch.nn.modules import module as _module
 aten = torch.ops.aten
 
 PATHS = ('reference', 'given', 'fused', 'compiled')
-_most = 'fused'
+_most = os.environ.get('RA_MM_TAIL', 'fused')
+if _most not in PATHS:
+    raise ValueError(f'RA_MM_TAIL={_most!r} in the environment: expected one '
+                     f'of {", ".join(map(repr, PATHS))}')
 
 
 @contextmanager
@@ -228,7 +233,8 @@ class _BNTail(Function):
 
             grads = _differentiable(reference, dy, z, x, s, w, b)
         else:
-            grads = _maybe(ctx.compiled, _bn_backward)(dy, *saved, *ctx.options)
+            backward = _maybe(ctx.compiled, _bn_backward)
+            grads = backward(dy, *saved, *ctx.options)
         return *grads, *(None for _ in range(6))
 
 

@@ -1,5 +1,8 @@
 """The fused paths of the residual tail against the reference and autograd."""
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -403,6 +406,21 @@ def test_force_path():
             assert path_of(module(z, x)) == 'reference'
             1 / 0
     assert path_of(module(z, x)) == 'fused'
+
+
+@pytest.mark.parametrize('value, expected', [
+    ('reference', "'reference'"),
+    ('fast', "RA_MM_TAIL='fast' in the environment: expected one of"),
+])
+def test_path_of_a_process(value, expected):
+    done = subprocess.run(
+        [sys.executable, '-c',
+         'from ra_mm.layers import fused_tail; print(repr(fused_tail._most))'],
+        env=dict(os.environ, RA_MM_TAIL=value),
+        capture_output=True,
+        text=True)
+    assert expected in done.stdout + done.stderr
+    assert (done.returncode == 0) == (value == 'reference')
 
 
 # What torch does with modules
