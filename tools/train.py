@@ -5,8 +5,7 @@
     python tools/train.py CONFIG
     torchrun --nproc_per_node=8 tools/train.py CONFIG --launcher pytorch
 """
-from mmengine.runner import find_latest_checkpoint
-
+from ra_mm.utils.checkpoint import latest_checkpoint, save_whole
 from ra_mm.utils.cli import (build_runner, get_parser, load_config,
                              one_line_errors)
 from ra_mm.utils.preflight import check
@@ -52,7 +51,7 @@ def merge_args(cfg, args):
         cfg.resume = True
         cfg.load_from = args.resume
         if args.resume == 'auto':
-            cfg.load_from = find_latest_checkpoint(cfg.work_dir)
+            cfg.load_from = latest_checkpoint(cfg.work_dir)
 
 
 def main(argv=None):
@@ -63,6 +62,7 @@ def main(argv=None):
         check(cfg, 'train', auto_resume=args.resume == 'auto')
         runner = build_runner(cfg)
         runner.register_hook(StrictLoadHook(whole=bool(cfg.get('resume'))))
+        save_whole(runner)
         runner.train()
 
 

@@ -1,8 +1,14 @@
-"""Reading checkpoints without running code that they contain."""
+"""Checkpoints: written whole, found again, read without running code."""
+import os
 import os.path as osp
+import re
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Optional
 
 import torch
+from mmengine.dist import is_main_process
+from mmengine.runner import Runner
 from mmengine.runner.checkpoint import (CheckpointLoader,
                                         get_torch_safe_globals)
 
@@ -57,3 +63,42 @@ def read_state_dict(path: str) -> Mapping:
         raise ValueError(f'{path} holds no weights: expected tensors, or '
                          "tensors under 'state_dict'")
     return weights
+
+
+def save_whole(runner: Runner) -> None:
+    """Let the runner's checkpoints appear under their names once complete.
+
+    A run that is killed while it writes one leaves a ``.part`` behind, never
+    half a checkpoint.
+    """
+    save = runner.save_checkpoint
+
+    def save_checkpoint(out_dir, filename, *args, **kwargs):
+        path = osp.join(out_dir, filename)
+        if '://' in path:  # not a local file: the backend's work
+            return save(out_dir, filename, *args, **kwargs)
+        save(out_dir, filename + '.part', *args, **kwargs)
+        if is_main_process():
+            os.replace(path + '.part', path)
+
+    runner.save_checkpoint = save_checkpoint
+
+
+def latest_checkpoint(work_dir: str) -> Optional[str]:
+    """The checkpoint that a run in this folder saved last, None without one.
+
+    mmengine notes its path in ``last_checkpoint``, after it has written it.
+    If the run was killed in between, or the folder was moved, the file names
+    ``epoch_N.pth`` and ``iter_N.pth`` decide.
+    """
+    note = Path(work_dir, 'last_checkpoint')
+    if note.is_file():
+        noted = note.read_text().strip()
+        if noted and osp.isfile(noted):
+            return noted
+    numbers = {
+        path: int(found[1])
+        for path in Path(work_dir).glob('*.pth')
+        if (found := re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', path.name))
+    }
+    return str(max(numbers, key=numbers.get)) if numbers else None
