@@ -1,0 +1,167 @@
+"""Demo scale: a row's model, data and schedule made small enough for a CPU.
+
+The model stays the row's: its depth, heads, attention and annealing.
+"""
+import runpy
+from copy import deepcopy
+
+from mmengine.config import Config
+
+from ra_mm.paper import CONFIGS
+
+SHRINKAGE = 10  # of the epochs on ImageNet
+WIDTH = 8  # of a ResNet's stem and first stage, instead of 64
+WIDEN = 1 / 4  # of a MobileNetV2's width
+
+
+def _dataloaders(train=None, val=None, **both):
+    val = dict(both, **(val or {}))
+    return dict(
+        train_dataloader=dict(both, **(train or {})),
+        val_dataloader=val,
+        test_dataloader=val)
+
+
+# What is merged over a row's config. Classifiers see single shapes:
+CLASSIFIER = dict(
+    **_dataloaders(
+        num_workers=0,
+        train=dict(
+            batch_size=16,
+            dataset=dict(pipeline=[
+                dict(type='LoadImageFromFile'),
+                dict(
+                    type='RandomResizedCrop',
+                    scale=64,
+                    crop_ratio_range=(0.5, 1.0)),
+                dict(type='RandomFlip', prob=0.5),
+                dict(type='PackInputs')
+            ])),
+        val=dict(
+            dataset=dict(pipeline=[
+                dict(type='LoadImageFromFile'),
+                dict(type='ResizeEdge', scale=64, edge='short'),
+                dict(type='CenterCrop', crop_size=64),
+                dict(type='PackInputs')
+            ]))),
+    optim_wrapper=dict(
+        optimizer=dict(
+            _delete_=True, type='AdamW', lr=2e-3, weight_decay=0.05)),
+    auto_scale_lr=dict(base_batch_size=16),
+    default_hooks=dict(logger=dict(interval=5)),
+    log_processor=dict(window_size=5))
+
+
+def _detector(epochs, warmup, **settings):
+    return dict(
+        train_cfg=dict(max_epochs=epochs, val_interval=(epochs + 3) // 4),
+        param_scheduler=[
+            dict(
+                type='LinearLR',
+                start_factor=0.01,
+                by_epoch=False,
+                begin=0,
+                end=warmup),
+            dict(
+                type='CosineAnnealingLR',
+                begin=0,
+                end=epochs,
+                by_epoch=True,
+                convert_to_iter_based=True)
+        ],
+        default_hooks=dict(
+            logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=2)),
+        log_processor=dict(window_size=10),
+        **settings)
+
+
+# Detectors, over the settings of configs/demo/:
+DETECTOR = _detector(
+    3, 50, **_dataloaders(num_workers=0, persistent_workers=False))
+# The user's own images are larger than the drawn ones and have more objects;
+# and training is longer, since from scratch.
+RESIZE = dict(scale=(256, 256), keep_ratio=True)
+OWN_DETECTOR = _detector(
+    8,
+    100,
+    model=dict(train_cfg=dict(rcnn=dict(sampler=dict(num=64)))),
+    **_dataloaders(
+        num_workers=0,
+        persistent_workers=False,
+        train=dict(dataset=dict(pipeline={'2': RESIZE})),
+        val=dict(dataset=dict(pipeline={'1': RESIZE}))))
+# Segmenters, over the settings of configs/demo/:
+SEGMENTER = dict(
+    train_cfg=dict(max_iters=200, val_interval=100),
+    param_scheduler=[
+        dict(
+            type='LinearLR', start_factor=0.01, by_epoch=False, begin=0,
+            end=50),
+        dict(
+            type='PolyLR',
+            eta_min=1e-5,
+            power=0.9,
+            begin=50,
+            end=200,
+            by_epoch=False)
+    ],
+    default_hooks=dict(
+        logger=dict(interval=10),
+        checkpoint=dict(interval=100, max_keep_ckpts=2)),
+    log_processor=dict(window_size=10),
+    **_dataloaders(num_workers=0, persistent_workers=False))
+
+
+def shrink(cfg: Config, own: bool) -> None:
+    """Make a row's config small, in place.
+
+    Args:
+        cfg (Config): Of a row.
+        own (bool): Whether it is for the user's own data.
+    """
+    hooks = cfg.get('custom_hooks', [])
+    before = _length(cfg)
+    backbone = cfg.model.backbone
+    if 'depth' in backbone:
+        depth = backbone.depth
+        widths = dict(stem_channels=WIDTH, base_channels=WIDTH)
+    if cfg.default_scope == 'mmpretrain':
+        if 'depth' in backbone:
+            backbone.update(widths)
+            cfg.model.head.in_channels //= 64 // WIDTH
+        else:
+            backbone.widen_factor *= WIDEN
+        _merge(cfg, CLASSIFIER)
+        cfg.train_cfg.max_epochs //= SHRINKAGE
+        schedule = cfg.param_scheduler
+        if 'milestones' in schedule:
+            schedule.milestones = [m // SHRINKAGE for m in schedule.milestones]
+        else:
+            schedule.gamma **= SHRINKAGE
+    else:
+        if cfg.default_scope == 'mmseg':
+            # The demo's stem is the plain one, which ImageNet's have too.
+            cfg.model.pretrained = None
+            if backbone.type == 'ResNetV1c':
+                backbone.type = 'ResNet'
+            name, overlay = 'upernet', SEGMENTER
+        else:
+            masks = 'mask_head' in cfg.model.roi_head
+            name = 'mask_rcnn' if masks else 'faster_rcnn'
+            overlay = OWN_DETECTOR if own else DETECTOR
+        # The demo's own settings, without those of its _base_.
+        demo = runpy.run_path(str(CONFIGS / f'demo/{name}_ra_r18.py'))
+        _merge(cfg, {k: v for k, v in demo.items() if not k.startswith('_')})
+        _merge(cfg, overlay)
+        cfg.model.backbone.update(depth=depth, **widths)
+        cfg.custom_hooks = hooks
+    for hook in hooks:  # the same part of the schedule
+        hook.length = max(1, hook.get('length', 10) * _length(cfg) // before)
+
+
+def _merge(cfg, settings):
+    cfg.merge_from_dict(deepcopy(settings))  # which takes _delete_ out
+
+
+def _length(cfg):
+    return cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters
