@@ -16,16 +16,23 @@ OFFICIAL = [
     'mmsegmentation==1.2.2',
     'mmpretrain==1.2.0',
 ]
+# For tools/export_onnx.py.
+EXPORT = ['onnx>=1.17,<2', 'onnxruntime>=1.20,<2']
 
 setup(
     name='ra_mm',
     version='0.1.0',
-    description='Reverse attention (RA-Net) for MMDetection, MMSegmentation and MMPretrain',
+    description='Reverse attention (RA-Net) for MMDetection, MMSegmentation '
+    'and MMPretrain',
     long_description=open('README.md', encoding='utf-8').read(),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['ra_mm', 'ra_mm.*']),
     python_requires='>=3.10,<3.13',
     install_requires=['numpy', 'torch>=2.1', 'torchvision'],
-    extras_require=dict(onedl=ONEDL, official=OFFICIAL, tests=['pytest>=8']),
+    extras_require=dict(
+        onedl=ONEDL,
+        official=OFFICIAL,
+        export=EXPORT,
+        tests=['pytest>=8', *EXPORT]),
 )

@@ -107,7 +107,7 @@ def main(argv=None):
         runner.register_hook(StrictLoadHook(whole=True))
         if args.out:
             dump = DumpResults
-            if cfg.get('default_scope') == 'mmdet':  # which stores masks as RLE
+            if cfg.get('default_scope') == 'mmdet':  # stores masks as RLE
                 from mmdet.evaluation import DumpDetResults as dump
             runner.test_evaluator.metrics.append(dump(out_file_path=args.out))
         return runner.test()

@@ -16,12 +16,10 @@ alone; a segmenter that tests in windows sees them whole. Written are
 import json
 import re
 from argparse import ArgumentParser
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Callable, List, Tuple
 
-import torch
 from mmengine.config import Config, DictAction
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.device import get_device
@@ -36,6 +34,7 @@ from torch import nn
 from ra_mm import gates
 from ra_mm.utils.checkpoint import read_state_dict
 from ra_mm.utils.cli import key_value, load_config, one_line_errors, some
+from ra_mm.utils.files import whole_file
 from ra_mm.utils.strict_load import StrictLoadHook
 
 PROG = 'tools/visualize_gates.py'
@@ -149,17 +148,6 @@ def get_reader(cfg: Config, model: nn.Module) -> Callable:
     return read
 
 
-def write(path: Path, save: Callable[[Path], object]) -> None:
-    """Let save write a file, which is then there whole or not at all."""
-    temporary = path.with_name(f'{path.name}.tmp')
-    try:
-        save(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    print(path)
-
-
 def main(argv=None):
     with one_line_errors(PROG):
         args = parse_args(argv)
@@ -170,8 +158,6 @@ def main(argv=None):
         chosen = gates.choose_blocks(blocks, args.blocks)
         read = get_reader(cfg, model)
         out = Path(args.out or f'{cfg.work_dir}/gates')
-        out.mkdir(parents=True, exist_ok=True)
-
         shown = args.image or images[0][1]
         strip = gates.plot_strip(model.backbone, *read(shown), chosen)
         with Progress(console=Console(stderr=True)) as progress:
@@ -186,12 +172,15 @@ def main(argv=None):
 
             numbers = gates.measure(model.backbone, batches(), chosen)
 
-        write(out / 'gates.json', lambda f: f.write_text(json.dumps(numbers)))
+        with whole_file(out / 'gates.json') as file:
+            json.dump(numbers, file)
+        print(out / 'gates.json')
         for name, figure in (('gates', gates.plot(numbers)),
                              ('spread', gates.plot_spread(numbers)),
                              ('strip', strip)):
-            save = partial(figure.savefig, format='png', dpi=150)
-            write(out / f'{name}.png', save)
+            with whole_file(out / f'{name}.png', 'wb') as file:
+                figure.savefig(file, format='png', dpi=150)
+            print(out / f'{name}.png')
         print(f'The strip shows {shown}')
 
 

@@ -62,9 +62,8 @@ class TempAnnealingHook(Hook):
         self.layers = []
 
     def before_train(self, runner) -> None:
-        models = [runner.model] + [
-            hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)
-        ]
+        averages = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
+        models = [runner.model] + [hook.ema_model for hook in averages]
         self.layers = [
             layer for model in models for layer in model.modules()
             if isinstance(layer, ReverseAttention)

@@ -20,6 +20,7 @@ from typing import Dict, Iterator, List, Optional
 from mmengine.config import Config
 
 from ra_mm.utils.checkpoint import latest_checkpoint
+from ra_mm.utils.files import whole_file
 from ra_mm.utils.flops import (SHAPES, build_model, count_flops, count_params,
                                paper_params)
 
@@ -145,7 +146,8 @@ class Executor:
             entry = self.ledger.runs[run.id]
             if entry['status'] == 'done':
                 continue
-            if run.needs and self.ledger.runs[run.needs.id]['status'] != 'done':
+            needed = run.needs and self.ledger.runs[run.needs.id]
+            if needed and needed['status'] != 'done':
                 entry.update(
                     status='failed',
                     error=f'needs {run.needs.id}, which has failed')
@@ -175,7 +177,8 @@ class Executor:
         work_dir.mkdir(parents=True, exist_ok=True)
         command = list(job.command)
         if job.file != run.config:
-            _write_config(job.cfg, job.file)
+            with whole_file(job.file) as file:
+                file.write(job.cfg.pretty_text)
         last = latest_checkpoint(work_dir)
         if last:
             command.insert(
@@ -379,12 +382,6 @@ def _unmatched(log):
     if 'loaded state dict do not match exactly' in text:
         return ('the checkpoint of its ImageNet run does not fit its '
                 f'backbone, see {log}')
-
-
-def _write_config(cfg, path):
-    temporary = path.with_suffix('.tmp.py')
-    cfg.dump(temporary)
-    os.replace(temporary, path)
 
 
 def count(cfg: Config, published: bool) -> Dict[str, float]:

@@ -1,10 +1,10 @@
 """ledger.json: what was asked for, what has been run, and how it went."""
 import json
-import os
 from pathlib import Path
 from typing import Dict, List, Optional
 
 from ra_mm import paper
+from ra_mm.utils.files import whole_file
 
 VERSION = 1
 
@@ -79,15 +79,10 @@ class Ledger:
         Raises:
             OSError: If it cannot be written; the one before stays.
         """
-        temporary = self.path.with_suffix('.tmp')
         try:
-            with open(temporary, 'w', encoding='utf-8') as file:
+            with whole_file(self.path) as file:
                 json.dump(self.content, file, indent=1, allow_nan=False)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
         except OSError as e:
-            temporary.unlink(missing_ok=True)
             raise OSError(
                 f'{self.path} cannot be written: {e.strerror}. As it was '
                 'before, it is whole; the same command goes on from '

@@ -3,7 +3,6 @@ import base64
 import io
 import json
 import math
-import os
 import re
 from collections import Counter
 from datetime import datetime
@@ -18,6 +17,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from ra_mm import gates, paper
+from ra_mm.utils.files import whole_file
 
 from .ledger import Ledger
 
@@ -124,12 +124,8 @@ def write_report(folder: Path) -> None:
     pages = [('report.md', _markdown(ledger, tables, folder)),
              ('report.html', _html(ledger, tables, folder))]
     for name, text in pages:
-        temporary = folder / f'.{name}.tmp'
-        try:
-            temporary.write_text(text, encoding='utf-8')
-            os.replace(temporary, folder / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(folder / name) as file:
+            file.write(text)
 
 
 # What the ledger says

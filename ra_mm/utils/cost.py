@@ -5,14 +5,12 @@ list of ``measurements``. A measurement has a line in all tables for each of
 its ``results``, of which the first is the plain model's.
 """
 import json
-import os
 import statistics
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 from matplotlib.figure import Figure
+
+from .files import whole_file
 
 
 def summary(result: dict, plain: dict) -> dict:
@@ -169,24 +167,10 @@ def read(path: Path) -> dict:
 
 
 def write_json(data: dict, path: Path) -> None:
-    text = json.dumps(data, indent=1)
-    _write(path, lambda f: f.write(text.encode()))
+    with whole_file(path) as f:
+        f.write(json.dumps(data, indent=1))
 
 
 def write_picture(data: dict, path: Path) -> None:
-    fig = plot(data)
-    _write(path, lambda f: fig.savefig(f, format='png', dpi=150))
-
-
-def _write(path: Path, save: Callable[[BinaryIO], object]) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
-    try:
-        with os.fdopen(handle, 'wb') as f:
-            save(f)
-        os.chmod(temp, 0o644)
-        os.replace(temp, path)
-    except BaseException:
-        os.unlink(temp)
-        raise
+    with whole_file(path, 'wb') as f:
+        plot(data).savefig(f, format='png', dpi=150)

@@ -348,7 +348,7 @@ def _coco(dataset, key, train, node) -> Iterator[str]:
         yield (f'{path}: annotations with unknown categories: {both}; make '
                f'{key}.metainfo.classes (and num_classes) fit the file')
     elif ordered != classes:
-        yield (f'{path}: mmdet numbers the classes in the file\'s order, but '
+        yield (f"{path}: mmdet numbers the classes in the file's order, but "
                f'{both}; put {key}.metainfo.classes in that order')
 
     if any(step.get('with_mask') for step in node.get('pipeline', [])):

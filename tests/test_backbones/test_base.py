@@ -8,7 +8,6 @@ import torch
 from mmcv.cnn import fuse_conv_bn
 from mmengine import ConfigDict
 from mmengine.model import ExponentialMovingAverage
-from mmengine.registry import MODELS
 
 import ra_mm.backbones
 from ra_mm.layers import CBAM, SE, ReverseAttention, force_path
@@ -56,7 +55,8 @@ def tails(*outs):
             names.append(node.name())
             todo.extend(n for n, _ in node.next_functions)
     return dict(
-        fused=names.count('_BNTailBackward'), given=names.count('_TailBackward'))
+        fused=names.count('_BNTailBackward'),
+        given=names.count('_TailBackward'))
 
 
 def run(model, x):

@@ -151,7 +151,8 @@ def test_mistake_in_coco_data(message, shapes, tmp_path, change, expected):
     (remove('val'), "no split 'val'"),
     (remove('val/star'), 'differ in their classes: .*star'),
     (remove('train/star/0000.jpg', 'train/star/0001.jpg',
-            'train/star/0002.jpg', 'train/star/0003.jpg'), 'star has no image'),
+            'train/star/0002.jpg', 'train/star/0003.jpg'),
+     'star has no image'),
     (remove('val/star', 'val/circle', 'val/square'), r'1 class folder\(s\)'),
 ])
 def test_mistake_in_class_folders(message, shapes, tmp_path, change, expected):

@@ -1,0 +1,33 @@
+"""Files that are there whole or not at all."""
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Iterator, Union
+
+
+@contextmanager
+def whole_file(path: Union[str, Path], mode: str = 'w') -> Iterator[IO]:
+    """Open a file that takes the place of another once it is complete.
+
+    Args:
+        path (str | Path): Its name; folders are made where there are none.
+        mode (str): 'w' for text in UTF-8, or 'wb'. Defaults to 'w'.
+
+    Yields:
+        IO: The open file. Whatever goes wrong until it is closed, a full disk
+        included, leaves what was there before.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'.{path.name}.part')
+    try:
+        with open(part, mode, encoding=None if 'b' in mode else 'utf-8') as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
