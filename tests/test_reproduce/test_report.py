@@ -2,6 +2,7 @@
 import base64
 import copy
 import json
+import os
 import re
 from html.parser import HTMLParser
 
@@ -388,7 +389,7 @@ def test_written_whole_or_not_at_all(write, trained, tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, 'No space left on device')
 
-    for module, name in ((report, '_html'), (report.os, 'replace')):
+    for module, name in ((report, '_html'), (os, 'replace')):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, full)
             with pytest.raises(OSError, match='No space left'):

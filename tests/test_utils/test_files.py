@@ -1,0 +1,46 @@
+"""whole_file: what is there is the old file or the new one."""
+import errno
+import os
+
+import pytest
+
+from ra_mm.utils.files import whole_file
+
+
+def test_whole_file(tmp_path):
+    path = tmp_path / 'new folder' / 'ä.txt'
+    with whole_file(path) as file:
+        file.write('first ä')
+        assert not path.exists()
+    assert path.read_text(encoding='utf-8') == 'first ä'
+    with whole_file(path, 'wb') as file:
+        file.write(b'second')
+    assert path.read_bytes() == b'second'
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize('name', ['fsync', 'replace'])
+def test_full_disk(name, tmp_path, monkeypatch):
+    path = tmp_path / 'file'
+    path.write_text('old')
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, name, full)
+    with pytest.raises(OSError, match='No space left'):
+        with whole_file(path) as file:
+            file.write('new')
+    assert path.read_text() == 'old'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_goes_wrong_while_it_is_open(tmp_path):
+    path = tmp_path / 'file'
+    path.write_text('old')
+    with pytest.raises(KeyboardInterrupt):
+        with whole_file(path) as file:
+            file.write('half')
+            raise KeyboardInterrupt
+    assert path.read_text() == 'old'
+    assert list(tmp_path.iterdir()) == [path]
