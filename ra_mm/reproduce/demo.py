@@ -77,7 +77,7 @@ def _detector(epochs, warmup, **settings):
 
 # Detectors, over the settings of configs/demo/:
 DETECTOR = _detector(
-    3, 50, **_dataloaders(num_workers=0, persistent_workers=False))
+    2, 50, **_dataloaders(num_workers=0, persistent_workers=False))
 # The user's own images are larger than the drawn ones and have more objects;
 # and training is longer, since from scratch.
 RESIZE = dict(scale=(256, 256), keep_ratio=True)

@@ -166,14 +166,14 @@ class Executor:
         job = self.job(run)
         work_dir = self.setting.work_dir(run)
         if job.checkpoint.exists():  # trained to the end before
-            if entry['status'] == 'failed':  # and no good
+            if not collect(work_dir, job.cfg)['validated']:
+                job.checkpoint.unlink()  # the last epoch once more
+            elif entry['status'] == 'failed':  # resuming would change nothing
                 shutil.rmtree(work_dir)
                 entry['wall_s'] = 0.
-            elif collect(work_dir, job.cfg)['error'] is None:
+            else:
                 self._finish(run, entry, job, 0)
                 return
-            else:  # killed while it was validated: the last epoch once more
-                job.checkpoint.unlink()
         work_dir.mkdir(parents=True, exist_ok=True)
         command = list(job.command)
         if job.file != run.config:
@@ -267,7 +267,6 @@ class Executor:
         self.display.event(f'{run.id}: done in '
                            f'{duration(entry["wall_s"])}: {values}')
 
-
     def _measure_gates(self, run, entry, job):
         """Fig. 5, on some images of the validation split."""
         dataset = job.cfg.val_dataloader.dataset
@@ -306,7 +305,8 @@ def collect(work_dir: Path, cfg: Config) -> dict:
 
     Returns:
         dict: ``metrics`` of the last validation in percent, ``curves``,
-        ``peak_memory_mb`` and ``error``, all as in the ledger.
+        ``peak_memory_mb`` and ``error``, all as in the ledger; and whether it
+        was ``validated`` after its last iteration.
     """
     train, val = {}, {}
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
@@ -352,6 +352,7 @@ def collect(work_dir: Path, cfg: Config) -> dict:
                  (': the model finds nothing' if 'coco' in first else ''))
     memory = [e['memory'] for e in train.values() if 'memory' in e]
     return dict(
+        validated=bool(last),
         metrics={} if error else metrics,
         curves=curves,
         peak_memory_mb=max(memory, default=None),

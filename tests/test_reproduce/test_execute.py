@@ -20,8 +20,8 @@ from ra_mm.reproduce.ledger import Ledger
 from ra_mm.reproduce.plan import Job, Run, Setting
 
 EPOCHS = 4
-# argv: work dir, what to do ('fail' in epoch 3, 'diverge', 'blind' finds
-# nothing), --resume
+# argv: work dir, what to do ('fail' in epoch 3, 'crash' in the validation of
+# epoch 4, 'diverge', 'blind' finds nothing), --resume
 TRAIN = '''
 import json, re, sys
 from pathlib import Path
@@ -41,6 +41,8 @@ for epoch in range(done + 1, 5):
     write(loss=loss, lr=0.1, temp=2.0, memory=10 * epoch, step=epoch)
     print(f'Epoch(train) [{epoch}][1/1]')
     (folder / f'epoch_{epoch}.pth').touch()
+    if act == 'crash' and epoch == 4:
+        sys.exit('while validating')
     metrics = {} if act == 'blind' else {'coco/bbox_mAP': 0.1 * epoch,
                                          'coco/bbox_mAP_s': -1.0}
     write(**metrics, step=epoch)
@@ -152,6 +154,17 @@ def test_trained_to_the_end_in_vain(world, act, error):
     assert runs['r18-seed0']['metrics'] == {'AP': 40.0}
 
 
+def test_crash_in_the_last_validation(world):
+    world.acts['r18'] = 'crash'
+    failed, runs = world()
+    assert failed == ['r18-seed0']
+    assert 'while validating' in runs[failed[0]]['error']
+    world.acts.clear()
+    failed, runs = world()
+    assert failed == [] and starts(world, 'r18') == 2
+    assert runs['r18-seed0']['metrics'] == {'AP': 40.0}
+
+
 def test_killed_after_the_last_checkpoint(world):
     """Before its validation: the last epoch again. After it: nothing."""
     _, runs = world()
@@ -192,7 +205,7 @@ def test_full_disk(world, monkeypatch):
     with pytest.raises(OSError, match='No space left on device.*it is whole'):
         ledger.save()
     assert Ledger(world.folder).runs == before
-    assert not list(world.folder.glob('*.tmp'))
+    assert not list(world.folder.glob('.ledger*'))
 
 
 def test_lock_lasts_as_long_as_the_training(tmp_path):
