@@ -130,7 +130,7 @@ def test_gates_of_float16_are_float32(aggregation, tmp_path):
     image = torch.tensor([200., 100., 0.]).half()[None, :, None, None]
     image = image.expand(1, 3, 200, 336)
     network = tool.to_half(Gated(aggregation=aggregation).eval())
-    tool.export(network, image[:, :, :8, :8], path)
+    tool.export(network, image[:, :, :8, :8], 1, path)
     expected = torch.tensor([800., 300., 0.])[None, :, None, None]
     for y in (ReferenceEvaluator(path).run(None, {'image': image.numpy()})[0],
               next(tool.run(path, [image]))[0].numpy()):
@@ -157,7 +157,7 @@ def test_large_activations(models, tmp_path):
 
     path = str(tmp_path / 'a.onnx')
     tool.to_half(network)
-    tool.export(network, image[..., :64, :64].half(), path)
+    tool.export(network, image[..., :64, :64].half(), 1, path)
     ours, = tool.run(path, [image.half()])
     assert tool.relative_error(ours[0], expected[0]) < 2e-2
 

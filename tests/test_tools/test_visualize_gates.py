@@ -242,21 +242,6 @@ def test_work_dir(configs, saved, shapes, tmp_path, monkeypatch):
     assert (tmp_path / 'work_dirs/classifier/gates/gates.json').is_file()
 
 
-def test_interrupted_writing(tmp_path):
-    """The old file stays, and nothing else."""
-    path = tmp_path / 'gates.json'
-    path.write_text('old')
-
-    def save(temporary):
-        temporary.write_text('half of the n')
-        raise OSError('No space left on device')
-
-    with pytest.raises(OSError):
-        tool.write(path, save)
-    assert path.read_text() == 'old'
-    assert os.listdir(tmp_path) == ['gates.json']
-
-
 # Mistakes
 
 
@@ -328,7 +313,7 @@ def test_broken_image(message, configs, saved, shapes, tmp_path, spoil):
     text = message(configs / 'classifier.py', saved['classifier'][1],
                    tmp_path / 'in', '--out', tmp_path / 'out')
     assert 'star/b.jpg cannot be read' in text
-    assert os.listdir(tmp_path / 'out') == []
+    assert not (tmp_path / 'out').exists()
 
 
 def test_weights_that_diverged(message, configs, saved, shapes, tmp_path):
