@@ -12,7 +12,7 @@ install: $(VENV)/.installed
 
 # One page of prebuilt mmcv wheels (with CUDA ops) for each torch/CUDA pair.
 # $(VENV)/.installed is touched last, so an interrupted install starts again.
-$(VENV)/.installed: requirements/build.txt requirements/onedl.txt requirements/tests.txt setup.py
+$(VENV)/.installed: requirements/build.txt requirements/onedl.txt requirements/tests.txt requirements/export.txt setup.py
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 12) else f"Python 3.10 to 3.12 is needed, this is {sys.version.split()[0]}: try make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -r requirements/build.txt
