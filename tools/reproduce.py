@@ -175,7 +175,7 @@ def main(argv=None):
                 })
             ledger.save()
             if args.scale == 'demo' and not data:
-                write_shapes(setting.folder / 'data')
+                write_shapes(setting.folder / 'data', classes_train=400)
             try:
                 failed = Executor(plan, setting, ledger, lock_fd)()
             except KeyboardInterrupt:

@@ -22,34 +22,42 @@ def _dataloaders(train=None, val=None, **both):
         test_dataloader=val)
 
 
-# What is merged over a row's config. Classifiers see single shapes:
-CLASSIFIER = dict(
-    **_dataloaders(
-        num_workers=0,
-        train=dict(
-            batch_size=16,
-            dataset=dict(pipeline=[
-                dict(type='LoadImageFromFile'),
-                dict(
-                    type='RandomResizedCrop',
-                    scale=64,
-                    crop_ratio_range=(0.5, 1.0)),
-                dict(type='RandomFlip', prob=0.5),
-                dict(type='PackInputs')
-            ])),
-        val=dict(
-            dataset=dict(pipeline=[
-                dict(type='LoadImageFromFile'),
-                dict(type='ResizeEdge', scale=64, edge='short'),
-                dict(type='CenterCrop', crop_size=64),
-                dict(type='PackInputs')
-            ]))),
-    optim_wrapper=dict(
-        optimizer=dict(
-            _delete_=True, type='AdamW', lr=2e-3, weight_decay=0.05)),
-    auto_scale_lr=dict(base_batch_size=16),
-    default_hooks=dict(logger=dict(interval=5)),
-    log_processor=dict(window_size=5))
+# What is merged over a row's config. Classifiers:
+def _classifier(side, batch_size, lr):
+    return dict(
+        **_dataloaders(
+            num_workers=0,
+            train=dict(
+                batch_size=batch_size,
+                dataset=dict(pipeline=[
+                    dict(type='LoadImageFromFile'),
+                    dict(
+                        type='RandomResizedCrop',
+                        scale=side,
+                        crop_ratio_range=(0.5, 1.0)),
+                    dict(type='RandomFlip', prob=0.5),
+                    dict(type='PackInputs')
+                ])),
+            val=dict(
+                dataset=dict(pipeline=[
+                    dict(type='LoadImageFromFile'),
+                    dict(type='ResizeEdge', scale=side, edge='short'),
+                    dict(type='CenterCrop', crop_size=side),
+                    dict(type='PackInputs')
+                ]))),
+        optim_wrapper=dict(
+            optimizer=dict(
+                _delete_=True, type='AdamW', lr=lr, weight_decay=0.05)),
+        auto_scale_lr=dict(base_batch_size=batch_size),
+        default_hooks=dict(logger=dict(interval=5)),
+        log_processor=dict(window_size=5))
+
+
+# In so few iterations on single shapes, many small images teach more than few
+# large ones: ResNet18 0.47 of the validation images right after 250, where 16
+# of 64 pixels an iteration stay at chance. The user's images may be finer.
+CLASSIFIER = _classifier(side=32, batch_size=64, lr=8e-3)
+OWN_CLASSIFIER = _classifier(side=64, batch_size=32, lr=4e-3)
 
 
 def _detector(epochs, warmup, **settings):
@@ -131,7 +139,7 @@ def shrink(cfg: Config, own: bool) -> None:
             cfg.model.head.in_channels //= 64 // WIDTH
         else:
             backbone.widen_factor *= WIDEN
-        _merge(cfg, CLASSIFIER)
+        _merge(cfg, OWN_CLASSIFIER if own else CLASSIFIER)
         cfg.train_cfg.max_epochs //= SHRINKAGE
         schedule = cfg.param_scheduler
         if 'milestones' in schedule:
