@@ -158,7 +158,7 @@ class AdaptivePooling(nn.Module):
 
 
 def _pooling_matrix(n, bins, x):
-    """(bins, n): bin i averages [floor(i n / bins), ceil((i + 1) n / bins))."""
+    """(bins, n): bin i averages [floor(i n / bins), ceil((i+1) n / bins))."""
     i = torch.arange(bins, device=x.device)[:, None]
     pixel = torch.arange(n, device=x.device)
     end = ((i + 1) * n + bins - 1) // bins
@@ -366,7 +366,8 @@ def main(argv=None):
                       'deployed by MMDeploy')
             print('\n  batch, height, width    relative error')
             errors = []
-            for image, ours, wanted in zip(images, run(path, images), expected):
+            found = run(path, images)
+            for image, ours, wanted in zip(images, found, expected):
                 errors.append(max(map(relative_error, ours, wanted)))
                 n, _, height, width = image.shape
                 print(f'{n:7}, {height:6}, {width:5}{errors[-1]:18.1e}')

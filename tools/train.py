@@ -7,7 +7,7 @@
 """
 from ra_mm.utils.checkpoint import latest_checkpoint, save_whole
 from ra_mm.utils.cli import (build_runner, get_parser, load_config,
-                             one_line_errors)
+                             one_line_errors, warn)
 from ra_mm.utils.preflight import check
 from ra_mm.utils.strict_load import StrictLoadHook
 
@@ -54,11 +54,25 @@ def merge_args(cfg, args):
             cfg.load_from = latest_checkpoint(cfg.work_dir)
 
 
+def keep_two(cfg):
+    """Never let the only checkpoint be deleted before the next is written.
+
+    That is mmengine's order, and a run killed in between would have none.
+    """
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    if hook.get('max_keep_ckpts') == 1:
+        warn('max_keep_ckpts=2 takes the place of 1: the last checkpoint is '
+             'deleted before the next one is written, and a run killed in '
+             'between could not be resumed')
+        hook.max_keep_ckpts = 2
+
+
 def main(argv=None):
     with one_line_errors(PROG):
         args = parse_args(argv)
         cfg = load_config(args)
         merge_args(cfg, args)
+        keep_two(cfg)
         check(cfg, 'train', auto_resume=args.resume == 'auto')
         runner = build_runner(cfg)
         runner.register_hook(StrictLoadHook(whole=bool(cfg.get('resume'))))

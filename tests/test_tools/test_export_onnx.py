@@ -3,7 +3,6 @@ import copy
 import importlib.util
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 import torch
@@ -229,7 +228,8 @@ def test_mistakes(argv, message, configs, weights, tmp_path, monkeypatch,
 
 def test_no_packages(configs, weights, monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-    error = fails(capsys, configs / 'classifier.py', weights / 'classifier.pth')
+    error = fails(capsys, configs / 'classifier.py',
+                  weights / 'classifier.pth')
     assert ('onnx and onnxruntime must be installed: python -m pip install -r '
             'requirements/export.txt') in error
 

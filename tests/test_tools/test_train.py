@@ -108,6 +108,16 @@ def test_kill_and_resume(trained, shapes, tmp_path):
     }
 
 
+def test_never_without_a_checkpoint(train, configs, tmp_path, capsys):
+    """A kill between deletion and writing must leave one to resume from."""
+    train(configs / 'classifier.py', '--cfg-options',
+          'train_cfg.max_epochs=3',
+          'default_hooks.checkpoint.max_keep_ckpts=1')
+    assert 'max_keep_ckpts=2 takes the place of 1' in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / 'work').glob('*.pth')
+            } == {'epoch_2.pth', 'epoch_3.pth'}
+
+
 def test_two_processes(shapes, tmp_path):
     """torchrun and gloo: half the iterations, of twice the images."""
     done = run(
