@@ -114,7 +114,8 @@ def trained():
         for seed, value in enumerate(values):
             ledger['runs'][f'{model}-seed{seed}'] = make_run(
                 seed, params=11.6914, flops=1.8214,
-                hours=(10. if model == 'r18' else 12.) + seed,
+                # The last is held up: the ratio is of the medians, 11 and 13.
+                hours=(10. if model == 'r18' else 12.) + (0, 1, 50)[seed],
                 metrics=dict(top1=value, top5=value + 20))
     return ledger
 
@@ -138,7 +139,7 @@ def test_numbers(write, trained):
     assert cells(markdown, '+RA') == expected
     assert Page(html).row('+RA') == expected
     assert '6 done, 0 running, 0 failed, 30 not run' in html
-    assert f'{3 * 11 + 3 * 13:.1f} h in all' in html
+    assert f'{10 + 11 + 60 + 12 + 13 + 62:.1f} h in all' in html
     for fact in ('2 × Test GPU', 'torch 2.10.0', 'abc1234'):
         assert fact in html and fact in markdown
 
