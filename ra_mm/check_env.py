@@ -25,11 +25,10 @@ BASE = ('numpy', 'torch', 'torchvision', 'mmengine', 'mmcv')
 TOOLBOXES = ('mmdet', 'mmseg', 'mmpretrain')
 NEEDED = (*BASE, 'mmpretrain')  # by what comes after them
 OPENMMLAB = ('mmengine', 'mmcv', *TOOLBOXES)
-# Extras in setup.py: OPENMMLAB under two sets of distribution names.
-SETS = ('onedl', 'official')
+EXTRA = 'onedl'  # in setup.py: the distributions that have these names
 
-INSTALL = ("install one set alone, in ra_mm's checkout: pip install "
-           "--no-build-isolation -e '.[onedl]'")
+INSTALL = ("in ra_mm's checkout, pip install --no-build-isolation -e "
+           f"'.[{EXTRA}]'")
 REBUILD = ('with torch installed, pip install --no-build-isolation '
            '--no-cache-dir --force-reinstall --no-deps {distribution}')
 # What an exception's text tells, and what to do. The first that matches.
@@ -153,7 +152,7 @@ def mismatches(owners: Dict[str, List[str]]) -> Iterator[str]:
         if platform.python_version() not in SpecifierSet(python):
             yield (f'Python {platform.python_version()}: ra_mm needs {python}')
         if not mixed:
-            yield from _outside_the_sets(owners, Requirement)
+            yield from _untried(owners, Requirement)
 
     names = ('torch', 'torchvision', *OPENMMLAB, 'ra_mm')
     for owner in sorted({o for name in names for o in owners.get(name, [])}):
@@ -169,29 +168,28 @@ def mismatches(owners: Dict[str, List[str]]) -> Iterator[str]:
                        f'{version}: change one of the two')
 
 
-def _outside_the_sets(owners, Requirement):
-    sets = {extra: {} for extra in SETS}
-    for text in metadata.requires('ra_mm') or []:
-        need = Requirement(text)
-        for extra in SETS:
-            if need.marker and need.marker.evaluate({'extra': extra}):
-                sets[extra][_canonical(need.name)] = need.specifier
-    used = {}
+def _untried(owners, Requirement):
+    """What is not of the extra, or of another version than it asks for."""
+    needs = map(Requirement, metadata.requires('ra_mm') or [])
+    wanted = {
+        _canonical(need.name): need.specifier
+        for need in needs
+        if need.marker and need.marker.evaluate({'extra': EXTRA})
+    }
+    others = {}
     for name in OPENMMLAB:
         for owner in owners.get(name, []):
-            homes = [extra for extra in SETS if owner in sets[extra]]
-            if not homes:
-                yield (f'{name} is that of {owner}, which ra_mm does not '
-                       f'know: pip uninstall {owner}, then {INSTALL}')
-                continue
-            used.setdefault(homes[0], []).append(owner)
-            wanted, version = sets[homes[0]][owner], _version(owner)
-            if not wanted.contains(version, prereleases=True):
-                yield (f'{owner} {version} has not been tried with ra_mm: pip '
-                       f"install --no-build-isolation '{owner}{wanted}'")
-    if len(used) > 1:
-        both = '; '.join(', '.join(names) for names in used.values())
-        yield f'the packages are of two sets ({both}): {INSTALL}'
+            version = _version(owner)
+            if owner not in wanted:
+                others[owner] = f'{owner} {version}'
+            elif not wanted[owner].contains(version, prereleases=True):
+                yield (f'{owner} {version} has not been tried with ra_mm: '
+                       "pip install --no-build-isolation "
+                       f"'{owner}{wanted[owner]}'")
+    if others:
+        yield (f'{", ".join(others.values())}: ra_mm does not run on these, '
+               'the maintained fork has to take their place: pip uninstall '
+               f'{" ".join(others)}, then {INSTALL}')
 
 
 def _canonical(distribution):
@@ -216,7 +214,9 @@ def _described(name, owners):
         return 'not installed'
     return ' and '.join(
         _version(owner) + ('' if owner == _canonical(name) else f' ({owner})')
-        for owner in owners.get(name, [])) or f'unknown, {_folder(name)}'
+        for owner in owners.get(name, [])) or (
+            # Python 3.10 does not know the owner of every package.
+            _version(name) or f'unknown, {_folder(name)}')
 
 
 def _remedy(name):

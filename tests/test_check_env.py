@@ -6,7 +6,7 @@ seen by a Python that sees nothing else but its standard library.
 import shutil
 import subprocess
 import sys
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 
 import packaging
@@ -174,7 +174,7 @@ def test_nothing_installed(site):
     _, problems = site.check()
     assert len(problems) == 2
     assert 'not installed: numpy, torch, torchvision: pip inst' in problems[0]
-    assert 'mmengine, mmcv, mmdet, mmseg, mmpretrain: install' in problems[1]
+    assert 'mmengine, mmcv, mmdet, mmseg, mmpretrain: in ra_mm' in problems[1]
 
 
 def test_no_packaging(site):
@@ -201,29 +201,34 @@ def test_mixed(site):
     assert '2.1.0 and 2.3.6 (onedl-mmcv) FAILS' in output
 
 
-def test_two_sets(site):
+def test_an_original_among_the_fork(site):
     site.uninstall('onedl-mmdetection')
     site.install('mmdet', '3.3.0', 'mmdet', {'apis': ''}, [])
     _, problems = site.check()
     assert len(problems) == 1
-    assert 'two sets' in problems[0] and '; mmdet)' in problems[0]
+    assert '- mmdet 3.3.0: ra_mm does not run on these' in problems[0]
+    assert 'pip uninstall mmdet, then in ra_mm' in problems[0]
 
 
-def test_official_set(site):
+def test_originals(site):
     for args, (name, version) in zip(SOUND[3:8], [
         ('mmengine', '0.10.7'), ('mmcv', '2.1.0'), ('mmdet', '3.3.0'),
         ('mmsegmentation', '1.2.2'), ('mmpretrain', '1.2.0')
     ]):
         site.uninstall(args[0])
         site.install(name, version, *args[2:4], [])
-    assert site.check()[1] == []
+    _, problems = site.check()
+    assert len(problems) == 1
+    assert 'mmcv 2.1.0' in problems[0] and 'mmsegmentation 1.2' in problems[0]
+    assert ('pip uninstall mmengine mmcv mmdet mmsegmentation mmpretrain, then'
+            in problems[0])
 
 
 def test_unknown_distribution(site):
     site.replace('onedl-mmcv', name='mmcv-lite')
     _, problems = site.check()
     assert len(problems) == 1
-    assert 'mmcv is that of mmcv-lite' in problems[0]
+    assert 'mmcv-lite 2.3.6: ra_mm does not run' in problems[0]
 
 
 @pytest.mark.parametrize('name, version', [
@@ -351,3 +356,10 @@ def test_importing_ra_mm_imports_nothing():
                           text=True,
                           check=True)
     assert done.stdout.split() == ['ra_mm']
+
+
+def test_an_import_that_fails_names_this_check(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'mmengine.runner.checkpoint', None)
+    monkeypatch.delitem(sys.modules, 'ra_mm.utils', raising=False)
+    with pytest.raises(ImportError, match='python -m ra_mm.check_env'):
+        import_module('ra_mm.utils')

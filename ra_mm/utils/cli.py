@@ -257,4 +257,7 @@ def _message(error):
     text = re.sub(r'^(class `\w+` in \S+: )+', '', str(text))
     if isinstance(error, (ValueError, OSError)) and text:
         return text
-    return f'{type(error).__name__}: {text}'
+    hint = ''
+    if isinstance(error, ImportError):
+        hint = ' (`python -m ra_mm.check_env` looks at the installation)'
+    return f'{type(error).__name__}: {text}{hint}'
