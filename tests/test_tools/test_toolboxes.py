@@ -1,4 +1,5 @@
 """One training and one test entry serve mmseg and mmpretrain too."""
+import json
 import pickle
 
 import pytest
@@ -63,6 +64,23 @@ def test_mmpretrain(train, test, configs, tmp_path, capsys):
     with pytest.raises(SystemExit):
         test(*options, '--tta', '--show-dir', tmp_path / 'pictures')
     assert 'does not draw with --tta' in capsys.readouterr().err
+
+
+def test_mmdet_without_ground_truth(test, configs, checkpoint, shapes,
+                                    tmp_path):
+    """What a benchmark's server wants: the json of the detections."""
+    coco = json.loads((shapes / 'annotations/val.json').read_text())
+    ids = {image['id'] for image in coco['images']}
+    del coco['annotations']
+    (tmp_path / 'images.json').write_text(json.dumps(coco))
+    test(configs / 'detector.py', checkpoint, '--cfg-options',
+         f'test_dataloader.dataset.ann_file={tmp_path}/images.json',
+         f'test_evaluator.ann_file={tmp_path}/images.json',
+         'test_evaluator.format_only=True',
+         f'test_evaluator.outfile_prefix={tmp_path}/found')
+    found = json.loads((tmp_path / 'found.bbox.json').read_text())
+    assert {box['image_id'] for box in found} <= ids
+    assert {'bbox', 'score', 'category_id'} <= found[0].keys()
 
 
 def test_mmdet_tta(test, configs, checkpoint):
