@@ -35,7 +35,8 @@ class TempAnnealingHook(Hook):
         end (float): temp after the annealing. Defaults to 1.
         length (int): How long the annealing takes. Defaults to 10.
         by_epoch (bool): Whether ``length`` counts epochs, of an iteration-
-            based training too, or iterations. Defaults to True.
+            based training too, or iterations, several of which make a step
+            where gradients are accumulated. Defaults to True.
 
     Raises:
         ValueError: If not start >= end > 0 or length < 1; before training, if
