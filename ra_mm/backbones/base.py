@@ -96,7 +96,7 @@ class StrictPretrained:
         else:
             super().init_weights()
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> nn.Module:
         super().train(mode)  # mmpretrain's returns None
         return self
 
@@ -105,7 +105,7 @@ class StrictPretrained:
         return state
 
 
-def load_pretrained(backbone, checkpoint: str,
+def load_pretrained(backbone: nn.Module, checkpoint: str,
                     prefix: Optional[str] = None) -> None:
     """Load a checkpoint into a backbone, see :class:`StrictPretrained`."""
     source = read_state_dict(checkpoint)

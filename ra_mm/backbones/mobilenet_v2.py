@@ -72,7 +72,7 @@ class RAMobileNetV2(StrictPretrained, mobilenet_v2.MobileNetV2):
                 layer[i] = RAInvertedResidual(block, self.attention)
         return layer
 
-    def own_names(self, state):
+    def own_names(self, state: Mapping) -> Mapping:
         """torchvision has the same entries, in the same order."""
         own = _entries(k for k in self.state_dict() if '.attention.' not in k)
         theirs = _entries(k for k in state if k.startswith('features.'))

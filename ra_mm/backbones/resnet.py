@@ -86,10 +86,10 @@ class RAResNet(StrictPretrained, resnet.ResNet):
         self.attention = attention  # make_res_layer needs it in super()
         super().__init__(depth, **kwargs)
 
-    def make_res_layer(self, **kwargs):
+    def make_res_layer(self, **kwargs) -> nn.Module:
         return super().make_res_layer(attention=self.attention, **kwargs)
 
-    def own_names(self, state):
+    def own_names(self, state: Mapping) -> Mapping:
         """mmdet and mmseg have a flat deep stem."""
         return {_rename_deep_stem(k): v for k, v in state.items()}
 

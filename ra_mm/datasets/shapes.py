@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Sequence, Tuple, Union
 
 import cv2
 import mmcv
@@ -52,14 +53,14 @@ MAX_SHAPES = 5
 SUPERSAMPLING = 4
 
 
-def write_shapes(out_dir,
-                 num_train=400,
-                 num_val=60,
-                 image_size=256,
-                 classes_train=100,
-                 classes_val=25,
-                 class_size=64,
-                 seed=0):
+def write_shapes(out_dir: Union[str, Path],
+                 num_train: int = 400,
+                 num_val: int = 60,
+                 image_size: Union[int, Tuple[int, int]] = 256,
+                 classes_train: int = 100,
+                 classes_val: int = 25,
+                 class_size: int = 64,
+                 seed: int = 0) -> None:
     """Draw the dataset into ``out_dir``, as a whole or not at all.
 
     A picture depends on the seed, its split, number and size alone, and has
@@ -249,7 +250,8 @@ def _child_rng(seed, split, *key):
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
-def paint(rng, labels, size, scale):
+def paint(rng: np.random.Generator, labels: Sequence[int],
+          size: Tuple[int, int], scale: Tuple[float, float]) -> tuple:
     """Draw one picture.
 
     Args:
@@ -376,7 +378,7 @@ def _blend(image, alpha, colour):
     image += alpha[..., None] * (np.float32(colour) - image)
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='python -m ra_mm.datasets.shapes',
         description='Draw a small dataset of shapes, with annotations for '
@@ -413,7 +415,7 @@ def parse_args():
     return parser.parse_args()
 
 
-def main():
+def main() -> None:
     args = parse_args()
     size = args.size[0] if len(args.size) == 1 else args.size
     try:

@@ -6,6 +6,7 @@ import re
 from functools import lru_cache
 from html import escape
 from itertools import groupby
+from typing import Iterator
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
@@ -20,7 +21,7 @@ STAGES = ('#8a63d2', '#b8509f', '#d0506f', '#e2773f', '#dfa32a', '#9fae3a',
           '#4fae7c')
 
 
-def table_charts(ledger, table, drawn):
+def table_charts(ledger: dict, table: dict, drawn: set) -> Iterator[str]:
     """The charts of a table. What another table has shown is left out."""
     if table['hours']:
         yield _hours(ledger, table['rows'])
@@ -175,7 +176,7 @@ def _hours(ledger, rows):
             f'{"".join(lines)}</table>')
 
 
-def fig5(ledger, banner):
+def fig5(ledger: dict, banner: str) -> Iterator[str]:
     """Fig. 5 and the spread by depth, of the first seed of each row."""
     names = (next((name for name in row['runs']
                    if ledger['runs'].get(name, {}).get('gates')), None)

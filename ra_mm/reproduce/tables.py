@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from functools import lru_cache
 from statistics import mean, median, stdev
-from typing import NamedTuple
+from typing import Iterable, List, NamedTuple, Optional, Tuple
 
 from ra_mm import paper
 
@@ -27,20 +27,20 @@ class Cell(NamedTuple):
     note: int = 0  # number of its footnote
 
 
-def duration(seconds):
+def duration(seconds: float) -> str:
     for unit, size in (('h', 3600), ('min', 60)):
         if seconds >= size:
             return f'{seconds / size:.1f} {unit}'
     return f'{seconds:.0f} s'
 
 
-def hardware(runs):
+def hardware(runs: Iterable[dict]) -> str:
     used = {tuple(run['hardware'].values()) for run in runs
             if run.get('hardware')}
     return ', '.join(sorted(f'{count} × {name}' for name, count in used))
 
 
-def runs_of_row(ledger, row):
+def runs_of_row(ledger: dict, row: dict) -> List[dict]:
     """The runs of a row that are in the ledger."""
     return [ledger['runs'][n] for n in row['runs'] if n in ledger['runs']]
 
@@ -77,7 +77,8 @@ def _baseline(ledger, row):
     return next((r for r in group if r['name'] == name), None)
 
 
-def hours_ratios(ledger, row):
+def hours_ratios(ledger: dict,
+                 row: dict) -> Tuple[Optional[float], Optional[float]]:
     """Hours against the baseline's, the paper's and ours, or None.
 
     Ours are medians of the seeds: a run that something else held up does not
@@ -99,7 +100,7 @@ def _number(value, digits, sign=''):
     return f'{value:{sign}.{digits}f}'.replace('-', '−')
 
 
-def make_table(ledger, rows):
+def make_table(ledger: dict, rows: List[dict]) -> dict:
     """A table in cells, which both forms of the report show."""
     has = {metric for row in rows for metric in row['paper']}
     if ledger['data']:

@@ -6,8 +6,9 @@ import os.path as osp
 import re
 import sys
 import traceback
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from contextlib import contextmanager
+from typing import Iterable, Iterator, Tuple
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
@@ -57,13 +58,13 @@ def get_parser(prog: str, description: str) -> ArgumentParser:
     return parser
 
 
-def key_value(text):
+def key_value(text: str) -> str:
     if '=' not in text:
         raise ArgumentTypeError(f'{text!r} is not of the form KEY=VALUE')
     return text
 
 
-def load_config(args) -> Config:
+def load_config(args: Namespace) -> Config:
     """The config that the common flags describe.
 
     Args:
@@ -149,7 +150,7 @@ def _no_effect(cfg, key):
             'is set by now' + (f': change {", ".join(uses)}' if uses else ''))
 
 
-def walk(node, path=''):
+def walk(node, path: str = '') -> Iterator[Tuple[str, dict]]:
     """Yield the dotted path and the dict of every dict in a config."""
     if isinstance(node, (dict, Config)):
         if path:
@@ -205,7 +206,7 @@ def warn(message: str) -> None:
         print(f'warning: {message}', file=sys.stderr)
 
 
-def some(names, most: int = 8) -> str:
+def some(names: Iterable, most: int = 8) -> str:
     """The first few of the names, in brackets."""
     names = [str(name) for name in names]
     more = f' and {len(names) - most} more' if len(names) > most else ''
@@ -213,7 +214,7 @@ def some(names, most: int = 8) -> str:
 
 
 @contextmanager
-def one_line_errors(prog: str):
+def one_line_errors(prog: str) -> Iterator[None]:
     """Turn a user's mistake into one message and exit status 1.
 
     A mistake is a wrong value, file or config, wherever it is found before
