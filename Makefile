@@ -37,7 +37,7 @@ demo: install
 	@echo "Truth beside detections, a picture each: $(CURDIR)/work_dirs/demo/pictures"
 
 test: install
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadfile
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -27,5 +27,5 @@ setup(
     extras_require=dict(
         onedl=ONEDL,
         export=EXPORT,
-        tests=['pytest>=8', *EXPORT]),
+        tests=['pytest>=8', 'pytest-xdist>=3', *EXPORT]),
 )

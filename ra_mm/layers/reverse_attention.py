@@ -157,8 +157,10 @@ class ReverseAttention(nn.Module):
         Returns:
             Tensor: y of the same shape and dtype.
         """
-        G = self.gate(F).to(x.dtype)  # or autocast's stream became float32
-        return F + G[:, :, None, None] * x  # Eq. 2
+        # In G's float32, in which the gradient of G is summed then, too: in
+        # float16 that sum over a plane overflows.
+        y = F + self.gate(F)[:, :, None, None] * x  # Eq. 2
+        return y.to(x.dtype)
 
     def residual(self, z: Tensor, norm: Callable, x: Tensor,
                  act: Callable) -> Tensor:
