@@ -5,6 +5,7 @@ from mmpretrain.models.heads import LinearClsHead
 from torch import Tensor, nn
 
 from ra_mm.registry import MODELS
+from ra_mm.utils.expect import expect, number, whole
 
 
 @MODELS.register_module()
@@ -16,14 +17,19 @@ class DropoutClsHead(LinearClsHead):
     Args:
         dropout_rate (float): Probability that a feature is dropped in
             training, Table 1's 'Dropout rate'.
+        num_classes (int): Number of classes.
+        in_channels (int): Number of features.
         **kwargs: As for :class:`mmpretrain.models.LinearClsHead`.
 
     Raises:
-        ValueError: If the rate is not in [0, 1].
+        ValueError: If the rate is not in [0, 1], or one of the other two < 1.
     """
 
-    def __init__(self, dropout_rate: float, **kwargs) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, dropout_rate: float, num_classes: int,
+                 in_channels: int, **kwargs) -> None:
+        expect(number(0, 1), dropout_rate=dropout_rate)
+        expect(whole(1), num_classes=num_classes, in_channels=in_channels)
+        super().__init__(num_classes, in_channels, **kwargs)
         self.dropout = nn.Dropout(dropout_rate)
 
     def pre_logits(self, feats: Tuple[Tensor]) -> Tensor:

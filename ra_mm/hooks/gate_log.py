@@ -7,6 +7,7 @@ from mmengine.hooks import Hook
 
 from ra_mm.layers import ReverseAttention
 from ra_mm.registry import HOOKS
+from ra_mm.utils.expect import expect, whole
 
 
 @HOOKS.register_module()
@@ -30,9 +31,7 @@ class GateLogHook(Hook):
     """
 
     def __init__(self, interval: int = 50) -> None:
-        if not isinstance(interval, int) or interval < 1:
-            raise ValueError(f'interval={interval!r}: expected a number of '
-                             'iterations, 1 or more')
+        expect(whole(1), interval=interval)
         self.interval = interval
         self.layers = []
 

@@ -8,6 +8,7 @@ from mmengine.hooks import EMAHook, Hook
 
 from ra_mm.layers import ReverseAttention
 from ra_mm.registry import HOOKS
+from ra_mm.utils.expect import SWITCH, expect, number, whole
 
 TRAINED = 'ra_mm_trained_gamma'  # its key among the run's saved information
 
@@ -48,12 +49,14 @@ class TempAnnealingHook(Hook):
                  end: float = 1.,
                  length: int = 10,
                  by_epoch: bool = True) -> None:
-        if not math.inf > start >= end > 0:
+        expect(SWITCH, by_epoch=by_epoch)
+        expect(number(), start=start, end=end)
+        if not start >= end > 0:
             raise ValueError(
                 f'start={start}, end={end}: temp falls from start to end, so '
                 'start >= end > 0 is expected')
-        if not isinstance(length, int) or length < 1:
-            raise ValueError(f'length={length}: expected a number of '
+        if not whole(1).test(length):
+            raise ValueError(f'length={length!r}: expected a number of '
                              f'{"epochs" if by_epoch else "iterations"}, 1 or '
                              'more; for no annealing leave the hook away')
         self.start = start

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ra_mm.registry import MODELS
+from ra_mm.utils.expect import expect, whole
 
 
 @MODELS.register_module()
@@ -20,9 +21,13 @@ class CBAM(nn.Module):
 
     Args:
         channels (int): Channels C of F(x) and of x.
+
+    Raises:
+        ValueError: If channels < 1.
     """
 
     def __init__(self, channels: int) -> None:
+        expect(whole(1), channels=channels)
         super().__init__()
         self.mlp_avg = _mlp(channels)
         self.mlp_max = _mlp(channels)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from ra_mm.registry import MODELS
+from ra_mm.utils.expect import ABOVE_0, expect, one_of, whole
 from .fused_tail import bn_tail, can_take, is_plain_bn, is_watched, tail
 
 # Table 6: P of Eq. 3, from (N, C, H, W) to (N, C) in the given dtype
@@ -87,8 +88,8 @@ class ReverseAttention(nn.Module):
             1e-6.
 
     Raises:
-        ValueError: If a step has no such value. In a forward pass, if 'bn'
-            trains on a batch of one image.
+        ValueError: If a step has no such value, channels < 1 or eps <= 0. In
+            a forward pass, if 'bn' trains on a batch of one image.
     """
 
     def __init__(self,
@@ -98,13 +99,11 @@ class ReverseAttention(nn.Module):
                  activation: str = '1+',
                  eps: float = 1e-6) -> None:
         super().__init__()
-        for name, value, known in (('aggregation', aggregation, AGGREGATIONS),
-                                   ('normalization', normalization,
-                                    NORMALIZATIONS),
-                                   ('activation', activation, ACTIVATIONS)):
-            if value not in tuple(known):
-                raise ValueError(f'{name}={value!r}: expected one of '
-                                 f'{", ".join(map(repr, known))}')
+        expect(whole(1), channels=channels)
+        expect(one_of(*AGGREGATIONS), aggregation=aggregation)
+        expect(one_of(*NORMALIZATIONS), normalization=normalization)
+        expect(one_of(*ACTIVATIONS), activation=activation)
+        expect(ABOVE_0, eps=eps)
         self.aggregation = aggregation
         self.normalization = normalization
         self.activation = activation

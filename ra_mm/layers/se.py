@@ -6,6 +6,7 @@ from mmpretrain.models.utils import SELayer
 from torch import Tensor
 
 from ra_mm.registry import MODELS
+from ra_mm.utils.expect import expect, whole
 
 
 @MODELS.register_module()
@@ -17,9 +18,13 @@ class SE(SELayer):
 
     Args:
         channels (int): Channels C of F(x) and of x.
+
+    Raises:
+        ValueError: If channels < 1.
     """
 
     def __init__(self, channels: int) -> None:
+        expect(whole(1), channels=channels)
         super().__init__(channels, squeeze_channels=max(channels // 16, 1))
 
     def forward(self, F: Tensor, x: Tensor) -> Tensor:
