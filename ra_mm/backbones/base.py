@@ -8,6 +8,30 @@ from torch import Tensor, nn
 
 from ra_mm.registry import MODELS
 from ra_mm.utils.checkpoint import read_state_dict
+from ra_mm.utils.expect import (ABOVE_0, BELOW_1, NOTHING, SWITCH, TYPED,
+                                TYPEDS, expect, list_of, one_of, whole)
+
+# Arguments that mmpretrain's backbones do not look at, or without a message.
+ARGUMENTS = dict(
+    widen_factor=ABOVE_0,
+    in_channels=whole(1),
+    stem_channels=whole(1),
+    base_channels=whole(1),
+    expansion=NOTHING | whole(1),
+    groups=whole(1),
+    width_per_group=whole(1),
+    out_indices=list_of(whole(0)),
+    style=one_of('pytorch', 'caffe'),
+    deep_stem=SWITCH,
+    avg_down=SWITCH,
+    norm_eval=SWITCH,
+    with_cp=SWITCH,
+    zero_init_residual=SWITCH,
+    drop_path_rate=BELOW_1,
+    conv_cfg=NOTHING | TYPED,
+    norm_cfg=TYPED,
+    act_cfg=TYPED,
+    init_cfg=NOTHING | TYPEDS)
 
 
 class AttentionBlock:
@@ -77,10 +101,17 @@ class StrictPretrained:
     either as its ``backbone.``.
 
     Raises:
-        ValueError: If a key of the backbone is missing in the checkpoint, or
-            one of the checkpoint's has no place or another shape in the
-            backbone. Only the attention may be missing, and only as a whole.
+        ValueError: If an argument is of the wrong type or out of range. When
+            weights are loaded, if a key of the backbone is missing in the
+            checkpoint, or one of the checkpoint's has no place or another
+            shape in the backbone. Only the attention may be missing, and only
+            as a whole.
     """
+
+    def __init__(self, *args, **kwargs) -> None:
+        for name in ARGUMENTS.keys() & kwargs.keys():
+            expect(ARGUMENTS[name], **{name: kwargs[name]})
+        super().__init__(*args, **kwargs)
 
     def init_weights(self) -> None:
         cfgs = self.init_cfg

@@ -63,7 +63,7 @@ class RAMobileNetV2(StrictPretrained, mobilenet_v2.MobileNetV2):
                  attention: Mapping = dict(type='ra_mm.ReverseAttention'),
                  **kwargs) -> None:
         self.attention = attention  # make_layer needs it in super()
-        super().__init__(widen_factor, **kwargs)
+        super().__init__(widen_factor=widen_factor, **kwargs)
 
     def make_layer(self, **kwargs) -> nn.Sequential:
         layer = super().make_layer(**kwargs)

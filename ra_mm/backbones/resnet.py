@@ -6,6 +6,7 @@ from mmpretrain.models.backbones import resnet, resnext
 from torch import Tensor, nn
 
 from ra_mm.registry import MODELS
+from ra_mm.utils.expect import expect, list_of, one_of, whole
 from .base import AttentionBlock, StrictPretrained
 
 
@@ -66,7 +67,8 @@ class RAResNet(StrictPretrained, resnet.ResNet):
             ``norm_eval``, ``dilations``.
 
     Raises:
-        ValueError: If there is no such depth.
+        ValueError: If there is no such depth, or another argument is of the
+            wrong type or out of range.
     """
     arch_settings = {
         depth: (RABasicBlock if block is resnet.BasicBlock else RABottleneck,
@@ -79,10 +81,18 @@ class RAResNet(StrictPretrained, resnet.ResNet):
                  depth: int,
                  attention: Mapping = dict(type='ra_mm.ReverseAttention'),
                  **kwargs) -> None:
-        if depth not in self.arch_settings:
-            raise ValueError(
-                f'depth={depth!r}: {type(self).__name__} has a depth of '
-                f'{", ".join(map(str, self.arch_settings))}')
+        expect(one_of(*self.arch_settings), depth=depth)
+        stages = kwargs.get('num_stages', 4)
+        expect(whole(1, 4), num_stages=stages)
+        expect(
+            list_of(whole(1), stages),
+            strides=kwargs.get('strides', (1, 2, 2, 2)),
+            dilations=kwargs.get('dilations', (1, 1, 1, 1)))
+        expect(
+            list_of(whole(0, stages - 1)),
+            out_indices=kwargs.get('out_indices', (3, )))
+        expect(
+            whole(-1, stages), frozen_stages=kwargs.get('frozen_stages', -1))
         self.attention = attention  # make_res_layer needs it in super()
         super().__init__(depth, **kwargs)
 

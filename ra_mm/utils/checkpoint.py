@@ -1,8 +1,10 @@
 """Checkpoints: written whole, found again, read without running code."""
 import os
 import os.path as osp
+import pickle
 import re
 from collections.abc import Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional
 
@@ -21,29 +23,36 @@ def read_checkpoint(path: str) -> Mapping:
             ``torchvision://resnet50``, ``https://...``.
 
     Returns:
-        Mapping: What was saved. From a file only tensors and mmengine's plain
-        records are unpickled (``weights_only``); code is never run.
+        Mapping: What was saved. Only tensors and mmengine's plain records are
+        unpickled (``weights_only``); code is never run.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file cannot be read as a checkpoint.
     """
-    if '://' in path:
-        return CheckpointLoader.load_checkpoint(path, map_location='cpu')
-    path = osp.expanduser(path)
-    if not osp.isfile(path):
-        raise FileNotFoundError(f'{path}: there is no such checkpoint')
+    remote = '://' in path
+    if not remote:
+        path = osp.expanduser(path)
+        if not osp.isfile(path):
+            raise FileNotFoundError(f'{path}: there is no such checkpoint')
     try:
         with torch.serialization.safe_globals(get_torch_safe_globals()):
-            checkpoint = torch.load(
-                path, map_location='cpu', weights_only=True)
+            if remote:
+                with _weights_only():
+                    checkpoint = CheckpointLoader.load_checkpoint(
+                        path, map_location='cpu')
+            else:
+                checkpoint = torch.load(
+                    path, map_location='cpu', weights_only=True)
     except Exception as e:  # zip, pickle, EOF and decoding errors of all kinds
+        if remote and not isinstance(e, pickle.UnpicklingError):
+            raise  # of the way there, not of what is found there
         text = str(e)
         if isinstance(e, EOFError) or any(
                 sign in text for sign in ('central directory', 'EOF')):
             reason = ('is truncated: its download or the run that saved it '
                       'was interrupted; fetch or save it again')
-        elif 'Unsupported global' in text:
+        elif 'GLOBAL ' in text:
             reason = ('holds more than weights, code maybe, which is not run; '
                       'save its state_dict() instead')
         else:
@@ -55,13 +64,50 @@ def read_checkpoint(path: str) -> Mapping:
     return checkpoint
 
 
+@contextmanager
+def _weights_only():
+    """Stop mmengine from running the code of a checkpoint in the end."""
+    variable = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+    before = os.environ.get(variable)
+    os.environ[variable] = '1'
+    try:
+        yield
+    finally:
+        del os.environ[variable]
+        if before is not None:
+            os.environ[variable] = before
+
+
 def read_state_dict(path: str) -> Mapping:
     """The weights of a checkpoint, by name, see :func:`read_checkpoint`."""
-    checkpoint = read_checkpoint(path)
+    return get_weights(read_checkpoint(path), path)
+
+
+def get_weights(checkpoint: Mapping, path: str) -> Mapping:
+    """The weights in a checkpoint.
+
+    Args:
+        checkpoint (Mapping): With weights by name, or these as
+            ``state_dict``.
+        path (str): Where it is from, for the message.
+
+    Returns:
+        Mapping: The weights, by name.
+
+    Raises:
+        ValueError: If there are none, or one of them is not finite.
+    """
     weights = checkpoint.get('state_dict', checkpoint)
-    if not all(isinstance(v, torch.Tensor) for v in weights.values()):
-        raise ValueError(f'{path} holds no weights: expected tensors, or '
-                         "tensors under 'state_dict'")
+    if not isinstance(weights, Mapping) or not weights or not all(
+            isinstance(k, str) and isinstance(v, torch.Tensor)
+            for k, v in weights.items()):
+        raise ValueError(f'{path} holds no weights: expected tensors by name, '
+                         "or such under 'state_dict'")
+    for key, value in weights.items():
+        if not value.isfinite().all():
+            raise ValueError(f'{path}: {key} is not finite (NaN or infinite), '
+                             'the run that saved it had diverged: give a '
+                             'checkpoint from before that')
     return weights
 
 

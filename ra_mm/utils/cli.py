@@ -17,6 +17,8 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from .samples import name_samples
+
 # What is read after the config file has been parsed: by the runner, by the
 # tools, or as ``runner.cfg``.
 TOP_LEVEL_KEYS = {
@@ -24,6 +26,11 @@ TOP_LEVEL_KEYS = {
     *('activation_checkpointing', 'compile', 'efficient_conv_bn_eval'),
     *('find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'sync_bn'),
     *('tta_model', 'tta_pipeline')
+}
+# What goes wrong in these functions is the config's fault.
+BUILDING = {
+    *('build_from_cfg', 'build_runner', 'scale_lr'),
+    *(name for name in dir(Runner) if name.startswith('build_'))
 }
 
 
@@ -196,8 +203,11 @@ def build_runner(cfg: Config) -> Runner:
         from mmdet.utils import setup_cache_size_limit_of_dynamo
         setup_cache_size_limit_of_dynamo()  # if the environment sets it
     if 'runner_type' in cfg:
-        return RUNNERS.build(cfg)
-    return Runner.from_cfg(cfg)
+        runner = RUNNERS.build(cfg)
+    else:
+        runner = Runner.from_cfg(cfg)
+    name_samples(runner)
+    return runner
 
 
 def warn(message: str) -> None:
@@ -219,8 +229,9 @@ def one_line_errors(prog: str) -> Iterator[None]:
 
     A mistake is a wrong value, file or config, wherever it is found before
     or between iterations, and whatever goes wrong while the registry builds a
-    configured class. Errors within an iteration keep their traceback, as do
-    all of them with RA_MM_TRACEBACK=1 in the environment.
+    configured class or the runner builds its parts, and while an image and its
+    annotations are loaded. Errors within an iteration keep their traceback, as
+    do all of them with RA_MM_TRACEBACK=1 in the environment.
 
     Args:
         prog (str): The name of the tool, to begin the message with.
@@ -243,7 +254,7 @@ def _is_mistake(error):
     }
     if functions & {'run_iter', 'evaluate'}:
         return False
-    return 'build_from_cfg' in functions or isinstance(
+    return bool(functions & BUILDING) or isinstance(
         error,
         (ValueError, OSError, ImportError, SyntaxError, ConfigParsingError))
 
@@ -258,6 +269,8 @@ def _message(error):
     text = re.sub(r'^(class `\w+` in \S+: )+', '', str(text))
     if isinstance(error, (ValueError, OSError)) and text:
         return text
+    if not text:  # a bare assert: what it wanted
+        text = traceback.extract_tb(error.__traceback__)[-1].line
     hint = ''
     if isinstance(error, ImportError):
         hint = ' (`python -m ra_mm.check_env` looks at the installation)'

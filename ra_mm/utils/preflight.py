@@ -1,7 +1,6 @@
 """What can be known to go wrong before anything is built."""
 import difflib
 import importlib.util
-import json
 import os
 import os.path as osp
 from collections import defaultdict
@@ -17,21 +16,19 @@ from mmengine.registry import DATASETS
 from mmengine.runner.checkpoint import (get_external_models,
                                         get_torchvision_models)
 
-from .checkpoint import read_checkpoint, read_state_dict
+from .checkpoint import get_weights, read_checkpoint
 from .cli import some, walk, warn
-
-COCO_KEYS = dict(
-    images=('id', 'file_name', 'width', 'height'),
-    categories=('id', 'name'),
-    annotations=('id', 'image_id', 'category_id', 'bbox', 'area'))
+from .coco import is_left_out, is_segmentation, read_coco
+from .values import wrong_values
 
 
 def check(cfg: Config, mode: str, auto_resume: bool = False) -> None:
     """Look for everything that a run needs and does not have.
 
     The data, its classes and the checkpoints that the config names, and the
-    machine's devices are looked at; of several processes only the first of
-    each machine looks. What is odd but no obstacle is a warning.
+    machine's devices are looked at, and the values that all configs have; of
+    several processes only the first of each machine looks. What is odd but no
+    obstacle is a warning, such as annotations that the toolbox leaves out.
 
     Args:
         cfg (Config): The whole config, with command line options merged.
@@ -47,13 +44,15 @@ def check(cfg: Config, mode: str, auto_resume: bool = False) -> None:
         return
     if 'model' not in cfg:
         raise ValueError(f'{cfg.filename} has no model: it is no whole config')
-    for oddity in _oddities(cfg, mode):
-        warn(oddity)
-    problems = [
-        *_machine(cfg, mode),
-        *_checkpoints(cfg, mode, auto_resume),
-        *_data(cfg, mode),
-    ]
+    problems = list(wrong_values(cfg, mode))
+    if not problems:  # what follows relies on the values
+        for oddity in _oddities(cfg, mode):
+            warn(oddity)
+        problems = [
+            *_machine(cfg, mode),
+            *_checkpoints(cfg, mode, auto_resume),
+            *_data(cfg, mode),
+        ]
     if not problems:  # do not fetch 100 MB to say that the data is missing
         problems = list(_downloads(cfg, mode))
     if len(problems) > 1:
@@ -153,10 +152,11 @@ def _checkpoints(cfg, mode, auto_resume) -> Iterator[str]:
         if '://' in path:
             continue
         try:
-            if not (cfg.get('resume') and path == cfg.load_from):
-                read_state_dict(path)
-            elif not {'meta', 'message_hub', 'optimizer'} <= set(
-                    read_checkpoint(path)):
+            checkpoint = read_checkpoint(path)
+            get_weights(checkpoint, path)
+            if cfg.get('resume') and path == cfg.load_from and not {
+                    'meta', 'message_hub', 'optimizer'
+            } <= set(checkpoint):
                 yield (f'{path} has weights alone and cannot be resumed from; '
                        'to start from them pass --cfg-options '
                        f'load_from={path}')
@@ -183,14 +183,18 @@ def _downloads(cfg, mode) -> Iterator[str]:
             continue
         folder = osp.join(torch.hub.get_dir(), 'checkpoints')
         file = osp.join(folder, osp.basename(urlparse(url).path))
-        if osp.exists(file):
-            continue
         try:
-            os.makedirs(folder, exist_ok=True)
-            torch.hub.download_url_to_file(url, file)
+            if not osp.exists(file):
+                os.makedirs(folder, exist_ok=True)
+                torch.hub.download_url_to_file(url, file)
         except (OSError, HTTPException) as e:  # URLError is an OSError
             yield (f'{url} cannot be downloaded ({e}): fetch it elsewhere and '
                    f'put it at {file}, or {remedy}')
+            continue
+        try:  # mmengine would run the code of one
+            get_weights(read_checkpoint(file), file)
+        except ValueError as e:
+            yield f'{e}; {remedy}'
 
 
 # Data
@@ -198,9 +202,7 @@ def _downloads(cfg, mode) -> Iterator[str]:
 
 def _data(cfg, mode) -> Iterator[str]:
     parts = ['train', 'val'] if mode == 'train' else ['test']
-    if not cfg.get(f'{parts[0]}_dataloader'):
-        yield f'the config has no {parts[0]}_dataloader'
-    parts = [part for part in parts if cfg.get(f'{part}_dataloader')]
+    parts = [p for p in parts if cfg.get(f'{p}_dataloader') is not None]
 
     absent = defaultdict(list)  # data_root: options that point elsewhere
     datasets = {}
@@ -313,7 +315,7 @@ def _dataset(dataset, key, train, node) -> Iterator[str]:
 
 def _coco(dataset, key, train, node) -> Iterator[str]:
     path, classes = dataset.ann_file, list(dataset.metainfo['classes'])
-    coco, problem = _read_coco(path)
+    coco, problem = read_coco(path)
     if problem:
         yield problem
         return
@@ -321,8 +323,8 @@ def _coco(dataset, key, train, node) -> Iterator[str]:
         yield f'{path} lists no images'
         return
     annotations = coco.get('annotations', [])
-    if train and not annotations:
-        yield f'{path} has no annotations to train on'
+    if train:
+        yield from _usable(path, coco['images'], annotations)
 
     names = {c['id']: c['name'] for c in coco['categories']}
     counts = defaultdict(int)
@@ -357,32 +359,41 @@ def _coco(dataset, key, train, node) -> Iterator[str]:
         if boxes and train:
             yield (f'{path}: {boxes} of {len(annotations)} annotations have '
                    'no segmentation, which this model trains on')
+        odd = [
+            a for a in annotations
+            if a.get('segmentation') and not is_segmentation(a['segmentation'])
+        ]
+        if odd and train:
+            yield (f'{path}: {len(odd)} annotations have a segmentation that '
+                   'is neither polygons [[x1, y1, x2, y2, ...], ...] nor run '
+                   'lengths {size: [height, width], counts: ...}, the first '
+                   f'is {str(odd[0]["segmentation"])[:100]}')
     folder = dataset.data_prefix.get('img', '')
     yield from _absent_files(
         [osp.join(folder, image['file_name']) for image in coco['images']],
         f'images of {path}')
 
 
-def _read_coco(path):
-    """The content of an annotation file, and what is wrong with it."""
-    try:
-        with open(path, encoding='utf-8') as f:
-            coco = json.load(f)
-    except ValueError as e:  # not JSON, or not even text
-        return None, f'{path} is no JSON file: {e}'
-    for part, keys in COCO_KEYS.items():
-        entries = coco.get(part) if isinstance(coco, dict) else None
-        if entries is None and part == 'annotations' and isinstance(
-                coco, dict):
-            continue  # such as COCO's test-dev
-        if not isinstance(entries, list):
-            return None, f'{path} is no COCO annotation file: it has no {part}'
-        for entry in entries:
-            for key in keys:
-                if not isinstance(entry, dict) or key not in entry:
-                    return None, (f'{path}: an entry of {part} has no '
-                                  f'{key!r}: {str(entry)[:100]}')
-    return coco, None
+def _usable(path, images, annotations) -> Iterator[str]:
+    """Whether anything is left to train on; a warning of what is not."""
+    images = {image['id']: image for image in images}
+    strangers = [a for a in annotations if a['image_id'] not in images]
+    left_out = [
+        a for a in annotations if a['image_id'] in images
+        and is_left_out(a, images[a['image_id']])
+    ]
+    if strangers:
+        warn(f'{path}: {len(strangers)} annotations are left out, they are of '
+             'images that the file does not list: image_id '
+             f'{some(a["image_id"] for a in strangers)}')
+    if left_out:
+        warn(f'{path}: {len(left_out)} annotations are left out, their boxes '
+             'are less than a pixel wide or high, without area or outside '
+             f'their images: id {some(a["id"] for a in left_out)}')
+    gone = {a['id'] for a in strangers + left_out}
+    if all(a['id'] in gone or a.get('iscrowd') or a.get('ignore')
+           for a in annotations):
+        yield f'{path} has no annotations to train on'
 
 
 def _segmentation(dataset, key) -> Iterator[str]:
@@ -451,11 +462,11 @@ def _evaluator(key, path, datasets) -> Iterator[str]:
                 or not osp.isfile(dataset.ann_file)
                 or osp.samefile(path, dataset.ann_file)):
             continue
-        coco, problem = _read_coco(path)
+        coco, problem = read_coco(path)
         if problem:
             yield problem
             continue
-        own, _ = _read_coco(dataset.ann_file)
+        own, _ = read_coco(dataset.ann_file)
         ids = {image['id'] for image in coco['images']}
         if own and not {image['id'] for image in own['images']} <= ids:
             yield (f'{key} is {path}, which lacks images of '
@@ -470,12 +481,12 @@ def _heads(cfg, datasets) -> Iterator[str]:
                 'roi_head.mask_head', 'decode_head', 'auxiliary_head', 'head'):
         node = cfg.model
         for name in key.split('.'):
-            node = node.get(name) or {}
+            node = (node.get(name) if isinstance(node, dict) else None) or {}
         nodes = node if isinstance(node, (list, tuple)) else [node]
         keys = ([f'model.{key}'] if node is nodes[0] else
                 [f'model.{key}.{i}' for i in range(len(nodes))])
         heads += [(k, n.num_classes) for k, n in zip(keys, nodes)
-                  if 'num_classes' in n]
+                  if isinstance(n, dict) and 'num_classes' in n]
     classes = {}
     for key, dataset in datasets.items():
         names = dataset.metainfo.get('classes')
