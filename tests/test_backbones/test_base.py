@@ -326,7 +326,7 @@ def test_wrong_weights(family, change, kwargs, message, tmp_path, pretrained):
     (b'', 'truncated'),
     (b'not a checkpoint', 'is not a PyTorch checkpoint'),
     ('truncated', 'truncated'),
-    (b'cos\nsystem\n(S"touch pwned"\ntR.', 'is not a PyTorch checkpoint'),
+    (b'cos\nsystem\n(S"touch pwned"\ntR.', 'holds more than weights'),
 ])
 def test_not_a_checkpoint(content, message, tmp_path, monkeypatch, pretrained):
     monkeypatch.chdir(tmp_path)
