@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ra_mm.registry import MODELS
 from ra_mm.utils.checkpoint import read_state_dict
 from ra_mm.utils.expect import (ABOVE_0, BELOW_1, NOTHING, SWITCH, TYPED,
-                                TYPEDS, expect, list_of, one_of, whole)
+                                TYPEDS, expect, one_of, whole)
 
 # Arguments that mmpretrain's backbones do not look at, or without a message.
 ARGUMENTS = dict(
@@ -20,7 +20,6 @@ ARGUMENTS = dict(
     expansion=NOTHING | whole(1),
     groups=whole(1),
     width_per_group=whole(1),
-    out_indices=list_of(whole(0)),
     style=one_of('pytorch', 'caffe'),
     deep_stem=SWITCH,
     avg_down=SWITCH,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ra_mm.layers.fused_tail import is_watched
 from ra_mm.registry import MODELS
+from ra_mm.utils.expect import expect, list_of, whole
 from .base import AttentionBlock, StrictPretrained
 
 
@@ -56,12 +57,19 @@ class RAMobileNetV2(StrictPretrained, mobilenet_v2.MobileNetV2):
         **kwargs: As for :class:`mmpretrain.models.MobileNetV2`, for example
             ``out_indices`` (defaults to ``(7, )``), ``frozen_stages``,
             ``norm_eval``.
+
+    Raises:
+        ValueError: If an argument is of the wrong type or out of range.
     """
 
     def __init__(self,
                  widen_factor: float = 1.,
                  attention: Mapping = dict(type='ra_mm.ReverseAttention'),
                  **kwargs) -> None:
+        expect(
+            list_of(whole(0, 7)),
+            out_indices=kwargs.get('out_indices', (7, )))
+        expect(whole(-1, 7), frozen_stages=kwargs.get('frozen_stages', -1))
         self.attention = attention  # make_layer needs it in super()
         super().__init__(widen_factor=widen_factor, **kwargs)
 

@@ -33,12 +33,11 @@ def _wrap(dataset):
 class _NamingCompose(Compose):
 
     def __call__(self, data):
-        name = data.get('img_path') if isinstance(data, dict) else None
+        image, mask = data.get('img_path'), data.get('seg_map_path')
         try:
             return super().__call__(data)
         except Exception as e:
-            if name is None:
-                raise
+            what = f'its mask {mask}' if mask else 'its annotations'
             reason = ' '.join(str(e).split()) or type(e).__name__
             raise ValueError(
-                f'{name} or its annotations cannot be loaded: {reason}') from e
+                f'{image} or {what} cannot be loaded: {reason}') from e

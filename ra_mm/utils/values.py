@@ -141,9 +141,10 @@ def _get(node, path):
 
 def _training(cfg) -> Iterator[str]:
     loop = cfg.get('train_cfg')
-    if isinstance(loop, dict) and not loop.keys() & {'max_epochs', 'max_iters'}:
-        yield ('train_cfg says not how long to train: expected max_epochs (and '
-               'by_epoch=True) or max_iters')
+    lengths = {'max_epochs', 'max_iters'}
+    if isinstance(loop, dict) and not loop.keys() & lengths:
+        yield ('train_cfg says not how long to train: expected max_epochs '
+               '(and by_epoch=True) or max_iters')
     wrapper = cfg.get('optim_wrapper')
     if not isinstance(wrapper, dict) or 'constructor' in wrapper:
         return

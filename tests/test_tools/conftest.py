@@ -1,5 +1,6 @@
 """Small configs for the drawn shapes, and the tools, run in this process."""
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,35 @@ def configs(shapes, tmp_path_factory):
         (folder / f'{name}.py').write_text(
             text.format(repo=REPO, data=shapes))
     return folder
+
+
+@pytest.fixture
+def detector(configs):
+    return configs / 'detector.py'
+
+
+@pytest.fixture(scope='session')
+def tool():
+    """Call it with the name of a tool for the tool's main()."""
+    return _tool
+
+
+@pytest.fixture
+def message(capsys):
+    """Run something that must stop, and return its message."""
+
+    def run(tool, *argv, status=1):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            tool(*argv)
+        errors = capsys.readouterr().err
+        assert stop.value.code == status
+        assert 'Traceback' not in errors
+        found = re.search(r'^tools/\w+\.py: error: (.*)', errors, re.M | re.S)
+        assert found, errors
+        return found[1]
+
+    return run
 
 
 @pytest.fixture

@@ -8,29 +8,6 @@ import torch
 from ra_mm.utils.cli import one_line_errors
 
 
-@pytest.fixture
-def message(capsys):
-    """Run something that must stop, and return its message."""
-
-    def run(tool, *argv, status=1):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            tool(*argv)
-        errors = capsys.readouterr().err
-        assert stop.value.code == status
-        assert 'Traceback' not in errors
-        found = re.search(r'^tools/\w+\.py: error: (.*)', errors, re.M | re.S)
-        assert found, errors
-        return found[1]
-
-    return run
-
-
-@pytest.fixture
-def detector(configs):
-    return configs / 'detector.py'
-
-
 # The config and the command line
 
 

@@ -207,7 +207,7 @@ def fails(capsys, *argv):
      'ends in .onnx'),
     (['classifier.py', 'classifier.pth', '--out', 'classifier.py/a.onnx'],
      'classifier.py'),
-    (['classifier.py', 'nan.pth', '--shape', '64'], 'in PyTorch already'),
+    (['classifier.py', 'overflow.pth', '--shape', '64'], 'in PyTorch already'),
     (['backbone.py', 'classifier.pth'], 'RAResNet cannot be exported'),
     (['empty.py', 'classifier.pth'], 'has no model'),
 ])
@@ -216,8 +216,8 @@ def test_mistakes(argv, message, configs, weights, tmp_path, monkeypatch,
     for path in (configs / 'classifier.py', *weights.iterdir()):
         (tmp_path / path.name).symlink_to(path)
     checkpoint = torch.load(weights / 'classifier.pth')
-    checkpoint['state_dict']['backbone.conv1.weight'].fill_(float('nan'))
-    torch.save(checkpoint, tmp_path / 'nan.pth')
+    checkpoint['state_dict']['backbone.conv1.weight'].fill_(3e38)
+    torch.save(checkpoint, tmp_path / 'overflow.pth')
     (tmp_path / 'backbone.py').write_text(
         "model = dict(type='ra_mm.RAResNet', depth=18)")
     (tmp_path / 'empty.py').write_text('a = 1')
