@@ -112,12 +112,21 @@ def _missing():
 
 
 def distributions() -> Dict[str, List[str]]:
-    """The names of the installed distributions by import name."""
-    return {
-        name: sorted({_canonical(owner)
-                      for owner in owners if owner})
-        for name, owners in metadata.packages_distributions().items()
-    }
+    """The names of the installed distributions by import name.
+
+    As metadata.packages_distributions(), which in Python 3.10 misses those
+    without top_level.txt.
+    """
+    owners = {}
+    for distribution in metadata.distributions():
+        owner = distribution.metadata['Name']
+        names = (distribution.read_text('top_level.txt') or '').split() or [
+            file.parts[0].removesuffix('.py')
+            for file in distribution.files or () if file.suffix == '.py'
+        ]
+        for name in names if owner else ():
+            owners.setdefault(name, set()).add(_canonical(owner))
+    return {name: sorted(found) for name, found in owners.items()}
 
 
 def mismatches(owners: Dict[str, List[str]]) -> Iterator[str]:
@@ -214,9 +223,7 @@ def _described(name, owners):
         return 'not installed'
     return ' and '.join(
         _version(owner) + ('' if owner == _canonical(name) else f' ({owner})')
-        for owner in owners.get(name, [])) or (
-            # Python 3.10 does not know the owner of every package.
-            _version(name) or f'unknown, {_folder(name)}')
+        for owner in owners.get(name, [])) or f'unknown, {_folder(name)}'
 
 
 def _remedy(name):

@@ -20,7 +20,7 @@ from ra_mm.utils.preflight import check
 from ra_mm.utils.samples import name_samples
 
 nan, inf = math.nan, math.inf
-ABSENT = object()
+ABSENT = ...
 # What no id, no name, no size may be
 ID = [ABSENT, None, nan, inf, -1, 2.5, True, [], [1], {}]
 TEXT = [ABSENT, None, nan, 5, True, [], ['a'], {}]

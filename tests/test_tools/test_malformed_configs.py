@@ -198,7 +198,7 @@ VALUES = [(path, value) for path, values in VALUES.items()
           for value in values]
 
 # What is not there, and what only the runner can know
-ABSENT = object()
+ABSENT = ...
 OTHERS = [
     ('train_cfg', None, 'the config has no train_cfg'),
     ('train_dataloader', None, 'the config has no train_dataloader'),
