@@ -3,6 +3,7 @@ import os
 import os.path as osp
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,8 +49,7 @@ def read_checkpoint(path: str) -> Mapping:
         if remote and not isinstance(e, pickle.UnpicklingError):
             raise  # of the way there, not of what is found there
         text = str(e)
-        if isinstance(e, EOFError) or any(
-                sign in text for sign in ('central directory', 'EOF')):
+        if isinstance(e, EOFError) or 'EOF' in text or _is_half_a_zip(path):
             reason = ('is truncated: its download or the run that saved it '
                       'was interrupted; fetch or save it again')
         elif 'GLOBAL ' in text:
@@ -62,6 +62,13 @@ def read_checkpoint(path: str) -> Mapping:
         raise ValueError(f'{path} holds a {type(checkpoint).__name__}, not '
                          'the dict of a checkpoint')
     return checkpoint
+
+
+def _is_half_a_zip(path):
+    if not osp.isfile(path):
+        return False
+    with open(path, 'rb') as f:
+        return f.read(2) == b'PK' and not zipfile.is_zipfile(path)
 
 
 @contextmanager

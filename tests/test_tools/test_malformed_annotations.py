@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import REPO
 from mmengine.config import Config
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from ra_mm.utils.cli import one_line_errors
@@ -243,8 +243,8 @@ def load(cfg, part='train'):
     """The samples, loaded as a runner does it."""
     runner = SimpleNamespace(build_dataloader=Runner.build_dataloader)
     name_samples(runner)
-    with one_line_errors('tools/train.py'), DefaultScope.overwrite_default_scope(
-            cfg.default_scope):
+    scope = DefaultScope.overwrite_default_scope(cfg.default_scope)
+    with one_line_errors('tools/train.py'), scope:
         loader = copy.deepcopy(cfg[f'{part}_dataloader'])
         loader.sampler = dict(type='DefaultSampler', shuffle=False)
         loader = runner.build_dataloader(loader)
