@@ -1,12 +1,14 @@
 """The head of Table 1's dropout."""
 import pytest
 import torch
+from mmengine.registry import init_default_scope
 from mmpretrain.models.heads import LinearClsHead
 
 from ra_mm.heads import DropoutClsHead
 
 
 def test_dropout():
+    init_default_scope('mmpretrain')  # another test may have set its own
     torch.manual_seed(0)
     plain = LinearClsHead(num_classes=3, in_channels=1000)
     head = DropoutClsHead(num_classes=3, in_channels=1000, dropout_rate=0.2)
