@@ -6,11 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import REPO
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
@@ -20,6 +20,7 @@ from ra_mm.utils.preflight import check
 from ra_mm.utils.samples import name_samples
 
 nan, inf = math.nan, math.inf
+REPO = Path(__file__).parents[2]
 ABSENT = ...
 # What no id, no name, no size may be
 ID = [ABSENT, None, nan, inf, -1, 2.5, True, [], [1], {}]

@@ -14,13 +14,13 @@ import pytest
 import test_malformed_annotations
 import test_malformed_configs
 import torch
-from conftest import REPO
 from mmengine.config import Config
 
 from ra_mm.utils.checkpoint import read_checkpoint, read_state_dict
 from ra_mm.utils.cli import one_line_errors
 from ra_mm.utils.preflight import check
 
+REPO = Path(__file__).parents[2]
 nan, inf = torch.nan, torch.inf
 TRACE = 'code-was-run'  # a file that code in a checkpoint would leave
 
