@@ -1,37 +1,28 @@
-# Mask R-CNN with RA-ResNet-18 on the drawn shapes, as small as
-# faster_rcnn_ra_r18.py, with a mask branch to match.
-_base_ = '../mask_rcnn_ra_r50.py'
+# Mask R-CNN with RA-ResNet-18 on the drawn shapes: faster_rcnn_ra_r18.py with
+# a mask branch as small as the rest, and what mmdet's Mask R-CNN changes.
+_base_ = './faster_rcnn_ra_r18.py'
 
 model = dict(
-    backbone=dict(
-        depth=18,
-        stem_channels=32,
-        base_channels=32,
-        frozen_stages=-1,
-        norm_eval=False,
-        init_cfg=None),
-    neck=dict(in_channels=[32, 64, 128, 256], out_channels=64),
-    rpn_head=dict(
-        in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4])),
+    type='MaskRCNN',
+    data_preprocessor=dict(pad_mask=True),
     roi_head=dict(
-        bbox_roi_extractor=dict(
-            out_channels=64, roi_layer=dict(sampling_ratio=2)),
-        bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=4),
         mask_roi_extractor=dict(
-            out_channels=64, roi_layer=dict(sampling_ratio=2)),
+            type='SingleRoIExtractor',
+            roi_layer=dict(type='RoIAlign', output_size=14, sampling_ratio=2),
+            out_channels=64,
+            featmap_strides=[4, 8, 16, 32]),
         mask_head=dict(
-            num_convs=2, in_channels=64, conv_out_channels=64,
-            num_classes=4)),
+            type='FCNMaskHead',
+            num_convs=2,
+            in_channels=64,
+            conv_out_channels=64,
+            num_classes=4,
+            loss_mask=dict(
+                type='CrossEntropyLoss', use_mask=True, loss_weight=1.0))),
     train_cfg=dict(
-        rpn=dict(sampler=dict(num=64)),
-        rpn_proposal=dict(nms_pre=400, max_per_img=200),
-        rcnn=dict(sampler=dict(num=32, pos_fraction=0.5))),
-    test_cfg=dict(rpn=dict(nms_pre=400, max_per_img=100)))
+        rcnn=dict(assigner=dict(match_low_quality=True), mask_size=28)),
+    test_cfg=dict(rcnn=dict(mask_thr_binary=0.5)))
 
-data_root = 'data/shapes/'
-metainfo = dict(
-    classes=('circle', 'square', 'star', 'triangle'),
-    palette=[(220, 60, 60), (60, 140, 230), (240, 190, 40), (70, 190, 100)])
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
@@ -48,41 +39,8 @@ test_pipeline = [
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape',
                    'scale_factor'))
 ]
-train_dataloader = dict(
-    batch_size=4,
-    dataset=dict(
-        data_root=data_root,
-        ann_file='annotations/train.json',
-        data_prefix=dict(img='images/train/'),
-        metainfo=metainfo,
-        pipeline=train_pipeline))
-val_dataloader = dict(
-    batch_size=8,
-    dataset=dict(
-        data_root=data_root,
-        ann_file='annotations/val.json',
-        data_prefix=dict(img='images/val/'),
-        metainfo=metainfo,
-        pipeline=test_pipeline))
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-val_evaluator = dict(ann_file=data_root + 'annotations/val.json')
+val_evaluator = dict(metric=['bbox', 'segm'])
 test_evaluator = val_evaluator
-
-train_cfg = dict(max_epochs=10, val_interval=5)
-optim_wrapper = dict(
-    optimizer=dict(
-        _delete_=True, type='AdamW', lr=1e-3, weight_decay=0.05))
-param_scheduler = [
-    dict(
-        type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
-    dict(
-        type='CosineAnnealingLR',
-        begin=0,
-        end=10,
-        by_epoch=True,
-        convert_to_iter_based=True)
-]
-auto_scale_lr = dict(base_batch_size=4)
-default_hooks = dict(
-    logger=dict(interval=20), visualization=dict(score_thr=0.5))
-log_processor = dict(window_size=20)
