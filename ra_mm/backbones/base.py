@@ -10,6 +10,7 @@ from ra_mm.registry import MODELS
 from ra_mm.utils.checkpoint import read_state_dict
 from ra_mm.utils.expect import (ABOVE_0, BELOW_1, NOTHING, SWITCH, TYPED,
                                 TYPEDS, expect, one_of, whole)
+from ra_mm.utils.strict_load import listed, load_weights
 
 # Arguments that mmpretrain's backbones do not look at, or without a message.
 ARGUMENTS = dict(
@@ -139,7 +140,6 @@ def load_pretrained(backbone: nn.Module, checkpoint: str,
                     prefix: Optional[str] = None) -> None:
     """Load a checkpoint into a backbone, see :class:`StrictPretrained`."""
     source = read_state_dict(checkpoint)
-    own = backbone.state_dict()
     if prefix is None and any(k.startswith('backbone.') for k in source):
         prefix = 'backbone.'
     prefix = prefix or ''
@@ -148,39 +148,17 @@ def load_pretrained(backbone: nn.Module, checkpoint: str,
         for k, v in source.items() if k.startswith(prefix)
     })
 
-    attention = {k for k in own if '.attention.' in k}
-    optional = ('num_batches_tracked', '.attention.temp')
-    missing = [
-        k for k in own if k not in state and not k.endswith(optional)
-        and (k not in attention or attention & state.keys())
-    ]
+    # Classifiers and heads are not the backbone's business.
     children = dict(backbone.named_children())
-    unexpected = [
-        k for k in state if k not in own and k.split('.')[0] in children
-    ]
-    resized = [
-        f'{k}: {tuple(state[k].shape)} in the checkpoint, '
-        f'{tuple(own[k].shape)} here'
-        for k in own if k in state and state[k].shape != own[k].shape
-    ]
-    if missing or unexpected or resized:
-        name = type(backbone).__name__
-        raise ValueError('\n'.join([
-            f'{checkpoint} does not fit {name}: give the checkpoint of the '
-            'same backbone (depth, stem, width, attention) or change '
-            'init_cfg.',
-            *_list_keys('missing in the checkpoint', missing),
-            *_list_keys(f'not in {name}', unexpected),
-            *_list_keys('of another shape', resized)
-        ]))
-    backbone.load_state_dict({k: v
-                              for k, v in state.items() if k in own},
-                             strict=False)
-
-
-def _list_keys(what, keys, most=10):
-    if keys:
-        yield f'  {len(keys)} {what}:'
-        yield from (f'    {key}' for key in keys[:most])
-        if len(keys) > most:
-            yield '    ...'
+    found = load_weights(
+        backbone,
+        {k: v
+         for k, v in state.items() if k.split('.')[0] in children})
+    attention = {k for k in backbone.state_dict() if '.attention.' in k}
+    if not attention & state.keys():
+        found['missing'] = [k for k in found['missing'] if k not in attention]
+    if any(found.values()):
+        raise ValueError(
+            f'{checkpoint} does not fit {type(backbone).__name__}: '
+            f'{listed(found)}; give the checkpoint of the same backbone '
+            '(depth, stem, width, attention) or change init_cfg')

@@ -1,10 +1,51 @@
 """Checkpoints that must fit the model, where mmengine only warns."""
 import re
+from typing import Dict, List, Mapping
 
 from mmengine.hooks import Hook
-from mmengine.runner.checkpoint import load_state_dict
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from torch import Tensor, nn
 
 from .cli import some, warn
+
+
+def load_weights(model: nn.Module,
+                 weights: Mapping[str, Tensor]) -> Dict[str, List[str]]:
+    """Load weights as far as they fit, and tell what does not.
+
+    Args:
+        model (nn.Module): Not wrapped.
+        weights (Mapping): By name, from a checkpoint.
+
+    Returns:
+        dict[str, list[str]]: The names that are 'missing', 'in excess' and,
+        with both shapes, 'of another shape', each list empty if all is well.
+        Counters of batches (num_batches_tracked) may be missing.
+
+    Raises:
+        ValueError: If an entry cannot be loaded for another reason.
+    """
+    own, weights, resized = model.state_dict(), dict(weights), {}
+    try:
+        missing, excess = model.load_state_dict(weights, strict=False)
+    except RuntimeError as e:  # other shapes are an error all the same
+        for key in re.findall(r'size mismatch for (\S+):', str(e)):
+            resized[key] = (f'{key} {tuple(weights.pop(key).shape)} instead '
+                            f'of {tuple(own[key].shape)}')
+        if not resized:
+            raise ValueError(str(e)) from e
+        missing, excess = model.load_state_dict(weights, strict=False)
+    return {
+        'missing': [key for key in missing if key not in resized],
+        'in excess': excess,
+        'of another shape': list(resized.values()),
+    }
+
+
+def listed(found: Mapping[str, List[str]]) -> str:
+    """What :func:`load_weights` found, in words."""
+    return '; '.join(f'{len(keys)} {kind} {some(keys, 3)}'
+                     for kind, keys in found.items() if keys)
 
 
 class StrictLoadHook(Hook):
@@ -33,12 +74,14 @@ class StrictLoadHook(Hook):
             re.sub(r'^module\.', '', key): value
             for key, value in checkpoint.get('state_dict', checkpoint).items()
         }
+        model = runner.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
         own = [
-            key for key in getattr(runner.model, 'module',
-                                   runner.model).state_dict()
+            key for key in model.state_dict()
             if not key.endswith('num_batches_tracked')
         ]
-        found = _mismatches(runner.model, weights)
+        found = load_weights(model, weights)
         attention = {key for key in own if '.attention.' in key}
         neutral = all(key.endswith(('.gamma', '.temp')) for key in attention)
         if (attention and not attention & weights.keys()
@@ -56,27 +99,8 @@ class StrictLoadHook(Hook):
                 for kind, keys in found.items()
             }
         if any(found.values()):
-            listed = '; '.join(f'{len(keys)} {kind} {some(keys, 3)}'
-                               for kind, keys in found.items() if keys)
             raise ValueError('the checkpoint does not fit the model, '
-                             f'{_reason(found, own)}: {listed}')
-
-
-def _mismatches(model, weights):
-    """What mmengine finds when it loads the weights."""
-    try:
-        load_state_dict(model, weights, strict=True)
-        text = ''
-    except RuntimeError as e:
-        text = str(e)
-    found = {'of another shape': re.findall(r'size mismatch for (\S+):', text)}
-    for kind, words in (('missing', 'missing keys'), ('in excess',
-                                                      'unexpected key')):
-        keys = re.findall(rf'{words} in source state_dict: (.*)', text)
-        found[kind] = keys[0].split(', ') if keys else []
-    if text and not any(found.values()):
-        raise ValueError(text)
-    return found
+                             f'{_reason(found, own)}: {listed(found)}')
 
 
 def _reason(found, own):

@@ -298,17 +298,16 @@ def drop(*ends):
 
 
 @pytest.mark.parametrize('family, change, kwargs, message', [
-    ('RAResNet', drop('bn1.weight'), {}, r'9 missing.*\n\s+bn1.weight'),
+    ('RAResNet', drop('bn1.weight'), {}, r'9 missing \(bn1.weight'),
     ('RAResNet', drop('0.attention.gamma'), {}, '4 missing'),
-    ('RAResNet', lambda s: s, dict(depth=34), r'missing[\s\S]*layer1.2'),
+    ('RAResNet', lambda s: s, dict(depth=34), r'missing \(layer1.2'),
     ('RAResNet', lambda s: s, dict(deep_stem=True), r'stem.0.conv.weight'),
     ('RAResNet', lambda s: s, dict(base_channels=8),
-     r'layer1.0.conv1.weight: \(4, 4, 3, 3\) in the checkpoint, '
-     r'\(8, 4, 3, 3\) here'),
+     r'layer1.0.conv1.weight \(4, 4, 3, 3\) instead of \(8, 4, 3, 3\)'),
     ('RAResNet', drop('temp'), dict(attention=RIVALS[0]),
-     r'8 not in RAResNet:\n\s+layer1.0.attention.gamma'),
+     r'8 in excess \(layer1.0.attention.gamma'),
     ('RAResNet', lambda s: {**s, 'layer4.7.conv1.weight': torch.ones(1)}, {},
-     r'1 not in RAResNet:\n\s+layer4.7'),
+     r'1 in excess \(layer4.7'),
     ('RAResNet', lambda s: {'fc.weight': torch.ones(2, 2)}, {}, 'missing'),
     ('RAResNet', lambda s: {**s, 'iteration': 3}, {}, 'no weights'),
     ('RAResNet', lambda s: [1, 2], {}, 'holds a list'),
