@@ -25,7 +25,7 @@ def test_weights_as_far_as_they_fit():
     }
     assert torch.equal(target[0].weight, source[0].weight)
     assert torch.equal(target[0].bias, bias)
-    assert '2.x' in weights, 'the caller\'s are left alone'
+    assert '2.x' in weights, "the caller's are left alone"
 
 
 @pytest.mark.parametrize('rank', [0, 1])
