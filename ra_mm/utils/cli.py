@@ -8,7 +8,7 @@ import sys
 import traceback
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from contextlib import contextmanager
-from typing import Iterable, Iterator, Tuple
+from typing import Iterator, Tuple
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
@@ -214,13 +214,6 @@ def warn(message: str) -> None:
     """Print a warning, once for all processes of a machine."""
     if int(os.environ.get('LOCAL_RANK', 0)) == 0:
         print(f'warning: {message}', file=sys.stderr)
-
-
-def some(names: Iterable, most: int = 8) -> str:
-    """The first few of the names, in brackets."""
-    names = [str(name) for name in names]
-    more = f' and {len(names) - most} more' if len(names) > most else ''
-    return f'({", ".join(names[:most])}{more})'
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any, Iterable, NamedTuple
 
 
 class Kind(NamedTuple):
@@ -24,6 +24,13 @@ def expect(kind: Kind, **values) -> None:
     for name, value in values.items():
         if not kind.test(value):
             raise ValueError(f'{name}={value!r}: expected {kind.words}')
+
+
+def some(names: Iterable, most: int = 8) -> str:
+    """The first few of the names, in brackets."""
+    names = [str(name) for name in names]
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return f'({", ".join(names[:most])}{more})'
 
 
 def whole(least: int, most: float = math.inf) -> Kind:

@@ -17,8 +17,9 @@ from mmengine.runner.checkpoint import (get_external_models,
                                         get_torchvision_models)
 
 from .checkpoint import get_weights, read_checkpoint
-from .cli import some, walk, warn
+from .cli import walk, warn
 from .coco import is_left_out, is_segmentation, read_coco
+from .expect import some
 from .values import wrong_values
 
 

@@ -1,6 +1,9 @@
 """Errors of loading data that name the image."""
+from mmcv.transforms import LoadAnnotations
 from mmengine.dataset import Compose
 from mmengine.runner import Runner
+
+from .expect import some
 
 
 def name_samples(runner: Runner) -> None:
@@ -8,7 +11,8 @@ def name_samples(runner: Runner) -> None:
 
     OpenCV, for one, tells of an empty file only that it is empty. From now on
     the runner's dataloaders raise a ValueError in place of whatever a
-    transform raises.
+    transform raises, and for a mask that does not fit its image or its
+    dataset's classes, which training would take as it is.
     """
     build = runner.build_dataloader
 
@@ -27,7 +31,12 @@ def _wrap(dataset):
         if child is not None:
             _wrap(child)
     if type(getattr(dataset, 'pipeline', None)) is Compose:
-        dataset.pipeline = _NamingCompose(dataset.pipeline.transforms)
+        steps = []
+        for step in dataset.pipeline.transforms:
+            steps.append(step)
+            if isinstance(step, LoadAnnotations):
+                steps.append(_MaskCheck(dataset))
+        dataset.pipeline = _NamingCompose(steps)
 
 
 class _NamingCompose(Compose):
@@ -41,3 +50,29 @@ class _NamingCompose(Compose):
             reason = ' '.join(str(e).split()) or type(e).__name__
             raise ValueError(
                 f'{image} or {what} cannot be loaded: {reason}') from e
+
+
+class _MaskCheck:
+    """A transform that looks at a mask (gt_seg_map) just loaded."""
+
+    def __init__(self, dataset):
+        self.classes = dataset.metainfo.get('classes')
+        self.ignore = getattr(dataset, 'ignore_index', None)  # mmseg's alone
+
+    def __call__(self, data):
+        mask, size = data.get('gt_seg_map'), data.get('ori_shape')
+        if mask is None:
+            return data
+        if size is not None and mask.shape != tuple(size[:2]):
+            raise ValueError(f'the mask is of shape {mask.shape}, the image '
+                             f'of {tuple(size[:2])}: expected one class a '
+                             'pixel')
+        if self.classes and self.ignore is not None:
+            odd = mask[(mask >= len(self.classes)) & (mask != self.ignore)]
+            if odd.size:
+                raise ValueError(
+                    f'the mask has values {some(sorted(set(odd.tolist())))} '
+                    f'where {len(self.classes)} classes are numbered from 0 '
+                    f'and {self.ignore} is no class; make it fit metainfo.'
+                    'classes and reduce_zero_label')
+        return data

@@ -6,7 +6,8 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
-from .cli import some, warn
+from .cli import warn
+from .expect import some
 
 
 def load_weights(model: nn.Module,

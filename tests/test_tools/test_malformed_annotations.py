@@ -3,17 +3,20 @@ import copy
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from PIL import Image
 
 from ra_mm.utils.cli import one_line_errors
 from ra_mm.utils.preflight import check
@@ -363,6 +366,32 @@ def test_image(message, spoilt_data, kind, _, spoil):
     assert '\n' not in text.strip()
 
 
+def values(*shape, **at):
+    mask = np.zeros(shape, np.uint8)
+    for value, n in at.items():
+        mask.flat[:n] = int(value[1:])
+    return mask
+
+
+MASKS = [
+    ('half as high', values(32, 64), r'shape \(32, 64\), the image of '),
+    ('wider', values(64, 70), r'shape \(64, 70\), the image of '),
+    ('in colours', values(64, 64, 3), r'shape \(64, 64, 3\), the image of '),
+    ('one class more', values(64, 64, v6=1), r'values \(5\) where 5 classes'),
+    ('grey levels', values(64, 64, v200=9, v100=3), r'values \(99, 199\) '),
+]
+
+
+@pytest.mark.parametrize('_, mask, expected', MASKS, ids=[m[0] for m in MASKS])
+def test_mask(message, spoilt_data, _, mask, expected):
+    """Of another size training would take it, of other classes crash."""
+    config, path = spoilt_data('masks')
+    Image.fromarray(mask).save(path)
+    text = message(load, Config.fromfile(config))
+    assert f'its mask {path} cannot be loaded: the mask ' in text
+    assert re.search(expected, text)
+
+
 @pytest.mark.parametrize('kind', ['detector', 'masks', 'classifier'])
 def test_missing_image(message, spoilt_data, kind):
     config, path = spoilt_data(kind)
@@ -400,4 +429,4 @@ def test_truncated_image_in_training(spoilt_data, tmp_path, workers):
 
 
 CASES = [FIELDS, NO_SEGMENTATION, SEGMENTATION, WHOLE, LISTS, BYTES, CONTENTS,
-         LEFT_OUT, TAKEN, BROKEN]
+         LEFT_OUT, TAKEN, BROKEN, MASKS]
