@@ -56,7 +56,7 @@ class _MaskCheck:
     """A transform that looks at a mask (gt_seg_map) just loaded."""
 
     def __init__(self, dataset):
-        self.classes = dataset.metainfo.get('classes')
+        self.classes = getattr(dataset, 'metainfo', {}).get('classes')
         self.ignore = getattr(dataset, 'ignore_index', None)  # mmseg's alone
 
     def __call__(self, data):
