@@ -33,7 +33,8 @@ from torch import nn
 
 from ra_mm import gates
 from ra_mm.utils.checkpoint import read_state_dict
-from ra_mm.utils.cli import key_value, load_config, one_line_errors, some
+from ra_mm.utils.cli import key_value, load_config, one_line_errors
+from ra_mm.utils.expect import some
 from ra_mm.utils.files import whole_file
 from ra_mm.utils.strict_load import StrictLoadHook
 
