@@ -6,7 +6,7 @@ from mmpretrain.models.backbones import resnet, resnext
 from torch import Tensor, nn
 
 from ra_mm.registry import MODELS
-from ra_mm.utils.expect import expect, list_of, one_of, whole
+from ra_mm.utils.expect import SWITCH, expect, list_of, one_of, whole
 from .base import AttentionBlock, StrictPretrained
 
 
@@ -62,6 +62,8 @@ class RAResNet(StrictPretrained, resnet.ResNet):
         attention (dict): Config of the block's attention, see
             :class:`.base.AttentionBlock`. Defaults to
             ``dict(type='ra_mm.ReverseAttention')``.
+        contract_dilation (bool): Whether the first block of a dilated stage
+            has half its dilation, as in mmseg. Defaults to False.
         **kwargs: As for :class:`mmpretrain.models.ResNet`, for example
             ``out_indices`` (defaults to ``(3, )``), ``frozen_stages``,
             ``norm_eval``, ``dilations``.
@@ -80,7 +82,9 @@ class RAResNet(StrictPretrained, resnet.ResNet):
     def __init__(self,
                  depth: int,
                  attention: Mapping = dict(type='ra_mm.ReverseAttention'),
+                 contract_dilation: bool = False,
                  **kwargs) -> None:
+        expect(SWITCH, contract_dilation=contract_dilation)
         expect(one_of(*self.arch_settings), depth=depth)
         stages = kwargs.get('num_stages', 4)
         expect(whole(1, 4), num_stages=stages)
@@ -93,11 +97,18 @@ class RAResNet(StrictPretrained, resnet.ResNet):
             out_indices=kwargs.get('out_indices', (3, )))
         expect(
             whole(-1, stages), frozen_stages=kwargs.get('frozen_stages', -1))
-        self.attention = attention  # make_res_layer needs it in super()
+        self.attention = attention  # make_res_layer needs both in super()
+        self.contract_dilation = contract_dilation
         super().__init__(depth, **kwargs)
 
-    def make_res_layer(self, **kwargs) -> nn.Module:
-        return super().make_res_layer(attention=self.attention, **kwargs)
+    def make_res_layer(self, dilation: int, **kwargs) -> nn.Module:
+        layer = super().make_res_layer(
+            attention=self.attention, dilation=dilation, **kwargs)
+        if self.contract_dilation and dilation > 1:
+            for conv in layer[0].modules():
+                if getattr(conv, 'dilation', None) == (dilation, dilation):
+                    conv.dilation = conv.padding = (dilation // 2, ) * 2
+        return layer
 
     def own_names(self, state: Mapping) -> Mapping:
         """mmdet and mmseg have a flat deep stem."""

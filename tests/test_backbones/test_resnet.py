@@ -65,15 +65,21 @@ def test_torchvision_weights(type, name, tmp_path, randomise, pretrained):
     assert not unexpected
 
 
-def test_resnet_v1c_weights(tmp_path, randomise, pretrained):
-    """mmdet's and mmseg's deep stem has other names for the same weights."""
-    plain = randomise(
-        mmseg.models.backbones.ResNetV1c(
-            depth=18, num_stages=4, out_indices=(3, )))
+@pytest.mark.parametrize('depth', [18, 50])
+@pytest.mark.parametrize('options', [
+    {},
+    dict(
+        strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4), contract_dilation=True),
+    dict(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4)),
+])
+def test_resnet_v1c_weights(depth, options, tmp_path, randomise, pretrained):
+    """mmseg's ResNet; its deep stem has other names for the same weights."""
+    options = dict(options, depth=depth, num_stages=4, out_indices=(3, ))
+    plain = randomise(mmseg.models.backbones.ResNetV1c(**options))
     plain.eval()  # returns None
     torch.save(dict(state_dict=plain.state_dict()), tmp_path / 'v1c.pth')
     model = pretrained(
-        'RAResNet', tmp_path / 'v1c.pth', depth=18, deep_stem=True)
+        'RAResNet', tmp_path / 'v1c.pth', deep_stem=True, **options)
     x = torch.randn(1, 3, 64, 64)
     assert torch.equal(model(x)[0], plain(x)[0])
 
