@@ -7,7 +7,7 @@
 """
 from ra_mm.utils.checkpoint import latest_checkpoint, save_whole
 from ra_mm.utils.cli import (build_runner, get_parser, load_config,
-                             one_line_errors, warn)
+                             one_line_errors)
 from ra_mm.utils.preflight import check
 from ra_mm.utils.strict_load import StrictLoadHook
 
@@ -33,7 +33,7 @@ def parse_args(argv):
 
 
 def merge_args(cfg, args):
-    if args.amp:
+    if args.amp and cfg.get('optim_wrapper'):
         if cfg.optim_wrapper.get('type', 'OptimWrapper') not in (
                 'OptimWrapper', 'AmpOptimWrapper'):
             raise ValueError('--amp does not go with optim_wrapper.type='
@@ -49,22 +49,9 @@ def merge_args(cfg, args):
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
         cfg.resume = True
-        cfg.load_from = args.resume
-        if args.resume == 'auto':
-            cfg.load_from = latest_checkpoint(cfg.work_dir)
-
-
-def keep_two(cfg):
-    """Never let the only checkpoint be deleted before the next is written.
-
-    That is mmengine's order, and a run killed in between would have none.
-    """
-    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    if hook.get('max_keep_ckpts') == 1:
-        warn('max_keep_ckpts=2 takes the place of 1: the last checkpoint is '
-             'deleted before the next one is written, and a run killed in '
-             'between could not be resumed')
-        hook.max_keep_ckpts = 2
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    if cfg.get('resume') and not cfg.get('load_from'):
+        cfg.load_from = latest_checkpoint(str(cfg.work_dir))
 
 
 def main(argv=None):
@@ -72,7 +59,6 @@ def main(argv=None):
         args = parse_args(argv)
         cfg = load_config(args)
         merge_args(cfg, args)
-        keep_two(cfg)
         check(cfg, 'train', auto_resume=args.resume == 'auto')
         runner = build_runner(cfg)
         runner.register_hook(StrictLoadHook(whole=bool(cfg.get('resume'))))

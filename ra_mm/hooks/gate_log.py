@@ -62,7 +62,7 @@ class GateLogHook(Hook):
             self.gates[layer] = G.detach().flatten()
             return G
 
-        return gate
+        return torch.compiler.disable(gate)  # a graph would leave it out
 
     def after_train_iter(self,
                          runner,

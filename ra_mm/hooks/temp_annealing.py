@@ -5,12 +5,13 @@ from typing import Optional
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
 from mmengine.hooks import EMAHook, Hook
+from mmengine.runner import EpochBasedTrainLoop
 
 from ra_mm.layers import ReverseAttention
 from ra_mm.registry import HOOKS
 from ra_mm.utils.expect import SWITCH, expect, number, whole
 
-TRAINED = 'ra_mm_trained_gamma'  # its key among the run's saved information
+START = 'ra_mm_start_temp'  # its key among the run's saved information
 
 
 @HOOKS.register_module()
@@ -21,15 +22,16 @@ class TempAnnealingHook(Hook):
     of training.' (paper, 'RA block'). The first iteration has temp = start;
     from iteration ``length`` on temp = end.
 
-    temp depends on the runner's iteration alone, so a resumed run continues
-    as if it had never stopped. It reaches the RA layers of the model, wrapped
-    or compiled, and of the averaged model of an EMAHook, and stands in the
-    log beside the loss.
+    temp depends on how far the training is alone, so a resumed run continues
+    as if it had never stopped, and where epochs count, with batches of another
+    size too. It reaches the RA layers of the model, wrapped or compiled, and
+    of the averaged model of an EMAHook, and stands in the log beside the loss.
 
     Annealing delays G until F is trained, so it belongs to a gamma that starts
     at 0. A run that starts from RA weights (any gamma not 0: from ImageNet
-    pre-training, or fine-tuning a detector) has that behind it: temp then
-    is ``end`` throughout, and the log says so.
+    pre-training, or fine-tuning a detector) has that behind it: temp begins
+    with theirs, and so is ``end`` throughout if they were annealed; the log
+    says so.
 
     Args:
         start (float): temp of the first iteration. Defaults to 30.
@@ -77,38 +79,43 @@ class TempAnnealingHook(Hook):
                 'TempAnnealingHook: the model has no ReverseAttention layer. '
                 'Take the hook out of custom_hooks, or use an RA backbone')
 
-        self.iters = self.length
-        if self.by_epoch:
-            self.iters *= _iters_per_epoch(runner)
-        if self.iters > runner.max_iters:
+        hub = runner.message_hub
+        if runner.iter == 0:
+            trained = any(bool(m.gamma.any()) for m in self.layers)
+            temp = max(m.temp.item() for m in self.layers)
+            hub.update_info(
+                START, max(temp, self.end) if trained else self.start)
+        self.first = hub.get_info(START, self.start)
+
+        # Of what self.length counts, an iteration is a part.
+        self.part = 1 / _iters_per_epoch(runner) if self.by_epoch else 1
+        iters = round(self.length / self.part)
+        if self.first > self.end and iters > runner.max_iters:
             raise ValueError(
                 f'TempAnnealingHook: length={self.length} '
                 f'{"epochs" if self.by_epoch else "iterations"} are '
-                f'{self.iters} iterations, but the whole training has '
+                f'{iters} iterations, but the whole training has '
                 f'{runner.max_iters}: temp would not reach {self.end}. Train '
                 'longer or set a smaller length')
-
-        hub = runner.message_hub
-        if runner.iter == 0:
-            hub.update_info(
-                TRAINED, any(bool(m.gamma.any()) for m in self.layers))
-        self.trained = hub.get_info(TRAINED, False)
         runner.logger.info(
-            f'RA starts from trained weights: temp is {self.end}'
-            if self.trained else
-            f'temp falls from {self.start} to {self.end} in {self.iters} '
-            'iterations')
+            f'temp falls from {self.first} to {self.end} in {iters} iterations'
+            if self.first > self.end else
+            f'RA starts from trained weights: temp is {self.end}')
 
-    def temp_at(self, iter: int) -> float:
-        """temp of the given iteration, the first being 0."""
-        rest = 0 if self.trained else max(0, 1 - iter / self.iters)
-        return self.end + (self.start - self.end) * rest
+    def temp_at(self, done: float) -> float:
+        """temp when so much of what ``length`` counts is done, 0 at first."""
+        rest = max(0, 1 - done / self.length)
+        return self.end + (self.first - self.end) * rest
 
     def before_train_iter(self,
                           runner,
                           batch_idx: int,
                           data_batch: Optional[dict] = None) -> None:
-        temp = self.temp_at(runner.iter)
+        if self.by_epoch and isinstance(runner.train_loop, EpochBasedTrainLoop):
+            done = runner.epoch + batch_idx * self.part
+        else:
+            done = runner.iter * self.part
+        temp = self.temp_at(done)
         for layer in self.layers:
             layer.temp.fill_(temp)  # in place: no recompilation, no sync
         runner.message_hub.update_scalar('train/temp', temp)

@@ -249,7 +249,8 @@ def _bn_forward(z, x, s, w, b, mean, var, eps_bn, eps, relu):
     _, _, _, _, n = _bn_norm(m, Q, mu, V, w, b, S, eps_bn)
     _, _, G = _gate(n, s, eps)
     w, b = (t if t is None else t.to(m.dtype) for t in (w, b))
-    F = batch_norm(z, mu, V, w, b, False, 0, eps_bn)
+    # Detached: some versions of torch.compile miss that these have no grad.
+    F = batch_norm(z, mu.detach(), V.detach(), w, b, False, 0, eps_bn)
     return _add(F, x, G, relu), mu, V, m, Q
 
 
@@ -348,7 +349,7 @@ def _differentiable(function, dy, *inputs):
 
 
 def _reference(F, x, s, eps, relu):
-    n = vector_norm(F, 2, dim=(2, 3), dtype=_wide(F))  # Eq. 3
+    n = vector_norm(F, 2, dim=(2, 3), dtype=wide(F))  # Eq. 3
     _, _, G = _gate(n, s, eps)
     y = F + _planes(G).to(x.dtype) * x  # Eq. 2
     return y.relu() if relu else y
@@ -361,7 +362,8 @@ def _reference(F, x, s, eps, relu):
 CACHED = 2**18  # values
 
 
-def _wide(t):
+def wide(t: Tensor) -> torch.dtype:
+    """float32 at least."""
     return torch.promote_types(t.dtype, torch.float32)
 
 
@@ -379,22 +381,22 @@ def _images(*tensors):
 
 def _norm(F):
     if _eager_on_cpu(F) and not F.is_contiguous():
-        zero = torch.zeros(F.shape[:2], dtype=_wide(F))
+        zero = torch.zeros(F.shape[:2], dtype=wide(F))
         return _sums(F, F, zero)[1].sqrt()
-    return vector_norm(F, 2, dim=(2, 3), dtype=_wide(F))
+    return vector_norm(F, 2, dim=(2, 3), dtype=wide(F))
 
 
 def _moments(z):
     """The mean m of each plane, and Q = sum (z - m)^2."""
     S = z.shape[2] * z.shape[3]
     if not _eager_on_cpu(z):
-        V, m = torch.var_mean(z.to(_wide(z)), dim=(2, 3), correction=0)
+        V, m = torch.var_mean(z.to(wide(z)), dim=(2, 3), correction=0)
         return m, V * S
     if z.is_contiguous():
-        m = z.mean(dim=(2, 3), dtype=_wide(z))
+        m = z.mean(dim=(2, 3), dtype=wide(z))
         n = [_norm(z_i - _planes(m_i)) for z_i, m_i in _images(z, m)]
         return m, torch.cat(n).square()
-    m, V = zip(*(torch.batch_norm_update_stats(z_i.to(_wide(z)), None, None, 0)
+    m, V = zip(*(torch.batch_norm_update_stats(z_i.to(wide(z)), None, None, 0)
                  for z_i in z.split(1)))
     return torch.stack(m), torch.stack(V) * S
 

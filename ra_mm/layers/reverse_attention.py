@@ -15,7 +15,8 @@ from torch.linalg import vector_norm
 
 from ra_mm.registry import MODELS
 from ra_mm.utils.expect import ABOVE_0, expect, one_of, whole
-from .fused_tail import bn_tail, can_take, is_plain_bn, is_watched, tail
+from .fused_tail import (bn_tail, can_take, is_plain_bn, is_watched, tail,
+                         wide)
 
 # Table 6: P of Eq. 3, from (N, C, H, W) to (N, C) in the given dtype
 AGGREGATIONS = {
@@ -26,6 +27,16 @@ AGGREGATIONS = {
     'abs_gap': lambda F, dtype: F.mean(dim=(2, 3), dtype=dtype).abs(),
     'abs_gmp': lambda F, dtype: F.amax(dim=(2, 3)).to(dtype).abs(),
 }
+
+
+def aggregate(F: Tensor, by: str) -> Tensor:
+    """P of Eq. 3, (N, C), in float32 at least."""
+    return AGGREGATIONS[by](F, wide(F))
+
+
+# A call to keep: in older versions what torch.fx traces has no dtype.
+torch.fx.wrap('aggregate')
+
 # Table 7
 NORMALIZATIONS = ('m-grn', 'none', 'bn', 'ln')
 # Table 8: G from gamma * N / temp, all (N, C)
@@ -122,8 +133,7 @@ class ReverseAttention(nn.Module):
         Returns:
             Tensor: G of shape (N, C), float32 (float64 for a float64 F).
         """
-        dtype = torch.promote_types(F.dtype, torch.float32)
-        P = AGGREGATIONS[self.aggregation](F, dtype)  # Eq. 3
+        P = aggregate(F, self.aggregation)  # Eq. 3
         N = self._normalize(P)  # Eq. 5
         z = self.gamma * N / self.temp
         return ACTIVATIONS[self.activation](z)  # Eq. 8

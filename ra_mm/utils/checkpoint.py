@@ -9,11 +9,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional
 
+import numpy as np
 import torch
+from mmengine.config import ConfigDict
 from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.optim.scheduler import OneCycleParamScheduler
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import (CheckpointLoader,
                                         get_torch_safe_globals)
+
+# What a run saves beside tensors: mmengine's list lacks scores of other
+# precisions, the metainfo of datasets, and the state of OneCycleLR.
+SAFE = [
+    *get_torch_safe_globals(), ConfigDict, OneCycleParamScheduler, *{
+        type(np.dtype(code))
+        for code in np.typecodes['AllInteger'] + np.typecodes['AllFloat'] + '?'
+    }
+]
 
 
 def read_checkpoint(path: str) -> Mapping:
@@ -37,7 +50,7 @@ def read_checkpoint(path: str) -> Mapping:
         if not osp.isfile(path):
             raise FileNotFoundError(f'{path}: there is no such checkpoint')
     try:
-        with torch.serialization.safe_globals(get_torch_safe_globals()):
+        with torch.serialization.safe_globals(SAFE):
             if remote:
                 with _weights_only():
                     checkpoint = CheckpointLoader.load_checkpoint(
@@ -119,22 +132,73 @@ def get_weights(checkpoint: Mapping, path: str) -> Mapping:
 
 
 def save_whole(runner: Runner) -> None:
-    """Let the runner's checkpoints appear under their names once complete.
+    """Let no checkpoint be lost, at whatever moment the run is killed.
 
-    A run that is killed while it writes one leaves a ``.part`` behind, never
-    half a checkpoint.
+    A checkpoint appears under its name once it is complete; and of those that
+    are not to be kept, the best of before among them, each is deleted after
+    its successor is there, where mmengine deletes it first. The first one is
+    read back at once, since a run should not learn at its resumption that
+    what it saved cannot be read.
+
+    Args:
+        runner (Runner): Before its training.
     """
-    save = runner.save_checkpoint
+    save, outdated, proven = runner.save_checkpoint, [], []
 
     def save_checkpoint(out_dir, filename, *args, **kwargs):
-        path = osp.join(out_dir, filename)
-        if '://' in path:  # not a local file: the backend's work
+        path = Path(out_dir, filename)
+        if '://' in out_dir:  # not a local folder: the backend's work
             return save(out_dir, filename, *args, **kwargs)
-        save(out_dir, filename + '.part', *args, **kwargs)
-        if is_main_process():
-            os.replace(path + '.part', path)
+        part = path.with_name(f'{filename}.part')
+        try:
+            save(out_dir, part.name, *args, **kwargs)
+            if is_main_process():
+                if not proven:
+                    read_checkpoint(str(part))
+                    proven.append(part)
+                os.replace(part, path)
+        finally:
+            if is_main_process():
+                part.unlink(missing_ok=True)
+        if not filename.startswith('best_'):  # it records which is the best
+            for old in {*outdated} - {str(path)}:
+                Path(old).unlink(missing_ok=True)
+            outdated.clear()
 
     runner.save_checkpoint = save_checkpoint
+    runner.register_hook(_KeepOutdated(outdated))
+
+
+class _KeepOutdated(Hook):
+    """Lets CheckpointHooks collect the files that they would delete."""
+    priority = 'LOWEST'  # they choose their backend before
+
+    def __init__(self, outdated):
+        self.outdated = outdated
+
+    def before_train(self, runner):
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook) and '://' not in hook.out_dir:
+                hook.file_backend = _Keeping(hook, self.outdated)
+
+
+class _Keeping:
+    """A file backend that notes what it is to remove.
+
+    In the hook's own folder alone: that a run was resumed from another's does
+    not make the other's checkpoints its own.
+    """
+
+    def __init__(self, hook, outdated):
+        self.backend, self.folder = hook.file_backend, hook.out_dir
+        self.remove = outdated.append
+
+    def isfile(self, path):
+        return (osp.realpath(osp.dirname(path)) == osp.realpath(self.folder)
+                and self.backend.isfile(path))
+
+    def __getattr__(self, name):
+        return getattr(self.backend, name)
 
 
 def latest_checkpoint(work_dir: str) -> Optional[str]:

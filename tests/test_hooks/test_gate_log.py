@@ -37,10 +37,13 @@ class Expect(Hook):
             'train/G_ra_mean' in scalars else None)
 
 
-def test_gate_log(tmp_path):
+@pytest.mark.parametrize('cfg', [{}, dict(compile=dict(backend='aot_eager'))])
+def test_gate_log(tmp_path, cfg):
+    torch._dynamo.reset()
     model, expect = Model(), Expect()
     model.ra.gamma.data = torch.tensor([1., -0.5, 0.2, 0.])
-    run(tmp_path, GateLogHook(interval=2), model=model, hooks=[expect])
+    run(tmp_path, GateLogHook(interval=2), model=model, hooks=[expect],
+        cfg=cfg)
     assert expect.logged[0] is None
     for i in range(1, 12, 2):
         assert expect.logged[i] == pytest.approx(expect.expected[i])

@@ -49,7 +49,7 @@ class Record(Hook):
 
 
 def run(tmp_path, hook, epochs=4, by_epoch=True, model=None, stop_at=None,
-        **kwargs):
+        batch=BATCH, **kwargs):
     sampler = DefaultSampler if by_epoch else InfiniteSampler
     data = dict(inputs=torch.ones(3, 4, 4))
     loop = dict(by_epoch=True, max_epochs=epochs) if by_epoch else dict(
@@ -59,7 +59,7 @@ def run(tmp_path, hook, epochs=4, by_epoch=True, model=None, stop_at=None,
         model=model or Model(),
         work_dir=str(tmp_path),
         train_dataloader=dict(
-            batch_size=BATCH,
+            batch_size=batch,
             collate_fn=dict(type='default_collate'),
             num_workers=0,
             sampler=dict(type=sampler, shuffle=True),
@@ -123,6 +123,15 @@ def test_resume(tmp_path, by_epoch, stop_at):
     assert max(second.temps) == 11
 
 
+def test_resume_with_other_batches(tmp_path):
+    """Epochs count, however many iterations they have."""
+    run(tmp_path, TempAnnealingHook(length=3), stop_at=4)
+    record, _ = run(
+        tmp_path, TempAnnealingHook(length=3), batch=BATCH // 2, resume=True)
+    assert list(record.temps.values()) == pytest.approx(
+        list(linear(iters=18, total=24).values())[6:])
+
+
 def test_checkpoint_keeps_its_temp(tmp_path):
     run(tmp_path, TempAnnealingHook(length=3))
     state = torch.load(
@@ -160,6 +169,18 @@ def test_trained_weights_are_not_annealed_again(tmp_path, trained):
     assert second.temps[3] == (1 if trained else pytest.approx(linear()[3]))
 
 
+def test_start_in_the_middle_of_an_annealing(tmp_path):
+    """G goes on from what it was in the weights' own training."""
+    model = Model()
+    model.ra.gamma.data.fill_(1)
+    model.ra.temp.fill_(16)
+    kwargs = dict(model=model, stop_at=5)
+    first, _ = run(tmp_path, TempAnnealingHook(length=2), **kwargs)
+    assert first.temps == pytest.approx(linear(start=16, total=5))
+    second, _ = run(tmp_path, TempAnnealingHook(length=2), resume=True)
+    assert second.temps[3] == pytest.approx(linear(start=16)[3])
+
+
 @pytest.mark.parametrize('kwargs, message', [
     (dict(start=1., end=30.), 'start=1.0, end=30.0'),
     (dict(end=0.), 'end=0.0.*start >= end > 0'),
@@ -182,3 +203,10 @@ def test_longer_than_the_training(tmp_path, by_epoch):
     with pytest.raises(
             ValueError, match='length=5 epochs are 15 iter.*has 12'):
         run(tmp_path, TempAnnealingHook(length=5), by_epoch=by_epoch)
+
+
+def test_no_annealing_is_never_too_long(tmp_path):
+    model = Model()
+    model.ra.gamma.data.fill_(1)
+    record, _ = run(tmp_path, TempAnnealingHook(length=5), model=model)
+    assert set(record.temps.values()) == {1}
