@@ -111,7 +111,8 @@ class TempAnnealingHook(Hook):
                           runner,
                           batch_idx: int,
                           data_batch: Optional[dict] = None) -> None:
-        if self.by_epoch and isinstance(runner.train_loop, EpochBasedTrainLoop):
+        if self.by_epoch and isinstance(runner.train_loop,
+                                        EpochBasedTrainLoop):
             done = runner.epoch + batch_idx * self.part
         else:
             done = runner.iter * self.part

@@ -152,14 +152,16 @@ def shrink(cfg: Config, own: bool) -> None:
             cfg.model.pretrained = None
             if backbone.type == 'ResNetV1c':
                 backbone.type = 'ResNet'
-            name, overlay = 'upernet', SEGMENTER
+            demos, overlay = ['upernet'], SEGMENTER
         else:
-            masks = 'mask_head' in cfg.model.roi_head
-            name = 'mask_rcnn' if masks else 'faster_rcnn'
-            overlay = OWN_DETECTOR if own else DETECTOR
-        # The demo's own settings, without those of its _base_.
-        demo = runpy.run_path(str(CONFIGS / f'demo/{name}_ra_r18.py'))
-        _merge(cfg, {k: v for k, v in demo.items() if not k.startswith('_')})
+            demos, overlay = ['faster_rcnn'], OWN_DETECTOR if own else DETECTOR
+            if 'mask_head' in cfg.model.roi_head:
+                demos.append('mask_rcnn')
+        # The demos' own settings, without those of the paper's configs.
+        for name in demos:
+            demo = runpy.run_path(str(CONFIGS / f'demo/{name}_ra_r18.py'))
+            _merge(cfg,
+                   {k: v for k, v in demo.items() if not k.startswith('_')})
         _merge(cfg, overlay)
         cfg.model.backbone.update(depth=depth, **widths)
         cfg.custom_hooks = hooks

@@ -247,8 +247,6 @@ class Executor:
         if status:
             error = (f'tools/train.py ended with status {status}:\n' +
                      _tail(work_dir / LOG))
-        if not error and run.needs:
-            error = _unmatched(work_dir / LOG)
         if error:
             entry.update(status='failed', error=error)
             self.display.event(f'{run.id}: FAILED: {error}')
@@ -375,14 +373,6 @@ def _thin(points):
 def _tail(log):
     lines = log.read_text(encoding='utf-8', errors='replace').splitlines()
     return '\n'.join(lines[-TAIL:])
-
-
-def _unmatched(log):
-    """mmengine only warns of pre-trained weights that do not fit."""
-    text = log.read_text(encoding='utf-8', errors='replace')
-    if 'loaded state dict do not match exactly' in text:
-        return ('the checkpoint of its ImageNet run does not fit its '
-                f'backbone, see {log}')
 
 
 def count(cfg: Config, published: bool) -> Dict[str, float]:

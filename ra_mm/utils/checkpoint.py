@@ -66,8 +66,9 @@ def read_checkpoint(path: str) -> Mapping:
             reason = ('is truncated: its download or the run that saved it '
                       'was interrupted; fetch or save it again')
         elif 'GLOBAL ' in text:
-            reason = ('holds more than weights, code maybe, which is not run; '
-                      'save its state_dict() instead')
+            name = re.search(r'GLOBAL (\S+)', text)[1]
+            reason = (f'holds more than weights, code maybe ({name}), which '
+                      'is not run; save its state_dict() instead')
         else:
             reason = 'is not a PyTorch checkpoint'
         raise ValueError(f'{path} {reason}') from e
@@ -154,7 +155,7 @@ def save_whole(runner: Runner) -> None:
             save(out_dir, part.name, *args, **kwargs)
             if is_main_process():
                 if not proven:
-                    read_checkpoint(str(part))
+                    _prove(part)
                     proven.append(part)
                 os.replace(part, path)
         finally:
@@ -167,6 +168,15 @@ def save_whole(runner: Runner) -> None:
 
     runner.save_checkpoint = save_checkpoint
     runner.register_hook(_KeepOutdated(outdated))
+
+
+def _prove(part):
+    try:
+        read_checkpoint(str(part))
+    except ValueError as e:
+        raise ValueError('what this run saves could not be resumed from, a '
+                         'hook, a schedule or a dataset puts objects of its '
+                         f'own into the checkpoint: {e}') from e
 
 
 class _KeepOutdated(Hook):

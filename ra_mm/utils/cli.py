@@ -17,6 +17,7 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from ra_mm.registry import HOOKS, MODELS
 from .samples import name_samples
 
 # What is read after the config file has been parsed: by the runner, by the
@@ -91,8 +92,14 @@ def load_config(args: Namespace) -> Config:
     try:
         cfg = Config.fromfile(args.config)
     except Exception as e:  # a config is Python code: anything can happen
-        raise ValueError(f'{args.config} cannot be read as a config: '
-                         f'{type(e).__name__}: {e}') from e
+        reason = f'{type(e).__name__}: {e}'
+        if 'mmsegmentation is not installed' in reason:
+            reason = ("'mmseg::' means the original distribution, which must "
+                      'not be installed over onedl-mmsegmentation. Name the '
+                      "file by its path: __import__('mmseg').__path__[0] + "
+                      "'/.mim/configs/...', as configs/upernet_r50.py does")
+        raise ValueError(
+            f'{args.config} cannot be read as a config: {reason}') from e
 
     if args.cfg_options:
         _merge_options(cfg, args.cfg_options)
@@ -121,10 +128,12 @@ def _merge_options(cfg, options):
             raise ValueError(f'--cfg-options {option}: '
                              f'{_no_effect(cfg, key)}')
         node = cfg.get(key)
-        for name in path:
+        for i, name in enumerate(path, 1):
             if isinstance(node, (list, tuple)) and name.isdigit():
                 node = node[int(name)] if int(name) < len(node) else None
             elif isinstance(node, dict) and name in node:
+                if node[name] is None and i < len(path):
+                    node[name] = ConfigDict()  # to be given a type, say
                 node = node[name]
             else:
                 if isinstance(node, dict):
@@ -221,10 +230,11 @@ def one_line_errors(prog: str) -> Iterator[None]:
     """Turn a user's mistake into one message and exit status 1.
 
     A mistake is a wrong value, file or config, wherever it is found before
-    or between iterations, and whatever goes wrong while the registry builds a
-    configured class or the runner builds its parts, and while an image and its
-    annotations are loaded. Errors within an iteration keep their traceback, as
-    do all of them with RA_MM_TRACEBACK=1 in the environment.
+    or between iterations or while a checkpoint is saved, and whatever goes
+    wrong while the registry builds a configured class or the runner builds its
+    parts, and while an image and its annotations are loaded. Other errors
+    within an iteration keep their traceback, as do all of them with
+    RA_MM_TRACEBACK=1 in the environment.
 
     Args:
         prog (str): The name of the tool, to begin the message with.
@@ -245,7 +255,8 @@ def _is_mistake(error):
         frame.f_code.co_name
         for frame, _ in traceback.walk_tb(error.__traceback__)
     }
-    if functions & {'run_iter', 'evaluate'}:
+    if functions & {'run_iter', 'evaluate'} and (
+            'save_checkpoint' not in functions):
         return False
     return bool(functions & BUILDING) or isinstance(
         error,
@@ -258,6 +269,16 @@ def _message(error):
     # A worker of a dataloader sends its whole traceback as the message.
     if str(text).startswith('Caught '):
         return text.strip().splitlines()[-1]
+    unknown = re.match(r'(\S+) is not in the (\S+) registry', str(text))
+    if unknown:
+        known = []
+        for registry in (MODELS, HOOKS):
+            registry.import_from_location()
+            known += [f'ra_mm.{name}' for name in registry.module_dict]
+        similar = difflib.get_close_matches(
+            f"ra_mm.{unknown[1].split('.')[-1]}", known, 1, 0.85)
+        if similar:
+            return f"{unknown[0]}: is type='{similar[0]}' meant?"
     # Some versions of mmengine name every class that was being built.
     text = re.sub(r'^(class `\w+` in \S+: )+', '', str(text))
     if isinstance(error, (ValueError, OSError)) and text:

@@ -12,15 +12,20 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.device import get_device
-from mmengine.registry import DATASETS
-from mmengine.runner.checkpoint import (get_external_models,
+from mmengine.registry import DATASETS, MODELS
+from mmengine.runner.checkpoint import (get_deprecated_model_names,
+                                        get_external_models,
                                         get_torchvision_models)
 
 from .checkpoint import get_weights, read_checkpoint
 from .cli import walk, warn
 from .coco import is_left_out, is_segmentation, read_coco
 from .expect import some
+from .strict_load import listed, load_weights
 from .values import wrong_values
+
+# What RA backbones take the place of.
+PLAIN = ('ResNet', 'ResNetV1c', 'ResNetV1d', 'ResNeXt', 'MobileNetV2')
 
 
 def check(cfg: Config, mode: str, auto_resume: bool = False) -> None:
@@ -28,8 +33,9 @@ def check(cfg: Config, mode: str, auto_resume: bool = False) -> None:
 
     The data, its classes and the checkpoints that the config names, and the
     machine's devices are looked at, and the values that all configs have; of
-    several processes only the first of each machine looks. What is odd but no
-    obstacle is a warning, such as annotations that the toolbox leaves out.
+    several processes that torchrun started only the first of each machine
+    looks. What is odd but no obstacle is a warning, such as annotations that
+    the toolbox leaves out.
 
     Args:
         cfg (Config): The whole config, with command line options merged.
@@ -76,6 +82,10 @@ def _world_size(cfg):
     return int(os.environ.get(variable, 1)) if variable else 1
 
 
+def _accumulated(cfg):
+    return (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
+
+
 def _machine(cfg, mode) -> Iterator[str]:
     if cfg.launcher == 'none' and int(os.environ.get('WORLD_SIZE', 1)) > 1:
         yield (f'torchrun started {os.environ["WORLD_SIZE"]} processes that '
@@ -91,6 +101,13 @@ def _machine(cfg, mode) -> Iterator[str]:
     if not cuda and cfg.launcher in ('slurm', 'mpi'):
         yield (f'--launcher {cfg.launcher} needs GPUs; without, use torchrun '
                'and --launcher pytorch')
+
+    times, scaling = _accumulated(cfg), cfg.get('auto_scale_lr') or {}
+    if mode == 'train' and scaling.get('enable') and times > 1:
+        yield (f'--auto-scale-lr does not count accumulative_counts={times}: '
+               'leave it out, and set optim_wrapper.optimizer.lr for '
+               f'{scaling.get("base_batch_size")} images a step to what your '
+               'steps need')
 
     amp = (cfg.get('optim_wrapper') or {}).get('type') == 'AmpOptimWrapper'
     if amp and mode == 'train' and get_device() == 'cpu':
@@ -117,22 +134,35 @@ def _oddities(cfg, mode) -> Iterator[str]:
     base = scaling.get('base_batch_size')
     if mode == 'train' and base and not scaling.get('enable'):
         size = cfg.get('train_dataloader', {}).get('batch_size', base)
-        processes = _world_size(cfg)
-        if size * processes != base:
-            factor = size * processes / base
+        processes, times = _world_size(cfg), _accumulated(cfg)
+        images = size * processes * times
+        if images != base:
             yield (f'the learning rate was made for {base} images a step, '
-                   f'this run has {size * processes} ({processes} '
-                   f'process(es) with {size} each): pass --auto-scale-lr to '
-                   f'multiply it by {factor:g}')
+                   f'this run has {images} ({processes} process(es) with '
+                   f'{size} each' +
+                   (f', {times} times' if times > 1 else '') + '): ' +
+                   ('multiply it' if times > 1 else
+                    'pass --auto-scale-lr to multiply it') +
+                   f' by {images / base:g}')
+    inside = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    if (mode == 'train' and 'max_epochs' in cfg.train_cfg
+            and inside.get('by_epoch') is False):
+        yield ('default_hooks.checkpoint.by_epoch=False in a training by '
+               'epochs: a run that is resumed from within an epoch repeats '
+               "that epoch's iterations from its first on, and so has more of "
+               'them in all')
 
 
 # Checkpoints
 
 
 def _sources(cfg, mode):
-    """Yield each checkpoint that is to be loaded, with another's option."""
+    """Yield each checkpoint that is to be loaded.
+
+    With the place of its init_cfg, if it is in one, and another's option.
+    """
     if cfg.get('load_from'):
-        yield cfg.load_from, (
+        yield cfg.load_from, None, (
             'name another one on the command line' if mode == 'test' or
             cfg.get('resume') else 'pass --cfg-options load_from=FILE')
     if mode == 'train':  # testing does not initialise
@@ -141,7 +171,7 @@ def _sources(cfg, mode):
             if str(node.get('type')).endswith('Pretrained'):
                 name = 'checkpoint'
             if isinstance(node.get(name), str):
-                yield node[name], f'pass --cfg-options {key}.{name}=FILE'
+                yield node[name], key, f'pass --cfg-options {key}.{name}=FILE'
 
 
 def _checkpoints(cfg, mode, auto_resume) -> Iterator[str]:
@@ -149,31 +179,66 @@ def _checkpoints(cfg, mode, auto_resume) -> Iterator[str]:
         yield (f'--resume: there is no checkpoint in {cfg.work_dir} to resume '
                'from; train without --resume, or name the checkpoint '
                '(--resume FILE) or its folder (--work-dir DIR)')
-    for path, remedy in _sources(cfg, mode):
+    for path, key, remedy in _sources(cfg, mode):
         if '://' in path:
             continue
-        try:
-            checkpoint = read_checkpoint(path)
-            get_weights(checkpoint, path)
-            if cfg.get('resume') and path == cfg.load_from and not {
-                    'meta', 'message_hub', 'optimizer'
-            } <= set(checkpoint):
-                yield (f'{path} has weights alone and cannot be resumed from; '
-                       'to start from them pass --cfg-options '
-                       f'load_from={path}')
-        except (OSError, ValueError) as e:
-            yield f'{e}; {remedy}'
+        yield from _checkpoint(cfg, path, path, key, remedy)
+
+
+def _checkpoint(cfg, path, file, key, remedy) -> Iterator[str]:
+    try:
+        checkpoint = read_checkpoint(file)
+        weights = get_weights(checkpoint, file)
+    except (OSError, ValueError) as e:
+        yield f'{e}; {remedy}'
+        return
+    if cfg.get('resume') and path == cfg.load_from and not {
+            'meta', 'message_hub', 'optimizer'
+    } <= set(checkpoint):
+        yield (f'{path} has weights alone and cannot be resumed from; to '
+               f'start from them pass --cfg-options load_from={path}')
+    if key in ('model.backbone.init_cfg', 'model'):  # model.pretrained
+        yield from _plain_backbone(cfg, path, weights, remedy)
+
+
+def _plain_backbone(cfg, path, weights, remedy) -> Iterator[str]:
+    """Whether all of it gets a value: of a plain one mmengine only warns."""
+    node = cfg.model.backbone
+    if str(node.type).split('.')[-1] not in PLAIN:
+        return
+    try:
+        scope = cfg.get('default_scope', 'mmengine')
+        with MODELS.switch_scope_and_registry(scope) as registry:
+            backbone = registry.build(dict(node, init_cfg=None))
+    except Exception:
+        return  # it will be built once more, and then there is a message
+    init = node.get('init_cfg')
+    prefix = (init.get('prefix') if isinstance(init, dict) else None) or ''
+    found = load_weights(
+        backbone, {
+            k[len(prefix):]: v
+            for k, v in weights.items() if k.startswith(prefix)
+        })
+    del found['in excess']  # the classifier
+    if any(found.values()):
+        if not prefix and any(k.startswith('backbone.') for k in weights):
+            remedy = ('pass --cfg-options '
+                      'model.backbone.init_cfg.prefix=backbone.')
+        yield (f'{path} does not fit model.backbone, a {node.type}: '
+               f'{listed(found)}; {remedy}')
 
 
 def _downloads(cfg, mode) -> Iterator[str]:
     """Fetch what mmengine would fetch, to where mmengine looks for it."""
-    for path, remedy in _sources(cfg, mode):
+    for path, key, remedy in _sources(cfg, mode):
         scheme, _, name = path.rpartition('://')
         url = path
         if scheme in ('torchvision', 'open-mmlab'):
             known = (
                 get_torchvision_models()
                 if scheme == 'torchvision' else get_external_models())
+            if scheme == 'open-mmlab':
+                name = get_deprecated_model_names().get(name, name)
             if name not in known:
                 similar = difflib.get_close_matches(name, known, 3, 0)
                 yield (f'{path}: {scheme} has no weights of this name, but '
@@ -192,10 +257,8 @@ def _downloads(cfg, mode) -> Iterator[str]:
             yield (f'{url} cannot be downloaded ({e}): fetch it elsewhere and '
                    f'put it at {file}, or {remedy}')
             continue
-        try:  # mmengine would run the code of one
-            get_weights(read_checkpoint(file), file)
-        except ValueError as e:
-            yield f'{e}; {remedy}'
+        # mmengine would run the code of one.
+        yield from _checkpoint(cfg, path, file, key, remedy)
 
 
 # Data
@@ -490,7 +553,9 @@ def _heads(cfg, datasets) -> Iterator[str]:
                   if isinstance(n, dict) and 'num_classes' in n]
     classes = {}
     for key, dataset in datasets.items():
-        names = dataset.metainfo.get('classes')
+        # Of panoptic datasets the heads for boxes know the things alone.
+        names = dataset.metainfo.get('thing_classes',
+                                     dataset.metainfo.get('classes'))
         if names is None and _has_class_folders(dataset):
             names = _folders(dataset)
         if names is not None:

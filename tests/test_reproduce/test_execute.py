@@ -184,15 +184,6 @@ def test_killed_after_the_last_checkpoint(world):
     assert len(again['r18-seed0']['curves']['val/AP']) == 4
 
 
-def test_weights_that_do_not_fit(world):
-    (world.folder / 'train.py').write_text(
-        TRAIN +
-        "print('The model and loaded state dict do not match exactly')")
-    failed, runs = world()
-    assert failed == ['faster_rcnn_r50-seed0']
-    assert 'does not fit its backbone' in runs[failed[0]]['error']
-
-
 def test_full_disk(world, monkeypatch):
     _, before = world()
     ledger = Ledger(world.folder)

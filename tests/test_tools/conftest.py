@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from mmengine.logging import MMLogger
 
 REPO = Path(__file__).parents[2]
 
@@ -60,6 +61,12 @@ val_dataloader = test_dataloader = dict(
 val_evaluator = test_evaluator = dict(topk=(1, ))
 train_cfg = dict(max_epochs=1)
 '''
+
+
+@pytest.fixture(autouse=True)
+def no_old_loggers():
+    """Runs of the same second share a logger, and so another test's output."""
+    MMLogger._instance_dict.clear()
 
 
 @pytest.fixture(scope='session')

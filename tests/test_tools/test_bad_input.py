@@ -22,6 +22,8 @@ def test_config_with_an_error(message, train, tmp_path):
                      message(train, config))
     config.write_text('a = 1')
     assert 'has no model' in message(train, config)
+    config.write_text("_base_ = 'mmseg::upernet/upernet_r50.py'")
+    assert 'Name the file by its path' in message(train, config)
 
 
 @pytest.mark.parametrize('option, expected', [
@@ -30,7 +32,11 @@ def test_config_with_an_error(message, train, tmp_path):
     ('custom_hooks.3.length=1', 'Index 3 exceeds the length'),
     ('train_cfg.max_epoch=3', "unexpected keyword argument 'max_epoch'"),
     ('model.backbone.depth=51', 'depth=51: '),
-    ('model.backbone.type=RAResNt', 'RAResNt is not in the mmdet::model'),
+    ('model.backbone.type=RAResNt',
+     "RAResNt is not in the mmdet::model registry: is type='ra_mm.RAResNet' "),
+    ('custom_hooks.0.type=ra_mm.TempAnealingHook',
+     "is type='ra_mm.TempAnnealingHook' meant?"),
+    ('model.backbone.init_cfg.checkpoint=a.pth', 'expected None or a dict'),
     ('custom_hooks.0.start=0.5', 'start >= end > 0 is expected'),
     ('custom_hooks.0.length=13', '26 iterations, but the whole training'),
     ('model.roi_head.bbox_head.num_classes=80',
@@ -62,6 +68,11 @@ def test_torchrun_without_launcher(message, train, detector, monkeypatch):
     monkeypatch.delenv('WORLD_SIZE')
     assert 'needs torchrun' in message(train, detector, '--launcher',
                                        'pytorch')
+
+
+def test_amp_without_a_wrapper(message, train, detector):
+    assert 'has no optim_wrapper' in message(
+        train, detector, '--amp', '--cfg-options', 'optim_wrapper=None')
 
 
 def test_unscalable_learning_rate(message, train, detector):
@@ -270,6 +281,24 @@ def test_train_from_another_depth(message, train, detector, pretrained,
                  message(train, detector, '--cfg-options', depth,
                          f'load_from={checkpoint}')):
         assert re.search('does not fit .*depth', text)
+
+
+@pytest.mark.parametrize('options, expected', [
+    ([], 'init_cfg.prefix=backbone.'),
+    (['model.backbone.init_cfg.prefix=backbone.', 'model.backbone.depth=34'],
+     'missing (layer1.2.conv1.weight'),
+    (['model.backbone.init_cfg.prefix=backbone.',
+      'model.backbone.base_channels=16'], 'of another shape (layer1.0.conv1'),
+])
+def test_plain_backbone_from_a_checkpoint(message, train, detector,
+                                          checkpoints, options, expected):
+    """Of which mmengine only warns."""
+    assert 'plain.pth does not fit model.backbone' in (text := message(
+        train, detector, '--cfg-options', 'model.backbone.type=ResNet',
+        'model.backbone.init_cfg.type=Pretrained',
+        f'model.backbone.init_cfg.checkpoint={checkpoints}/plain.pth',
+        *options))
+    assert expected in text
 
 
 def test_resume_in_an_empty_folder(message, train, detector, tmp_path):

@@ -22,7 +22,7 @@ randomness = dict(seed=0)
 default_hooks = dict(
     logger=dict(interval=1),
     checkpoint=dict(
-        max_keep_ckpts=2, save_best='accuracy/top1', rule='greater'))
+        max_keep_ckpts=1, save_best='accuracy/top1', rule='greater'))
 custom_hooks = [dict(type='ra_mm.TempAnnealingHook', length=3)]
 '''
 
@@ -53,19 +53,26 @@ def in_a_process(*argv, seconds=None, calls=None):
     def run():
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1), os.dup2(null, 2)
-        save = CheckpointHook._save_checkpoint_with_step
+        names = '_save_checkpoint_with_step', '_save_best_checkpoint'
 
         def profile(frame, event, arg):
             count.value += 1
             if count.value == calls:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        def watched(*args, **kwargs):
-            sys.setprofile(profile)
-            save(*args, **kwargs)
-            sys.setprofile(None)
+        def watched(save):
 
-        CheckpointHook._save_checkpoint_with_step = watched
+            def saving(*args, **kwargs):
+                before = sys.getprofile()
+                sys.setprofile(profile)
+                save(*args, **kwargs)
+                sys.setprofile(before)
+
+            return saving
+
+        for name in names:
+            setattr(CheckpointHook, name,
+                    watched(getattr(CheckpointHook, name)))
         train(*argv)
 
     process = multiprocessing.get_context('fork').Process(target=run)
@@ -95,7 +102,7 @@ def test_twenty_kills(config, tmp_path):
     killed = 0
     while killed < 20:
         shutil.rmtree(work, ignore_errors=True)
-        done = False
+        done, there = False, [0, 0]  # once there is one, there always is
         while not done:
             saved = {
                 int(path.stem.split('_')[1]): path
@@ -104,6 +111,9 @@ def test_twenty_kills(config, tmp_path):
             for epoch, path in saved.items():  # each of them can be read
                 meta = torch.load(path, weights_only=False)['meta']
                 assert meta['iter'] == epoch * ITERS
+            for count, pattern in enumerate(['epoch_*.pth', 'best_*.pth']):
+                assert len(list(work.glob(pattern))) >= there[count]
+                there[count] = min(1, len(list(work.glob(pattern))))
             before = len(steps(work))
             if killed % 2:
                 moment = dict(seconds=rng.uniform(0.2, 0.8) * seconds)

@@ -1,6 +1,8 @@
 """What the preflight looks at beyond the mistakes in test_bad_input.py."""
 import json
+from pathlib import Path
 
+import mmdet
 import pytest
 import torch
 from mmengine.config import Config
@@ -53,7 +55,18 @@ def test_learning_rate(cfg, gpus, capsys, monkeypatch):
     assert capsys.readouterr().err == ''
 
     cfg.train_dataloader.batch_size = 2
+    cfg.optim_wrapper.accumulative_counts = 2
+    check(cfg, 'train')
+    assert capsys.readouterr().err == ''
+    cfg.optim_wrapper.accumulative_counts = 4
+    check(cfg, 'train')
+    assert ('this run has 32 (4 process(es) with 2 each, 4 times): multiply '
+            'it by 2') in capsys.readouterr().err
     cfg.auto_scale_lr.enable = True
+    with pytest.raises(ValueError, match='not count accumulative_counts=4'):
+        check(cfg, 'train')
+
+    cfg.optim_wrapper.accumulative_counts = 1
     check(cfg, 'train')
     assert capsys.readouterr().err == ''
 
@@ -160,3 +173,38 @@ def test_every_toolbox_says_where_its_data_goes(tmp_path, monkeypatch, toolbox,
 def _installed(toolbox, config):
     module = __import__(toolbox)
     return f'{module.__path__[0]}/.mim/configs/{config}'
+
+
+def test_checkpoints_within_epochs(cfg, capsys):
+    cfg.default_hooks.checkpoint.by_epoch = False
+    check(cfg, 'train')
+    assert 'resumed from within an epoch repeats' in capsys.readouterr().err
+
+
+def test_deprecated_name_of_weights(cfg, tmp_path, monkeypatch):
+    """mmengine knows what it is called now."""
+    fetched = []
+
+    def fetch(url, file):
+        fetched.append(url)
+        raise OSError
+
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', fetch)
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    cfg.model.backbone.init_cfg = dict(
+        type='Pretrained', checkpoint='open-mmlab://resnet50_caffe')
+    with pytest.raises(ValueError, match='cannot be downloaded'):
+        check(cfg, 'train')
+    assert 'resnet50_caffe' in fetched[0]
+
+
+def test_things_of_a_panoptic_dataset(capsys):
+    """53 of its 133 classes have no boxes."""
+    cfg = Config.fromfile(
+        Path(mmdet.__file__).parent /
+        '.mim/configs/panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py')
+    cfg.work_dir, cfg.launcher = 'unused', 'none'
+    with pytest.raises(ValueError) as e:
+        check(cfg, 'train')
+    assert 'there is no folder data/coco/' in str(e.value)
+    assert 'num_classes' not in str(e.value)

@@ -108,14 +108,49 @@ def test_kill_and_resume(trained, shapes, tmp_path):
     }
 
 
-def test_never_without_a_checkpoint(train, configs, tmp_path, capsys):
-    """A kill between deletion and writing must leave one to resume from."""
+def test_never_without_a_checkpoint(train, configs, tmp_path, monkeypatch):
+    """What is outdated is deleted after its successor is there."""
+    there = []
+    replace = os.replace
+
+    def watched(part, path):
+        there.append({p.name for p in (tmp_path / 'work').glob('*.pth')})
+        replace(part, path)
+
+    monkeypatch.setattr(os, 'replace', watched)
     train(configs / 'classifier.py', '--cfg-options',
-          'train_cfg.max_epochs=3',
+          'train_cfg.max_epochs=3', 'train_cfg.val_interval=4',
           'default_hooks.checkpoint.max_keep_ckpts=1')
-    assert 'max_keep_ckpts=2 takes the place of 1' in capsys.readouterr().err
-    assert {path.name for path in (tmp_path / 'work').glob('*.pth')
-            } == {'epoch_2.pth', 'epoch_3.pth'}
+    assert there == [set(), {'epoch_1.pth'}, {'epoch_2.pth'}]
+    assert {p.name for p in (tmp_path / 'work').iterdir()
+            if p.suffix in ('.pth', '.part')} == {'epoch_3.pth'}
+
+
+def test_scores_and_schedules_can_be_resumed(train, configs, tmp_path):
+    """NumPy's float32 as the best score, and OneCycleLR's functions."""
+    config = tmp_path / 'segmenter.py'
+    config.write_text(f'''
+_base_ = '{configs}/segmenter.py'
+train_cfg = dict(max_iters=4, val_interval=2)
+default_hooks = dict(checkpoint=dict(interval=2, save_best='mIoU'))
+param_scheduler = dict(
+    _delete_=True, type='OneCycleLR', eta_max=0.01, total_steps=4,
+    by_epoch=False)
+train_dataloader = dict(dataset=dict(metainfo=dict(source=dict(a=1))))
+''')
+    train(config)
+    train(config, '--resume', tmp_path / 'work/iter_2.pth')
+    assert (tmp_path / 'work/iter_4.pth').exists()
+
+
+def test_resume_in_a_config(train, configs, tmp_path, capsys):
+    """Without mmengine's note of the last checkpoint, too."""
+    train(configs / 'classifier.py', '--cfg-options', 'resume=True')
+    (tmp_path / 'work/last_checkpoint').unlink()
+    train(configs / 'classifier.py', '--cfg-options', 'resume=True',
+          'train_cfg.max_epochs=2')
+    logs = sorted((tmp_path / 'work').glob('*/*.log'))
+    assert 'resumed epoch: 1' in logs[-1].read_text()
 
 
 def test_two_processes(shapes, tmp_path):

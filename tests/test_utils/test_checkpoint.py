@@ -1,0 +1,137 @@
+"""What training saves, by mmengine's own Runner and CheckpointHook."""
+import os
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+
+from ra_mm.utils.checkpoint import read_checkpoint, save_whole
+
+
+class Model(BaseModel):
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, inputs, mode):
+        return dict(loss=self.weight.sum()) if mode == 'loss' else [inputs]
+
+
+class Rising(BaseMetric):
+    """A score that is always the best so far."""
+
+    def process(self, *_):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        self.score = getattr(self, 'score', 0) + 1
+        return dict(score=np.float32(self.score))
+
+
+def run(folder, epochs=3, hooks=(), save_best='score', **kwargs):
+    loader = dict(
+        dataset=[dict(inputs=torch.ones(1))],
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        batch_size=1, num_workers=0)
+    runner = Runner(
+        model=Model(),
+        work_dir=str(folder),
+        train_dataloader=loader, val_dataloader=loader,
+        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        val_cfg={}, val_evaluator=Evaluator(Rising()),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        default_hooks=dict(
+            checkpoint=dict(
+                type='CheckpointHook', interval=1, max_keep_ckpts=1,
+                save_best=save_best, rule='greater')),
+        custom_hooks=list(hooks),
+        experiment_name=f'{folder.parent.name}{folder.name}',
+        log_level='WARNING',
+        **kwargs)
+    save_whole(runner)
+    runner.train()
+
+
+def names(folder):
+    return {p.name for p in folder.iterdir() if '.pth' in p.name}
+
+
+def test_outdated_after_its_successor(tmp_path, monkeypatch):
+    """Whenever a checkpoint appears, the one of before is still there."""
+    there = []
+    replace = os.replace
+
+    def watched(part, path):
+        replace(part, path)
+        there.append(names(tmp_path))
+
+    monkeypatch.setattr(os, 'replace', watched)
+    run(tmp_path)
+    epochs = [{f'epoch_{i}.pth', f'best_score_epoch_{i}.pth'}
+              for i in range(1, 4)]
+    first, second, third = epochs
+    assert there == [
+        {'epoch_1.pth'}, first, first,
+        first | {'epoch_2.pth'}, second | {'best_score_epoch_1.pth'},
+        second | {'best_score_epoch_1.pth'},
+        second | {'epoch_3.pth'}, third | {'best_score_epoch_2.pth'},
+        third | {'best_score_epoch_2.pth'}
+    ]
+    assert names(tmp_path) == third
+
+
+def test_other_runs_are_left_alone(tmp_path):
+    """A run that goes on from another's checkpoint deletes its own alone."""
+    one, two = tmp_path / 'one', tmp_path / 'two'
+    run(one)
+    before = names(one)
+    run(two, epochs=4, resume=True, load_from=str(one / 'epoch_3.pth'))
+    run(two, epochs=5, resume=True, load_from=str(two / 'epoch_4.pth'))
+    assert names(one) == before
+    assert 'epoch_5.pth' in names(two)
+
+
+class Info(Hook):
+
+    def __init__(self, value):
+        self.value = value
+
+    def before_train(self, runner):
+        runner.message_hub.update_info('value', self.value)
+
+
+def test_saved_objects_that_cannot_be_read(tmp_path):
+    """A run stops at its first checkpoint, not at its resumption."""
+    with pytest.raises(ValueError, match='could not be resumed from.*range'):
+        run(tmp_path, hooks=[Info(range(3))])
+    assert not names(tmp_path)
+
+
+@pytest.mark.parametrize('value', [
+    np.float32(0.5), np.float16(0.5), np.int32(7), np.bool_(True),
+    np.ones((2, 3), np.uint8), ConfigDict(a=dict(b=[1, dict(c=2)]))
+], ids=str)
+def test_plain_values_are_read(tmp_path, value):
+    torch.save(dict(value=value), tmp_path / 'a.pth')
+    read = read_checkpoint(str(tmp_path / 'a.pth'))['value']
+    assert type(read) is type(value)
+    assert np.array_equal(read, value)
+
+
+def test_full_disk(tmp_path, monkeypatch):
+    """Nothing of the checkpoint stays, and that of before does."""
+
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+
+    run(tmp_path, epochs=1, save_best=None)
+    monkeypatch.setattr(os, 'replace', full)
+    with pytest.raises(OSError, match='No space'):
+        run(tmp_path, epochs=2, save_best=None, resume=True)
+    assert names(tmp_path) == {'epoch_1.pth'}
