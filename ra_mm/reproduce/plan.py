@@ -173,6 +173,9 @@ def make_job(run: Run, setting: Setting) -> Job:
         use(
             cfg, setting.data or shapes(
                 setting.folder / 'data', cfg.default_scope != 'mmpretrain'))
+        if setting.data and cfg.model.backbone.get('frozen_stages', -1) > 0:
+            # An attention there would stay untrained; all rows alike.
+            cfg.model.backbone.frozen_stages = 0
 
     options = {'randomness.seed': run.seed}
     if has_gates(cfg):

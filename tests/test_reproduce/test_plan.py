@@ -7,6 +7,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS, init_default_scope
 
 from ra_mm import paper
+from ra_mm.reproduce.data import read
 from ra_mm.reproduce.plan import Setting, choose_rows, make_job, make_plan
 
 FULL = Setting('full', Path('out'), gpus=2, launcher='pytorch')
@@ -132,3 +133,12 @@ def test_demo_keeps_what_the_row_is_about(run):
     if full.default_scope == 'mmseg' and types[0]:
         assert (demo.custom_hooks[0].length / loops[1].max_iters ==
                 full.custom_hooks[0].length / loops[0].max_iters)
+
+
+def test_no_attention_is_frozen_untrained(shapes):
+    """On one's own data nothing but torchvision's weights comes before."""
+    setting = replace(FULL, data=read(shapes))
+    for run in plan_of('table4', own=True).values():
+        backbone = make_job(run, setting).cfg.model.backbone
+        assert backbone.frozen_stages == 0
+        assert backbone.init_cfg.checkpoint == 'torchvision://resnet50'
