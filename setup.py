@@ -21,9 +21,11 @@ setup(
     long_description=open('README.md', encoding='utf-8').read(),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
+    author='The ra_mm contributors',
     packages=find_packages(include=['ra_mm', 'ra_mm.*']),
     python_requires='>=3.10,<3.13',
-    install_requires=['numpy', 'torch>=2.5', 'torchvision'],
+    # From 2.14 on PyTorch wants C++20, as which mmcv does not compile itself.
+    install_requires=['numpy', 'torch>=2.5,<2.14', 'torchvision'],
     extras_require=dict(
         onedl=ONEDL,
         export=EXPORT,

@@ -1,14 +1,15 @@
 # Your own dataset: Faster R-CNN with RA-ResNet-50 on BCCD (blood cells in
-# microscope photographs, 292 + 72 images, COCO json). Copy this file and change
-# what is marked.
+# microscope photographs, 292 + 72 images, COCO json). Copy this file within
+# configs/ and change what is marked.
 _base_ = './faster_rcnn_ra_r50.py'
 
 # Where it lies: here, or what the environment variable DATA_ROOT says.
-data_root = '{{$DATA_ROOT:data/bccd}}/'
-metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))  # as in the annotations
-train_ann = 'annotations/train.json'
-val_ann = 'annotations/val.json'
-images = 'images/'
+data_root = '{{$DATA_ROOT:data/bccd}}/'  # <- change, with the slash
+# In the order of the annotation files' categories.
+metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))  # <- change
+train_ann = 'annotations/train.json'  # <- change
+val_ann = 'annotations/val.json'  # <- change
+images = 'images/'  # <- change: where the files' file_name begins
 
 model = dict(
     roi_head=dict(bbox_head=dict(num_classes=len(metainfo['classes']))))
