@@ -37,17 +37,46 @@ class Expect(Hook):
             'train/G_ra_mean' in scalars else None)
 
 
-@pytest.mark.parametrize('cfg', [{}, dict(compile=dict(backend='aot_eager'))])
-def test_gate_log(tmp_path, cfg):
-    torch._dynamo.reset()
+def test_gate_log(tmp_path):
     model, expect = Model(), Expect()
     model.ra.gamma.data = torch.tensor([1., -0.5, 0.2, 0.])
-    run(tmp_path, GateLogHook(interval=2), model=model, hooks=[expect],
-        cfg=cfg)
+    run(tmp_path, GateLogHook(interval=2), model=model, hooks=[expect])
     assert expect.logged[0] is None
     for i in range(1, 12, 2):
         assert expect.logged[i] == pytest.approx(expect.expected[i])
         assert expect.logged[i - 1] != pytest.approx(expect.expected[i - 1])
+
+
+class Network(Model):
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = RAResNet(18, stem_channels=4, base_channels=4)
+        self.ra = self.backbone.layer4[1].attention
+        for m in self.modules():
+            if isinstance(m, ReverseAttention):
+                torch.nn.init.normal_(m.gamma)
+
+    def forward(self, inputs, mode):
+        x = torch.rand_like(inputs)
+        return dict(loss=self.backbone(x)[0].square().mean())
+
+
+def test_compiled(tmp_path):
+    """A graph of an earlier look must not leave out a later one."""
+    torch._dynamo.reset()
+    seen = []
+
+    class See(Hook):
+
+        def after_train_iter(self, runner, **kwargs):
+            if 'train/G_layer4_std' in runner.message_hub.log_scalars:
+                seen.append(runner.message_hub.get_scalar(
+                    'train/G_layer4_std').current())
+
+    run(tmp_path, GateLogHook(interval=2), model=Network(), hooks=[See()],
+        cfg=dict(compile=dict(backend='aot_eager')))
+    assert len(set(seen)) > 3
 
 
 def test_gates_of_blocks():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
 
 REPO = Path(__file__).parents[2]
 
@@ -64,9 +65,13 @@ train_cfg = dict(max_epochs=1)
 
 
 @pytest.fixture(autouse=True)
-def no_old_loggers():
-    """Runs of the same second share a logger, and so another test's output."""
+def as_in_a_new_process():
+    """No scope is set, and no logger there that writes to an older output.
+
+    Runs that begin in the same second share theirs.
+    """
     MMLogger._instance_dict.clear()
+    DefaultScope._instance_dict.clear()
 
 
 @pytest.fixture(scope='session')
