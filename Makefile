@@ -22,6 +22,9 @@ $(VENV)/.installed: requirements/build.txt requirements/onedl.txt requirements/t
 	  echo "No prebuilt wheel of $(MMCV) fits $$pair: compiling it, about 30 minutes of CPU time."; \
 	  echo "Without nvcc the result has CPU ops only."; \
 	  $(PIP_INSTALL) $(MMCV); }
+	$(BIN)/python -c 'import torch, mmcv._ext' || { \
+	  echo "This $(MMCV), of pip's cache maybe, is for another torch: compiling it."; \
+	  $(PIP_INSTALL) --no-cache-dir --force-reinstall --no-deps --no-binary onedl-mmcv $(MMCV); }
 	$(PIP_INSTALL) -r requirements/onedl.txt -r requirements/tests.txt
 	$(PIP_INSTALL) --no-deps -e .
 	touch $@

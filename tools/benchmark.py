@@ -523,7 +523,10 @@ def main(argv=None):
         torch.set_num_threads(args.threads)
         torch.backends.cudnn.benchmark = True
         # Rather no figure than that of a fallback to eager mode.
-        torch._dynamo.config.fail_on_recompile_limit_hit = True
+        dynamo = torch._dynamo.config
+        for name in ('fail_on_recompile_limit_hit', 'fail_on_cache_limit_hit'):
+            if hasattr(dynamo, name):  # its name depends on the version
+                setattr(dynamo, name, True)
         if args.profile:
             for case in cases(args):
                 print(cost.title(asdict(case)), args.profile)

@@ -74,6 +74,10 @@ class GateLogHook(Hook):
         stages = defaultdict(list)
         for stage, layer in self.layers:
             del layer.gate
+            if layer not in self.gates:
+                raise RuntimeError(
+                    'GateLogHook: the compiled model does not call the gates; '
+                    'leave out one of the two, or try a newer PyTorch')
             stages[stage].append(self.gates[layer])
         for stage, gates in stages.items():
             G = torch.cat(gates)

@@ -1,5 +1,6 @@
 """GateLogHook: the logged figures are those of the G that were used."""
 import copy
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -74,9 +75,11 @@ def test_compiled(tmp_path):
                 seen.append(runner.message_hub.get_scalar(
                     'train/G_layer4_std').current())
 
-    run(tmp_path, GateLogHook(interval=2), model=Network(), hooks=[See()],
-        cfg=dict(compile=dict(backend='aot_eager')))
-    assert len(set(seen)) > 3
+    works = torch.__version__ >= '2.10'  # as seen; 2.5 does not
+    with nullcontext() if works else pytest.raises(RuntimeError, match='newer'):
+        run(tmp_path, GateLogHook(interval=2), model=Network(), hooks=[See()],
+            cfg=dict(compile=dict(backend='aot_eager')))
+    assert len(set(seen)) > 3 or not works
 
 
 def test_gates_of_blocks():

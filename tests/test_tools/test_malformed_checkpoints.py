@@ -155,7 +155,7 @@ HOLDS = [
     (None, 'holds a NoneType'), (5, 'holds a int'), ('abc', 'holds a str'),
     (nan, 'holds a float'), (True, 'holds a bool'), ([1], 'holds a list'),
     ([TENSOR], 'holds a list'), ((1, ), 'holds a tuple'),
-    ({1, 2}, 'holds a set'), (TENSOR, 'holds a Tensor'),
+    ({1, 2}, 'holds '), (TENSOR, 'holds a Tensor'),
     (np.ones(2), 'holds a ndarray'),
     *((weights, 'holds no weights') for weights in (
         {}, {1: TENSOR}, {'a': 1}, {'a': None}, {'a': 'b'}, {'a': [TENSOR]},
