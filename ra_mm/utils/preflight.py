@@ -204,8 +204,9 @@ def _checkpoint(cfg, path, file, key, remedy) -> Iterator[str]:
 def _plain_backbone(cfg, path, weights, remedy) -> Iterator[str]:
     """Whether all of it gets a value: of a plain one mmengine only warns."""
     node = cfg.model.backbone
-    if str(node.type).split('.')[-1] not in PLAIN:
-        return
+    if str(node.type).split('.')[-1] not in PLAIN or any(
+            node.get(extra) for extra in ('dcn', 'plugins', 'conv_cfg')):
+        return  # those have weights of their own
     try:
         scope = cfg.get('default_scope', 'mmengine')
         with MODELS.switch_scope_and_registry(scope) as registry:

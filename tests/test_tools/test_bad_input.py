@@ -1,11 +1,15 @@
 """Every mistake ends in one message that says what to do, and status 1."""
 import json
 import re
+from pathlib import Path
 
+import mmdet
 import pytest
 import torch
+from mmengine.config import Config
 
 from ra_mm.utils.cli import one_line_errors
+from ra_mm.utils.preflight import check
 
 
 # The config and the command line
@@ -299,6 +303,19 @@ def test_plain_backbone_from_a_checkpoint(message, train, detector,
         f'model.backbone.init_cfg.checkpoint={checkpoints}/plain.pth',
         *options))
     assert expected in text
+
+
+def test_plain_backbone_with_parts_of_its_own(checkpoints):
+    """That the checkpoint lacks the offsets of DCN is as it should be."""
+    cfg = Config.fromfile(
+        Path(mmdet.__file__).parent /
+        '.mim/configs/dcn/faster-rcnn_r50-dconv-c3-c5_fpn_1x_coco.py')
+    cfg.work_dir, cfg.launcher = 'unused', 'none'
+    cfg.model.backbone.init_cfg.checkpoint = f'{checkpoints}/plain.pth'
+    with pytest.raises(ValueError) as e:
+        check(cfg, 'train')
+    assert 'there is no folder data/coco/' in str(e.value)
+    assert 'does not fit' not in str(e.value)
 
 
 def test_resume_in_an_empty_folder(message, train, detector, tmp_path):
