@@ -168,7 +168,7 @@ def read(path: Path) -> dict:
 
 def write_json(data: dict, path: Path) -> None:
     with whole_file(path) as f:
-        f.write(json.dumps(data, indent=1))
+        f.write(json.dumps(data, indent=1) + '\n')
 
 
 def write_picture(data: dict, path: Path) -> None:
