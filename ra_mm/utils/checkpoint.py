@@ -144,7 +144,7 @@ def save_whole(runner: Runner) -> None:
     Args:
         runner (Runner): Before its training.
     """
-    save, outdated, proven = runner.save_checkpoint, [], []
+    save, outdated, proven = runner.save_checkpoint, set(), set()
 
     def save_checkpoint(out_dir, filename, *args, **kwargs):
         path = Path(out_dir, filename)
@@ -154,17 +154,15 @@ def save_whole(runner: Runner) -> None:
         try:
             save(out_dir, part.name, *args, **kwargs)
             if is_main_process():
-                if not proven:
+                kind = filename.startswith('best_')  # without an optimizer
+                if kind not in proven:
                     _prove(part)
-                    proven.append(part)
+                    proven.add(kind)
                 os.replace(part, path)
         finally:
             if is_main_process():
                 part.unlink(missing_ok=True)
-        if not filename.startswith('best_'):  # it records which is the best
-            for old in {*outdated} - {str(path)}:
-                Path(old).unlink(missing_ok=True)
-            outdated.clear()
+        outdated.discard(str(path))  # of the same name as its successor
 
     runner.save_checkpoint = save_checkpoint
     runner.register_hook(_KeepOutdated(outdated))
@@ -180,8 +178,8 @@ def _prove(part):
 
 
 class _KeepOutdated(Hook):
-    """Lets CheckpointHooks collect the files that they would delete."""
-    priority = 'LOWEST'  # they choose their backend before
+    """Deletes what CheckpointHooks would delete after they have saved."""
+    priority = 'LOWEST'  # they act before
 
     def __init__(self, outdated):
         self.outdated = outdated
@@ -190,6 +188,12 @@ class _KeepOutdated(Hook):
         for hook in runner.hooks:
             if isinstance(hook, CheckpointHook) and '://' not in hook.out_dir:
                 hook.file_backend = _Keeping(hook, self.outdated)
+
+    def after_train_iter(self, *_, **__):
+        while self.outdated:
+            Path(self.outdated.pop()).unlink(missing_ok=True)
+
+    after_train_epoch = after_val_epoch = after_train_iter
 
 
 class _Keeping:
@@ -201,7 +205,7 @@ class _Keeping:
 
     def __init__(self, hook, outdated):
         self.backend, self.folder = hook.file_backend, hook.out_dir
-        self.remove = outdated.append
+        self.remove = outdated.add
 
     def isfile(self, path):
         return (osp.realpath(osp.dirname(path)) == osp.realpath(self.folder)

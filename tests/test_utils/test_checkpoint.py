@@ -34,7 +34,7 @@ class Rising(BaseMetric):
         return dict(score=np.float32(self.score))
 
 
-def run(folder, epochs=3, hooks=(), save_best='score', **kwargs):
+def run(folder, epochs=3, hooks=(), save_best='score', checkpoint={}, **kwargs):
     loader = dict(
         dataset=[dict(inputs=torch.ones(1))],
         sampler=dict(type='DefaultSampler', shuffle=False),
@@ -48,7 +48,8 @@ def run(folder, epochs=3, hooks=(), save_best='score', **kwargs):
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
         default_hooks=dict(
             checkpoint=dict(
-                type='CheckpointHook', interval=1, max_keep_ckpts=1,
+                type='CheckpointHook', max_keep_ckpts=1,
+                **{'interval': 1, **checkpoint},
                 save_best=save_best, rule='greater')),
         custom_hooks=list(hooks),
         experiment_name=f'{folder.parent.name}{folder.name}',
@@ -95,6 +96,18 @@ def test_other_runs_are_left_alone(tmp_path):
     run(two, epochs=5, resume=True, load_from=str(two / 'epoch_4.pth'))
     assert names(one) == before
     assert 'epoch_5.pth' in names(two)
+
+
+@pytest.mark.parametrize('checkpoint, expected', [
+    (dict(filename_tmpl='latest.pth'),
+     {'latest.pth', 'best_score_latest.pth'}),
+    (dict(interval=-1, save_last=False), {'best_score_epoch_3.pth'}),
+    (dict(interval=3), {'epoch_3.pth', 'best_score_epoch_3.pth'}),
+])
+def test_best_of_other_settings(tmp_path, checkpoint, expected):
+    """One name for all, and the best alone: the last one is there, no more."""
+    run(tmp_path, checkpoint=checkpoint)
+    assert names(tmp_path) == expected
 
 
 class Info(Hook):
