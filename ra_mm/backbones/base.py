@@ -10,7 +10,7 @@ from ra_mm.registry import MODELS
 from ra_mm.utils.checkpoint import read_state_dict
 from ra_mm.utils.expect import (ABOVE_0, BELOW_1, NOTHING, SWITCH, TYPED,
                                 TYPEDS, expect, one_of, whole)
-from ra_mm.utils.strict_load import listed, load_weights
+from ra_mm.utils.strict_load import below, listed, load_weights
 
 # Arguments that mmpretrain's backbones do not look at, or without a message.
 ARGUMENTS = dict(
@@ -140,13 +140,11 @@ def load_pretrained(backbone: nn.Module, checkpoint: str,
                     prefix: Optional[str] = None) -> None:
     """Load a checkpoint into a backbone, see :class:`StrictPretrained`."""
     source = read_state_dict(checkpoint)
-    if prefix is None and any(k.startswith('backbone.') for k in source):
-        prefix = 'backbone.'
-    prefix = prefix or ''
-    state = backbone.own_names({
-        k[len(prefix):]: v
-        for k, v in source.items() if k.startswith(prefix)
-    })
+    if prefix is None:
+        source = below(source, None)
+        if any(k.startswith('backbone.') for k in source):
+            prefix = 'backbone.'
+    state = backbone.own_names(below(source, prefix))
 
     # Classifiers and heads are not the backbone's business.
     children = dict(backbone.named_children())

@@ -22,7 +22,7 @@ class TempAnnealingHook(Hook):
     of training.' (paper, 'RA block'). The first iteration has temp = start;
     from iteration ``length`` on temp = end.
 
-    temp depends on how far the training is alone, so a resumed run continues
+    temp depends only on how far the training is, so a resumed run continues
     as if it had never stopped, and where epochs count, with batches of another
     size too. It reaches the RA layers of the model, wrapped or compiled, and
     of the averaged model of an EMAHook, and stands in the log beside the loss.
@@ -85,6 +85,9 @@ class TempAnnealingHook(Hook):
             temp = max(m.temp.item() for m in self.layers)
             hub.update_info(
                 START, max(temp, self.end) if trained else self.start)
+            if trained:
+                runner.logger.info(
+                    f'RA starts from trained weights, whose temp is {temp}')
         self.first = hub.get_info(START, self.start)
 
         # Of what self.length counts, an iteration is a part.
@@ -99,8 +102,7 @@ class TempAnnealingHook(Hook):
                 'longer or set a smaller length')
         runner.logger.info(
             f'temp falls from {self.first} to {self.end} in {iters} iterations'
-            if self.first > self.end else
-            f'RA starts from trained weights: temp is {self.end}')
+            if self.first > self.end else f'temp is {self.end} throughout')
 
     def temp_at(self, done: float) -> float:
         """temp when so much of what ``length`` counts is done, 0 at first."""

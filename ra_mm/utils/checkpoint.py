@@ -218,8 +218,9 @@ class _Keeping:
 def latest_checkpoint(work_dir: str) -> Optional[str]:
     """The checkpoint that a run in this folder saved last, None without one.
 
-    mmengine notes its path in ``last_checkpoint``, after it has written it.
-    If the run was killed in between, or the folder was moved, the file names
+    mmengine notes its path in ``last_checkpoint``, after it has written it; if
+    the run was killed in between it is the one of before. Where the note is
+    missing or names no file, since the folder was moved, the file names
     ``epoch_N.pth`` and ``iter_N.pth`` decide.
     """
     note = Path(work_dir, 'last_checkpoint')

@@ -274,11 +274,11 @@ def _message(error):
         known = []
         for registry in (MODELS, HOOKS):
             registry.import_from_location()
-            known += [f'ra_mm.{name}' for name in registry.module_dict]
-        similar = difflib.get_close_matches(
-            f"ra_mm.{unknown[1].split('.')[-1]}", known, 1, 0.85)
+            known += registry.module_dict
+        similar = difflib.get_close_matches(unknown[1].split('.')[-1], known,
+                                            1, 0.85)
         if similar:
-            return f"{unknown[0]}: is type='{similar[0]}' meant?"
+            return f"{unknown[0]}: is type='ra_mm.{similar[0]}' meant?"
     # Some versions of mmengine name every class that was being built.
     text = re.sub(r'^(class `\w+` in \S+: )+', '', str(text))
     if isinstance(error, (ValueError, OSError)) and text:

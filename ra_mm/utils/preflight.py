@@ -21,7 +21,7 @@ from .checkpoint import get_weights, read_checkpoint
 from .cli import walk, warn
 from .coco import is_left_out, is_segmentation, read_coco
 from .expect import some
-from .strict_load import listed, load_weights
+from .strict_load import below, listed, load_weights
 from .values import wrong_values
 
 # What RA backbones take the place of.
@@ -214,12 +214,8 @@ def _plain_backbone(cfg, path, weights, remedy) -> Iterator[str]:
     except Exception:
         return  # it will be built once more, and then there is a message
     init = node.get('init_cfg')
-    prefix = (init.get('prefix') if isinstance(init, dict) else None) or ''
-    found = load_weights(
-        backbone, {
-            k[len(prefix):]: v
-            for k, v in weights.items() if k.startswith(prefix)
-        })
+    prefix = init.get('prefix') if isinstance(init, dict) else None
+    found = load_weights(backbone, below(weights, prefix))
     del found['in excess']  # the classifier
     if any(found.values()):
         if not prefix and any(k.startswith('backbone.') for k in weights):

@@ -1,6 +1,6 @@
 """Checkpoints that must fit the model, where mmengine only warns."""
 import re
-from typing import Dict, List, Mapping
+from typing import Dict, List, Mapping, Optional
 
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -43,6 +43,26 @@ def load_weights(model: nn.Module,
     }
 
 
+def below(weights: Mapping[str, Tensor],
+          prefix: Optional[str]) -> Dict[str, Tensor]:
+    """The weights below a prefix, as mmengine selects and names them.
+
+    Args:
+        weights (Mapping): By name.
+        prefix (str, optional): With or without the dot at its end.
+
+    Returns:
+        dict: By the rest of the name, without a wrapper's ``module.`` too.
+    """
+    if prefix:
+        prefix = prefix.removesuffix('.') + '.'
+        return {
+            k[len(prefix):]: v
+            for k, v in weights.items() if k.startswith(prefix)
+        }
+    return {re.sub(r'^module\.', '', k): v for k, v in weights.items()}
+
+
 def listed(found: Mapping[str, List[str]]) -> str:
     """What :func:`load_weights` found, in words."""
     return '; '.join(f'{len(keys)} {kind} {some(keys, 3)}'
@@ -71,10 +91,7 @@ class StrictLoadHook(Hook):
         self.whole = whole
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        weights = {
-            re.sub(r'^module\.', '', key): value
-            for key, value in checkpoint.get('state_dict', checkpoint).items()
-        }
+        weights = below(checkpoint.get('state_dict', checkpoint), None)
         model = runner.model
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module

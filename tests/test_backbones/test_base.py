@@ -254,8 +254,8 @@ def test_builds_in_every_scope(scope, family):
 @pytest.mark.parametrize('family', SMALL)
 @pytest.mark.parametrize('attention',
                          [RA, dict(RA, normalization='bn'), *RIVALS])
-@pytest.mark.parametrize('prefix, as_list', [(None, False),
-                                             ('backbone.', True)])
+@pytest.mark.parametrize('prefix, as_list', [
+    (None, False), ('backbone.', True), ('backbone', False)])
 def test_whole_model_weights(family, attention, prefix, as_list, tmp_path,
                              randomise):
     """The attention travels; a list of initialisers does not overwrite."""
@@ -280,10 +280,14 @@ def test_whole_model_weights(family, attention, prefix, as_list, tmp_path,
 @pytest.mark.parametrize('family', SMALL)
 @pytest.mark.parametrize('attention', [RA, *RIVALS])
 def test_plain_weights(family, attention, tmp_path, randomise, pretrained):
-    """The plain backbone's weights fit beside a new attention of any kind."""
+    """The plain backbone's weights fit beside a new attention of any kind.
+
+    Here by the names that they have in a wrapper, as of DDP.
+    """
     plain = randomise(
         getattr(mmpretrain.models, family[2:])(**SMALL[family]))
-    torch.save(plain.state_dict(), tmp_path / 'a.pth')
+    torch.save({f'module.{k}': v for k, v in plain.state_dict().items()},
+               tmp_path / 'a.pth')
     model = pretrained(
         family, tmp_path / 'a.pth', attention=attention, **SMALL[family])
     own = model.state_dict()

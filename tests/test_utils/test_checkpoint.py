@@ -34,7 +34,8 @@ class Rising(BaseMetric):
         return dict(score=np.float32(self.score))
 
 
-def run(folder, epochs=3, hooks=(), save_best='score', checkpoint={}, **kwargs):
+def run(folder, epochs=3, hooks=(), save_best='score', checkpoint={},
+        **kwargs):
     loader = dict(
         dataset=[dict(inputs=torch.ones(1))],
         sampler=dict(type='DefaultSampler', shuffle=False),
