@@ -11,8 +11,8 @@ from copy import deepcopy
 from mmengine.config import ConfigDict
 from mmengine.evaluator import DumpResults
 
-from ra_mm.utils.cli import (build_runner, get_parser, load_config,
-                             one_line_errors)
+from ra_mm.utils.cli import (build_runner, end_processes, get_parser,
+                             load_config, one_line_errors)
 from ra_mm.utils.preflight import check
 from ra_mm.utils.strict_load import StrictLoadHook
 
@@ -115,3 +115,4 @@ def main(argv=None):
 
 if __name__ == '__main__':
     main()
+    end_processes()

@@ -6,8 +6,8 @@
     torchrun --nproc_per_node=8 tools/train.py CONFIG --launcher pytorch
 """
 from ra_mm.utils.checkpoint import latest_checkpoint, save_whole
-from ra_mm.utils.cli import (build_runner, get_parser, load_config,
-                             one_line_errors)
+from ra_mm.utils.cli import (build_runner, end_processes, get_parser,
+                             load_config, one_line_errors)
 from ra_mm.utils.preflight import check
 from ra_mm.utils.strict_load import StrictLoadHook
 
@@ -68,3 +68,4 @@ def main(argv=None):
 
 if __name__ == '__main__':
     main()
+    end_processes()

@@ -219,6 +219,20 @@ def build_runner(cfg: Config) -> Runner:
     return runner
 
 
+def end_processes() -> None:
+    """End a process that talks by gloo, once all have come so far.
+
+    While Python shuts down, gloo's threads may abort it or wait for it
+    forever, after all work is done; so its shutdown is left out.
+    """
+    if torch.distributed.is_initialized() and (
+            torch.distributed.get_backend() == 'gloo'):
+        torch.distributed.barrier()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
 def warn(message: str) -> None:
     """Print a warning, once for all processes of a machine."""
     if int(os.environ.get('LOCAL_RANK', 0)) == 0:

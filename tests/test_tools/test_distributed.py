@@ -17,6 +17,7 @@ from torch import nn
 from torch.distributed.nn.functional import all_reduce
 
 from ra_mm.layers import ReverseAttention, force_path, fused_tail
+from ra_mm.utils.cli import end_processes
 
 TRAIN = Path(__file__).parents[2] / 'tools/train.py'
 IMAGES, BATCH, EPOCHS = 16, 4, 2
@@ -318,3 +319,4 @@ if __name__ == '__main__':
     main = runpy.run_path(str(TRAIN))['main']
     for config in sys.argv[1:]:
         main([config, '--launcher', 'pytorch'])
+    end_processes()
