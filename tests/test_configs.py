@@ -401,6 +401,11 @@ def test_lines_of_the_readme(text, tmp_path):
     assert hook.type == 'ra_mm.TempAnnealingHook'
 
 
+def test_models_of_mmseg_are_found():
+    """As many as the README says were tried."""
+    assert f'all {len(MODELS_OF_MMSEG)} base models' in README
+
+
 @pytest.mark.parametrize('name', MODELS_OF_MMSEG)
 def test_inherited_from_mmseg(name, tmp_path):
     """With dilations, one output or several, and all other options."""

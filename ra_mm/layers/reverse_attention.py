@@ -34,7 +34,7 @@ def aggregate(F: Tensor, by: str) -> Tensor:
     return AGGREGATIONS[by](F, wide(F))
 
 
-# A call to keep: in older versions what torch.fx traces has no dtype.
+# Opaque to torch.fx: in older versions what it traces has no dtype.
 torch.fx.wrap('aggregate')
 
 # Table 7

@@ -144,9 +144,9 @@ def _oddities(cfg, mode) -> Iterator[str]:
                    ('multiply it' if times > 1 else
                     'pass --auto-scale-lr to multiply it') +
                    f' by {images / base:g}')
-    inside = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    saving = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     if (mode == 'train' and 'max_epochs' in cfg.train_cfg
-            and inside.get('by_epoch') is False):
+            and saving.get('by_epoch') is False):
         yield ('default_hooks.checkpoint.by_epoch=False in a training by '
                'epochs: a run that is resumed from within an epoch repeats '
                "that epoch's iterations from its first on, and so has more of "
