@@ -5,7 +5,8 @@
     python tools/train.py CONFIG
     torchrun --nproc_per_node=8 tools/train.py CONFIG --launcher pytorch
 """
-from ra_mm.utils.checkpoint import latest_checkpoint, save_whole
+from ra_mm.utils.checkpoint import (ValidateResumedHook, latest_checkpoint,
+                                    save_whole)
 from ra_mm.utils.cli import (build_runner, end_processes, get_parser,
                              load_config, one_line_errors)
 from ra_mm.utils.preflight import check
@@ -63,6 +64,8 @@ def main(argv=None):
         runner = build_runner(cfg)
         runner.register_hook(StrictLoadHook(whole=bool(cfg.get('resume'))))
         save_whole(runner)
+        if cfg.get('resume'):
+            runner.register_hook(ValidateResumedHook())
         runner.train()
 
 

@@ -165,15 +165,13 @@ class Executor:
     def _train(self, run, entry):
         job = self.job(run)
         work_dir = self.setting.work_dir(run)
-        if job.checkpoint.exists():  # trained to the end before
-            if not collect(work_dir, job.cfg)['validated']:
-                job.checkpoint.unlink()  # the last epoch once more
-            elif entry['status'] == 'failed':  # resuming would change nothing
-                shutil.rmtree(work_dir)
-                entry['wall_s'] = 0.
-            else:
+        if (job.checkpoint.exists()  # it ran to its end before
+                and collect(work_dir, job.cfg)['validated']):
+            if entry['status'] != 'failed':
                 self._finish(run, entry, job, 0)
                 return
+            shutil.rmtree(work_dir)  # resuming would change nothing
+            entry['wall_s'] = 0.
         work_dir.mkdir(parents=True, exist_ok=True)
         command = list(job.command)
         if job.file != run.config:

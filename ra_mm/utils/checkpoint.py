@@ -15,7 +15,8 @@ from mmengine.config import ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.optim.scheduler import OneCycleParamScheduler
-from mmengine.runner import Runner
+from mmengine.runner import (EpochBasedTrainLoop, IterBasedTrainLoop,
+                             Runner)
 from mmengine.runner.checkpoint import (CheckpointLoader,
                                         get_torch_safe_globals)
 
@@ -159,10 +160,12 @@ def save_whole(runner: Runner) -> None:
                     _prove(part)
                     proven.add(kind)
                 os.replace(part, path)
+                outdated.discard(str(path))  # of its successor's name
+                while outdated:
+                    Path(outdated.pop()).unlink(missing_ok=True)
         finally:
             if is_main_process():
                 part.unlink(missing_ok=True)
-        outdated.discard(str(path))  # of the same name as its successor
 
     runner.save_checkpoint = save_checkpoint
     runner.register_hook(_KeepOutdated(outdated))
@@ -178,7 +181,7 @@ def _prove(part):
 
 
 class _KeepOutdated(Hook):
-    """Deletes what CheckpointHooks would delete after they have saved."""
+    """Takes from CheckpointHooks what they would delete before they save."""
     priority = 'LOWEST'  # they act before
 
     def __init__(self, outdated):
@@ -188,12 +191,6 @@ class _KeepOutdated(Hook):
         for hook in runner.hooks:
             if isinstance(hook, CheckpointHook) and '://' not in hook.out_dir:
                 hook.file_backend = _Keeping(hook, self.outdated)
-
-    def after_train_iter(self, *_, **__):
-        while self.outdated:
-            Path(self.outdated.pop()).unlink(missing_ok=True)
-
-    after_train_epoch = after_val_epoch = after_train_iter
 
 
 class _Keeping:
@@ -215,22 +212,49 @@ class _Keeping:
         return getattr(self.backend, name)
 
 
+class ValidateResumedHook(Hook):
+    """Validates a resumed checkpoint, if its validation was due.
+
+    A loop validates after it has saved: of a run that was killed in between,
+    mmengine would never learn how good that epoch was, and perhaps miss the
+    best one, or the result of the whole training.
+    """
+    priority = 'LOWEST'  # when all is prepared; to be registered last
+
+    def before_train(self, runner):
+        loop = runner.train_loop
+        if isinstance(loop, EpochBasedTrainLoop):
+            done, length = loop.epoch, loop.max_epochs
+        elif isinstance(loop, IterBasedTrainLoop):
+            done, length = loop.iter, loop.max_iters
+        else:
+            return  # somebody's own, who knows when it validates
+        loop._decide_current_val_interval()
+        if (runner.val_loop is not None and done >= max(1, loop.val_begin)
+                and (done % loop.val_interval == 0 or done >= length)):
+            runner.logger.info('The validation of the resumed checkpoint')
+            runner.val_loop.run()
+
+
 def latest_checkpoint(work_dir: str) -> Optional[str]:
     """The checkpoint that a run in this folder saved last, None without one.
 
-    mmengine notes its path in ``last_checkpoint``, after it has written it; if
-    the run was killed in between it is the one of before. Where the note is
-    missing or names no file, since the folder was moved, the file names
-    ``epoch_N.pth`` and ``iter_N.pth`` decide.
+    mmengine notes its path in ``last_checkpoint``, after it has written it.
+    If the run was killed in between, or the note is missing or names no file
+    since the folder was moved, the file names ``epoch_N.pth`` and
+    ``iter_N.pth`` decide, among those that are newer than the note.
     """
-    note = Path(work_dir, 'last_checkpoint')
+    note, noted, since = Path(work_dir, 'last_checkpoint'), '', 0
     if note.is_file():
         noted = note.read_text().strip()
-        if noted and osp.isfile(noted):
-            return noted
+        if osp.isfile(noted):
+            since = note.stat().st_mtime_ns
     numbers = {
         path: int(found[1])
         for path in Path(work_dir).glob('*.pth')
         if (found := re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', path.name))
+        and path.stat().st_mtime_ns > since
     }
-    return str(max(numbers, key=numbers.get)) if numbers else None
+    if numbers:
+        return str(max(numbers, key=numbers.get))
+    return noted if since else None

@@ -23,6 +23,7 @@ loader = dict(
 train_dataloader = val_dataloader = test_dataloader = loader
 val_evaluator = test_evaluator = dict(ann_file=data + 'annotations/val.json')
 train_cfg = dict(max_epochs=1)
+randomness = dict(seed=0)
 '''
 
 SEGMENTER = '''
@@ -42,6 +43,7 @@ train_cfg = dict(max_iters=2, val_interval=2)
 custom_hooks = [
     dict(type='ra_mm.TempAnnealingHook', length=1, by_epoch=False)
 ]
+randomness = dict(seed=0)
 '''
 
 CLASSIFIER = '''
@@ -61,6 +63,7 @@ val_dataloader = test_dataloader = dict(
     batch_size=4, num_workers=0, dataset=dict(dataset, data_prefix='val'))
 val_evaluator = test_evaluator = dict(topk=(1, ))
 train_cfg = dict(max_epochs=1)
+randomness = dict(seed=0)
 '''
 
 

@@ -1,5 +1,6 @@
 """A training that is killed over and over, and goes on each time."""
 import importlib.util
+import json
 import multiprocessing
 import os
 import random
@@ -88,6 +89,16 @@ def steps(work_dir):
     return [(i, temp) for i, temp, _ in scalars(work_dir)]
 
 
+def validations(work_dir):
+    """Metrics by epoch, over all restarts."""
+    entries = [
+        json.loads(line)
+        for path in sorted(work_dir.glob('20*/vis_data/scalars.json'))
+        for line in path.read_text().splitlines() if 'accuracy' in line
+    ]
+    return {entry['step']: entry['accuracy/top1'] for entry in entries}
+
+
 def test_twenty_kills(config, tmp_path):
     """In the end everything is as if nobody had killed it."""
     whole, work = tmp_path / 'whole', tmp_path / 'killed'
@@ -140,3 +151,6 @@ def test_twenty_kills(config, tmp_path):
             torch.testing.assert_close(
                 ends[1][key], ends[0][key], rtol=0, atol=0)
         assert ends[1]['param_schedulers'] == ends[0]['param_schedulers']
+        assert validations(work) == validations(whole)
+        assert [p.name for p in work.glob('best_*')
+                ] == [p.name for p in whole.glob('best_*')]

@@ -10,7 +10,8 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
-from ra_mm.utils.checkpoint import read_checkpoint, save_whole
+from ra_mm.utils.checkpoint import (latest_checkpoint, read_checkpoint,
+                                    save_whole)
 
 
 class Model(BaseModel):
@@ -80,10 +81,8 @@ def test_outdated_after_its_successor(tmp_path, monkeypatch):
     first, second, third = epochs
     assert there == [
         {'epoch_1.pth'}, first, first,
-        first | {'epoch_2.pth'}, second | {'best_score_epoch_1.pth'},
-        second | {'best_score_epoch_1.pth'},
-        second | {'epoch_3.pth'}, third | {'best_score_epoch_2.pth'},
-        third | {'best_score_epoch_2.pth'}
+        first | {'epoch_2.pth'}, second | {'best_score_epoch_1.pth'}, second,
+        second | {'epoch_3.pth'}, third | {'best_score_epoch_2.pth'}, third
     ]
     assert names(tmp_path) == third
 
@@ -109,6 +108,24 @@ def test_best_of_other_settings(tmp_path, checkpoint, expected):
     """One name for all, and the best alone: the last one is there, no more."""
     run(tmp_path, checkpoint=checkpoint)
     assert names(tmp_path) == expected
+
+
+def test_latest(tmp_path):
+    """The noted one, or one saved after the note; never a former run's."""
+    assert latest_checkpoint(tmp_path) is None
+    note = tmp_path / 'last_checkpoint'
+    paths = [tmp_path / f'epoch_{i}.pth' for i in range(12)]
+    for path, time in [(paths[11], 1), (paths[2], 2), (note, 3)]:
+        path.touch()
+        os.utime(path, (time, time))
+    assert latest_checkpoint(tmp_path) == str(paths[11])  # an empty note
+    note.write_text(str(paths[2]))
+    os.utime(note, (3, 3))
+    assert latest_checkpoint(tmp_path) == str(paths[2])
+    paths[3].touch()  # killed before the note
+    assert latest_checkpoint(tmp_path) == str(paths[3])
+    note.write_text('/moved/epoch_3.pth')
+    assert latest_checkpoint(tmp_path) == str(paths[11])
 
 
 class Info(Hook):
