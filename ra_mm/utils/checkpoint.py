@@ -218,17 +218,22 @@ class ValidateResumedHook(Hook):
     A loop validates after it has saved: of a run that was killed in between,
     mmengine would never learn how good that epoch was, and perhaps miss the
     best one, or the result of the whole training.
+
+    Not where checkpoints are saved within epochs, nor in other loops than
+    mmengine's.
     """
     priority = 'LOWEST'  # when all is prepared; to be registered last
 
     def before_train(self, runner):
         loop = runner.train_loop
-        if isinstance(loop, EpochBasedTrainLoop):
-            done, length = loop.epoch, loop.max_epochs
-        elif isinstance(loop, IterBasedTrainLoop):
+        if isinstance(loop, IterBasedTrainLoop):
             done, length = loop.iter, loop.max_iters
+        elif isinstance(loop, EpochBasedTrainLoop) and all(
+                hook.by_epoch for hook in runner.hooks
+                if isinstance(hook, CheckpointHook)):
+            done, length = loop.epoch, loop.max_epochs
         else:
-            return  # somebody's own, who knows when it validates
+            return
         loop._decide_current_val_interval()
         if (runner.val_loop is not None and done >= max(1, loop.val_begin)
                 and (done % loop.val_interval == 0 or done >= length)):

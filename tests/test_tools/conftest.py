@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
 
 REPO = Path(__file__).parents[2]
 
@@ -69,12 +70,13 @@ randomness = dict(seed=0)
 
 @pytest.fixture(autouse=True)
 def as_in_a_new_process():
-    """No scope is set, and no logger there that writes to an older output.
+    """No scope is set, no logger or visualizer writes to an older output.
 
-    Runs that begin in the same second share theirs.
+    Runs that begin in the same second share their logger, those of one
+    toolbox their visualizer.
     """
-    MMLogger._instance_dict.clear()
-    DefaultScope._instance_dict.clear()
+    for manager in (MMLogger, DefaultScope, *Visualizer.__subclasses__()):
+        manager._instance_dict.clear()
 
 
 @pytest.fixture(scope='session')
