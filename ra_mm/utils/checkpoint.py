@@ -29,6 +29,8 @@ SAFE = [
     }
 ]
 
+VALIDATED = 'ra_mm_validated'  # its key among the run's saved information
+
 
 def read_checkpoint(path: str) -> Mapping:
     """Read a checkpoint onto the CPU.
@@ -145,30 +147,32 @@ def save_whole(runner: Runner) -> None:
     Args:
         runner (Runner): Before its training.
     """
-    save, outdated, proven = runner.save_checkpoint, set(), set()
+    save, outdated, proven = runner.save_checkpoint, _Outdated(), set()
 
     def save_checkpoint(out_dir, filename, *args, **kwargs):
         path = Path(out_dir, filename)
         if '://' in out_dir:  # not a local folder: the backend's work
             return save(out_dir, filename, *args, **kwargs)
         part = path.with_name(f'{filename}.part')
+        best = filename.startswith('best_')
+        if best:  # mmengine then saves the last one again, with this
+            runner.message_hub.update_info(VALIDATED, runner.iter)
         try:
             save(out_dir, part.name, *args, **kwargs)
             if is_main_process():
-                kind = filename.startswith('best_')  # without an optimizer
-                if kind not in proven:
+                if best not in proven:  # the best have no optimizer
                     _prove(part)
-                    proven.add(kind)
+                    proven.add(best)
                 os.replace(part, path)
-                outdated.discard(str(path))  # of its successor's name
-                while outdated:
-                    Path(outdated.pop()).unlink(missing_ok=True)
+                outdated.discard(osp.realpath(path))  # its successor's name
+                if best:
+                    outdated.delete()
         finally:
             if is_main_process():
                 part.unlink(missing_ok=True)
 
     runner.save_checkpoint = save_checkpoint
-    runner.register_hook(_KeepOutdated(outdated))
+    runner.register_hook(_DeleteOutdated(outdated))
 
 
 def _prove(part):
@@ -180,8 +184,16 @@ def _prove(part):
                          f'own into the checkpoint: {e}') from e
 
 
-class _KeepOutdated(Hook):
-    """Takes from CheckpointHooks what they would delete before they save."""
+class _Outdated(set):
+    """Paths of what CheckpointHooks would delete before they save."""
+
+    def delete(self):
+        while self:
+            Path(self.pop()).unlink(missing_ok=True)
+
+
+class _DeleteOutdated(Hook):
+    """Deletes after CheckpointHooks have saved and noted what they saved."""
     priority = 'LOWEST'  # they act before
 
     def __init__(self, outdated):
@@ -191,6 +203,11 @@ class _KeepOutdated(Hook):
         for hook in runner.hooks:
             if isinstance(hook, CheckpointHook) and '://' not in hook.out_dir:
                 hook.file_backend = _Keeping(hook, self.outdated)
+
+    def after_train_iter(self, *_, **__):
+        self.outdated.delete()
+
+    after_train_epoch = after_val_epoch = after_train_iter
 
 
 class _Keeping:
@@ -202,11 +219,14 @@ class _Keeping:
 
     def __init__(self, hook, outdated):
         self.backend, self.folder = hook.file_backend, hook.out_dir
-        self.remove = outdated.add
+        self.outdated = outdated
 
     def isfile(self, path):
         return (osp.realpath(osp.dirname(path)) == osp.realpath(self.folder)
                 and self.backend.isfile(path))
+
+    def remove(self, path):
+        self.outdated.add(osp.realpath(path))
 
     def __getattr__(self, name):
         return getattr(self.backend, name)
@@ -217,7 +237,8 @@ class ValidateResumedHook(Hook):
 
     A loop validates after it has saved: of a run that was killed in between,
     mmengine would never learn how good that epoch was, and perhaps miss the
-    best one, or the result of the whole training.
+    best one, or the result of the whole training. The checkpoint of the best
+    epoch so far is saved again after its validation, and is left as it is.
 
     Not where checkpoints are saved within epochs, nor in other loops than
     mmengine's.
@@ -235,8 +256,9 @@ class ValidateResumedHook(Hook):
         else:
             return
         loop._decide_current_val_interval()
-        if (runner.val_loop is not None and done >= max(1, loop.val_begin)
-                and (done % loop.val_interval == 0 or done >= length)):
+        if (runner.val_loop is not None
+                and runner.message_hub.get_info(VALIDATED, None) != runner.iter
+                and done >= max(1, loop.val_begin) and (done % loop.val_interval == 0 or done >= length)):
             runner.logger.info('The validation of the resumed checkpoint')
             runner.val_loop.run()
 
@@ -247,7 +269,7 @@ def latest_checkpoint(work_dir: str) -> Optional[str]:
     mmengine notes its path in ``last_checkpoint``, after it has written it.
     If the run was killed in between, or the note is missing or names no file
     since the folder was moved, the file names ``epoch_N.pth`` and
-    ``iter_N.pth`` decide, among those that are newer than the note.
+    ``iter_N.pth`` decide, among those that are whole and newer than the note.
     """
     note, noted, since = Path(work_dir, 'last_checkpoint'), '', 0
     if note.is_file():
@@ -258,7 +280,7 @@ def latest_checkpoint(work_dir: str) -> Optional[str]:
         path: int(found[1])
         for path in Path(work_dir).glob('*.pth')
         if (found := re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', path.name))
-        and path.stat().st_mtime_ns > since
+        and path.stat().st_mtime_ns > since and zipfile.is_zipfile(path)
     }
     if numbers:
         return str(max(numbers, key=numbers.get))

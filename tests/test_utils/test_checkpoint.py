@@ -10,8 +10,8 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
-from ra_mm.utils.checkpoint import (latest_checkpoint, read_checkpoint,
-                                    save_whole)
+from ra_mm.utils.checkpoint import (ValidateResumedHook, latest_checkpoint,
+                                    read_checkpoint, save_whole)
 
 
 class Model(BaseModel):
@@ -58,6 +58,8 @@ def run(folder, epochs=3, hooks=(), save_best='score', checkpoint={},
         log_level='WARNING',
         **kwargs)
     save_whole(runner)
+    if kwargs.get('resume'):
+        runner.register_hook(ValidateResumedHook())
     runner.train()
 
 
@@ -110,19 +112,67 @@ def test_best_of_other_settings(tmp_path, checkpoint, expected):
     assert names(tmp_path) == expected
 
 
+def test_one_name_in_another_folder(tmp_path, monkeypatch):
+    """The successor is not deleted for its predecessor, however it is named."""
+    monkeypatch.chdir(tmp_path)
+    run(tmp_path / 'work', save_best=None,
+        checkpoint=dict(filename_tmpl='latest.pth', out_dir='./elsewhere'))
+    assert names(tmp_path / 'elsewhere/work') == {'latest.pth'}
+
+
+class Watch(Hook):
+    """Gives each epoch its score, notes the learning rates, and kills."""
+
+    def __init__(self, scores, lrs, kill=None):
+        self.scores, self.lrs, self.kill = scores, lrs, kill
+
+    def before_train_epoch(self, runner):
+        if runner.epoch == self.kill:
+            raise KeyboardInterrupt
+        self.lrs += runner.optim_wrapper.get_lr()['lr']
+
+    def before_val_epoch(self, runner):
+        metric, = runner.val_loop.evaluator.metrics
+        metric.score = self.scores[runner.epoch - 1] - 1
+
+
+@pytest.mark.parametrize('scores', [[1, 2, 2, 2, 2], [2, 1, 1, 2, 2]],
+                         ids=['the best', 'another'])
+def test_validation_counts_once(tmp_path, scores):
+    """Of the epoch that is resumed, the best so far or not.
+
+    Its validation brings the best checkpoint and a step of ReduceOnPlateauLR.
+    """
+    whole, killed, lrs = tmp_path / 'whole', tmp_path / 'killed', ([], [])
+    settings = dict(
+        epochs=5,
+        param_scheduler=dict(
+            type='ReduceOnPlateauLR', monitor='score', rule='greater',
+            patience=1))
+    run(whole, hooks=[Watch(scores, lrs[0])], **settings)
+    with pytest.raises(KeyboardInterrupt):
+        run(killed, hooks=[Watch(scores, lrs[1], kill=2)], **settings)
+    run(killed, hooks=[Watch(scores, lrs[1])], resume=True,
+        load_from=str(killed / 'epoch_2.pth'), **settings)
+    assert lrs[1] == lrs[0] and lrs[0][-1] < lrs[0][0]
+    assert names(killed) == names(whole)
+
+
 def test_latest(tmp_path):
     """The noted one, or one saved after the note; never a former run's."""
     assert latest_checkpoint(tmp_path) is None
     note = tmp_path / 'last_checkpoint'
     paths = [tmp_path / f'epoch_{i}.pth' for i in range(12)]
     for path, time in [(paths[11], 1), (paths[2], 2), (note, 3)]:
-        path.touch()
+        torch.save({}, path)
         os.utime(path, (time, time))
+    note.write_text('')
     assert latest_checkpoint(tmp_path) == str(paths[11])  # an empty note
     note.write_text(str(paths[2]))
     os.utime(note, (3, 3))
     assert latest_checkpoint(tmp_path) == str(paths[2])
-    paths[3].touch()  # killed before the note
+    torch.save({}, paths[3])  # killed before the note
+    paths[4].write_bytes(paths[3].read_bytes()[:100])  # or by another tool
     assert latest_checkpoint(tmp_path) == str(paths[3])
     note.write_text('/moved/epoch_3.pth')
     assert latest_checkpoint(tmp_path) == str(paths[11])
