@@ -7,12 +7,14 @@
         --launcher pytorch
 """
 from copy import deepcopy
+from pathlib import Path
 
 from mmengine.config import ConfigDict
 from mmengine.evaluator import DumpResults
 
 from ra_mm.utils.cli import (build_runner, end_processes, get_parser,
                              load_config, one_line_errors)
+from ra_mm.utils.files import expect_writable
 from ra_mm.utils.preflight import check
 from ra_mm.utils.strict_load import StrictLoadHook
 
@@ -50,6 +52,9 @@ def draw(cfg, args):
     if hook is None:
         raise ValueError('--show and --show-dir need a visualization hook: '
                          'the config has no default_hooks.visualization')
+    if args.show_dir and (cfg.get('default_scope') != 'mmdet'
+                          or Path(args.show_dir).is_absolute()):
+        expect_writable(args.show_dir)
     hook.update(show=args.show, wait_time=args.wait_time)
     if cfg.get('default_scope') == 'mmpretrain':
         if args.tta:
@@ -99,6 +104,8 @@ def main(argv=None):
         cfg.load_from = args.checkpoint
         cfg.resume = False
         check(cfg, 'test')
+        if args.out:
+            expect_writable(Path(args.out).parent)
         if args.show or args.show_dir:
             draw(cfg, args)
         if args.tta:

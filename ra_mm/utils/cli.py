@@ -33,6 +33,9 @@ BUILDING = {
     *('build_from_cfg', 'build_runner', 'scale_lr'),
     *(name for name in dir(Runner) if name.startswith('build_'))
 }
+# What PyTorch says of layers that get other channels than they were made for.
+MISFIT = re.compile(r'to have \d+ channels, but got \d+ channels|'
+                    'mat1 and mat2 shapes cannot be multiplied')
 
 
 def get_parser(prog: str, description: str) -> ArgumentParser:
@@ -244,8 +247,8 @@ def one_line_errors(prog: str) -> Iterator[None]:
     """Turn a user's mistake into one message and exit status 1.
 
     A mistake is a wrong value, file or config, wherever it is found before
-    or between iterations or while a checkpoint is saved, and whatever goes
-    wrong while the registry builds a configured class or the runner builds its
+    or between iterations or while a checkpoint is saved, parts of the model
+    whose channels do not fit each other, and whatever goes wrong while the registry builds a configured class or the runner builds its
     parts, and while an image and its annotations are loaded. Other errors
     within an iteration keep their traceback, as do all of them with
     RA_MM_TRACEBACK=1 in the environment.
@@ -265,6 +268,8 @@ def one_line_errors(prog: str) -> Iterator[None]:
 
 
 def _is_mistake(error):
+    if MISFIT.search(str(error)):
+        return True
     functions = {
         frame.f_code.co_name
         for frame, _ in traceback.walk_tb(error.__traceback__)
@@ -278,6 +283,10 @@ def _is_mistake(error):
 
 
 def _message(error):
+    if MISFIT.search(str(error)):
+        return ('the parts of the model do not fit each other: set in_channels '
+                'of the neck or the heads to what comes before them gives out '
+                f'({error})')
     # A KeyError's str() is the repr of its message.
     text = error.args[0] if isinstance(error, KeyError) else str(error)
     # A worker of a dataloader sends its whole traceback as the message.

@@ -1,5 +1,6 @@
 """Files that are there whole or not at all."""
 import os
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Iterator, Union
@@ -31,3 +32,20 @@ def whole_file(path: Union[str, Path], mode: str = 'w') -> Iterator[IO]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def expect_writable(folder: Union[str, Path]) -> None:
+    """Refuse, before long work, a folder that will not take its results.
+
+    Args:
+        folder (str | Path): It is made where there is none.
+
+    Raises:
+        ValueError: If it cannot be made, or nothing be written there.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as e:
+        raise ValueError(f'nothing can be written to {folder}: {e.strerror}; '
+                         'name another folder') from e

@@ -20,7 +20,7 @@ from mmengine.runner.checkpoint import (get_deprecated_model_names,
 from .checkpoint import get_weights, read_checkpoint
 from .cli import walk, warn
 from .coco import is_left_out, is_segmentation, read_coco
-from .expect import some
+from .expect import list_of, some, whole
 from .strict_load import below, listed, load_weights
 from .values import wrong_values
 
@@ -311,6 +311,7 @@ def _data(cfg, mode) -> Iterator[str]:
                f'{" ".join(options)}')
 
     yield from _heads(cfg, datasets)
+    yield from _top_k(cfg, parts)
 
 
 def _missing(path, kind='file'):
@@ -533,6 +534,21 @@ def _evaluator(key, path, datasets) -> Iterator[str]:
             yield (f'{key} is {path}, which lacks images of '
                    f'{name}.ann_file, {dataset.ann_file}: give both the same '
                    'file')
+
+
+def _top_k(cfg, parts) -> Iterator[str]:
+    """Accuracy among the first k needs k classes."""
+    head = cfg.model.get('head')
+    classes = head.get('num_classes') if isinstance(head, dict) else None
+    for part in parts:
+        for key, node in walk(cfg.get(f'{part}_evaluator'),
+                              f'{part}_evaluator'):
+            k = node.get('topk', 1)
+            most = max(k) if list_of(whole(1)).test(k) else k
+            if (node.get('type') == 'Accuracy' and whole(1).test(most)
+                    and classes and most > classes):
+                yield (f'{key}.topk={k}: the model has {classes} classes; '
+                       f'pass --cfg-options {key}.topk=1')
 
 
 def _heads(cfg, datasets) -> Iterator[str]:

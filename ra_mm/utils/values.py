@@ -16,6 +16,9 @@ _CLIP = Kind(
         'type', 'max_norm', 'norm_type', 'clip_value', 'error_if_nonfinite',
         'foreach'
     })
+# mmengine takes 1000.0 too, of which some configs of the toolboxes make use.
+_INTERVAL = Kind('a whole number >= 1',
+                 lambda v: number(1).test(v) and v == int(v))
 _PREPROCESSOR = {
     'data_preprocessor': NOTHING | DICT,
     'data_preprocessor.mean': NOTHING | list_of(number()),
@@ -45,7 +48,7 @@ _TRAINING = {
     'train_cfg.max_epochs': whole(1),
     'train_cfg.max_iters': whole(1),
     'train_cfg.val_begin': whole(0),
-    'train_cfg.val_interval': whole(1),
+    'train_cfg.val_interval': _INTERVAL,
     'optim_wrapper': NOTHING | DICT,
     'optim_wrapper.accumulative_counts': whole(1),
     'optim_wrapper.clip_grad': NOTHING | _CLIP,

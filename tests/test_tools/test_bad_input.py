@@ -7,6 +7,7 @@ import mmdet
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 from ra_mm.utils.cli import one_line_errors
 from ra_mm.utils.preflight import check
@@ -48,9 +49,27 @@ def test_config_with_an_error(message, train, tmp_path):
     ('train_dataloader.persistent_workers=True',
      'train_dataloader.persistent_workers=False'),
     ('optim_wrapper.type=AmpOptimWrapper', 'needs a GPU'),
+    ('model.backbone.depth=50', 'do not fit each other: set in_channels of '),
 ])
 def test_option(message, train, detector, option, expected):
     assert expected in message(train, detector, '--cfg-options', option)
+
+
+def test_too_few_classes_for_the_top_5(message, train, configs):
+    assert 'val_evaluator.topk=(1, 5): the model has 4 classes' in message(
+        train, configs / 'classifier.py', '--cfg-options',
+        'val_evaluator.topk=(1,5)')
+
+
+@pytest.mark.parametrize('flags', [('--out', '{}/file/a.pkl'),
+                                   ('--show-dir', '{}/file')])
+def test_nowhere_to_write(message, test, detector, checkpoint, tmp_path,
+                          monkeypatch, flags):
+    """It is said before the images are gone through, not after."""
+    (tmp_path / 'file').touch()
+    monkeypatch.setattr(Runner, 'test', None)
+    assert f'nothing can be written to {tmp_path}/file: ' in message(
+        test, detector, checkpoint, *[f.format(tmp_path) for f in flags])
 
 
 def test_option_without_value(message, train, detector):
