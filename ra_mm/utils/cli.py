@@ -18,6 +18,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ra_mm.registry import HOOKS, MODELS
+from .expect import some
 from .samples import name_samples
 
 # What is read after the config file has been parsed: by the runner, by the
@@ -28,9 +29,10 @@ TOP_LEVEL_KEYS = {
     *('find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'sync_bn'),
     *('tta_model', 'tta_pipeline')
 }
+SAVE_BEST = '_save_best_checkpoint'
 # What goes wrong in these functions is the config's fault.
 BUILDING = {
-    *('build_from_cfg', 'build_runner', 'scale_lr'),
+    *('build_from_cfg', 'build_runner', 'scale_lr', SAVE_BEST),
     *(name for name in dir(Runner) if name.startswith('build_'))
 }
 # What PyTorch says of layers that get other channels than they were made for.
@@ -287,6 +289,11 @@ def _message(error):
         return ('the parts of the model do not fit each other: set in_channels '
                 'of the neck or the heads to what comes before them gives out '
                 f'({error})')
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if isinstance(error, KeyError) and frame.f_code.co_name == SAVE_BEST:
+            return (f'save_best={error}: there is no such metric, but '
+                    f'{some(frame.f_locals["metrics"])}; pass --cfg-options '
+                    'default_hooks.checkpoint.save_best=NAME')
     # A KeyError's str() is the repr of its message.
     text = error.args[0] if isinstance(error, KeyError) else str(error)
     # A worker of a dataloader sends its whole traceback as the message.

@@ -61,6 +61,14 @@ def test_too_few_classes_for_the_top_5(message, train, configs):
         'val_evaluator.topk=(1,5)')
 
 
+def test_unknown_metric_of_the_best(message, train, configs):
+    assert ("save_best='accuracy/top': there is no such metric, but "
+            '(accuracy/top1)') in message(
+                train, configs / 'classifier.py', '--cfg-options',
+                'default_hooks.checkpoint.save_best=accuracy/top',
+                'default_hooks.checkpoint.rule=greater')
+
+
 @pytest.mark.parametrize('flags', [('--out', '{}/file/a.pkl'),
                                    ('--show-dir', '{}/file')])
 def test_nowhere_to_write(message, test, detector, checkpoint, tmp_path,
