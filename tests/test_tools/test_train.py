@@ -141,14 +141,14 @@ train_dataloader = dict(dataset=dict(metainfo=dict(source=dict(a=1))))
     train(config)
     train(config, '--resume', tmp_path / 'work/iter_2.pth')
     assert (tmp_path / 'work/iter_4.pth').exists()
-    # What was resumed is validated, for whoever was killed before.
+    # The best so far was saved after its validation.
     validated = [
         entry['step']
         for path in (tmp_path / 'work').glob('*/vis_data/scalars.json')
         for entry in map(json.loads, path.read_text().splitlines())
         if 'mIoU' in entry
     ]
-    assert validated == [2, 4, 2, 4]
+    assert validated == [2, 4, 4]
 
 
 def test_resume_in_a_config(train, configs, tmp_path, capsys):

@@ -35,22 +35,26 @@ class Rising(BaseMetric):
         return dict(score=np.float32(self.score))
 
 
-def run(folder, epochs=3, hooks=(), save_best='score', checkpoint={},
-        **kwargs):
+def run(folder, epochs=3, by_epoch=True, hooks=(), save_best='score',
+        checkpoint={}, **kwargs):
+    """Epochs of one iteration, or as many iterations."""
     loader = dict(
         dataset=[dict(inputs=torch.ones(1))],
         sampler=dict(type='DefaultSampler', shuffle=False),
         batch_size=1, num_workers=0)
+    sampler = loader['sampler'] if by_epoch else dict(type='InfiniteSampler')
     runner = Runner(
         model=Model(),
         work_dir=str(folder),
-        train_dataloader=loader, val_dataloader=loader,
-        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        train_dataloader=dict(loader, sampler=sampler),
+        val_dataloader=loader,
+        train_cfg=dict(by_epoch=True, max_epochs=epochs) if by_epoch else
+        dict(by_epoch=False, max_iters=epochs, val_interval=1),
         val_cfg={}, val_evaluator=Evaluator(Rising()),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
         default_hooks=dict(
             checkpoint=dict(
-                type='CheckpointHook', max_keep_ckpts=1,
+                type='CheckpointHook', max_keep_ckpts=1, by_epoch=by_epoch,
                 **{'interval': 1, **checkpoint},
                 save_best=save_best, rule='greater')),
         custom_hooks=list(hooks),
@@ -126,26 +130,27 @@ class Watch(Hook):
     def __init__(self, scores, lrs, kill=None):
         self.scores, self.lrs, self.kill = scores, lrs, kill
 
-    def before_train_epoch(self, runner):
-        if runner.epoch == self.kill:
+    def before_train_iter(self, runner, *_, **__):
+        if runner.iter == self.kill:
             raise KeyboardInterrupt
         self.lrs += runner.optim_wrapper.get_lr()['lr']
 
     def before_val_epoch(self, runner):
         metric, = runner.val_loop.evaluator.metrics
-        metric.score = self.scores[runner.epoch - 1] - 1
+        metric.score = self.scores[runner.iter - 1] - 1
 
 
 @pytest.mark.parametrize('scores', [[1, 2, 2, 2, 2], [2, 1, 1, 2, 2]],
                          ids=['the best', 'another'])
-def test_validation_counts_once(tmp_path, scores):
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_validation_counts_once(tmp_path, scores, by_epoch):
     """Of the epoch that is resumed, the best so far or not.
 
     Its validation brings the best checkpoint and a step of ReduceOnPlateauLR.
     """
     whole, killed, lrs = tmp_path / 'whole', tmp_path / 'killed', ([], [])
     settings = dict(
-        epochs=5,
+        epochs=5, by_epoch=by_epoch,
         param_scheduler=dict(
             type='ReduceOnPlateauLR', monitor='score', rule='greater',
             patience=1))
@@ -153,7 +158,8 @@ def test_validation_counts_once(tmp_path, scores):
     with pytest.raises(KeyboardInterrupt):
         run(killed, hooks=[Watch(scores, lrs[1], kill=2)], **settings)
     run(killed, hooks=[Watch(scores, lrs[1])], resume=True,
-        load_from=str(killed / 'epoch_2.pth'), **settings)
+        load_from=str(killed / f'{"epoch" if by_epoch else "iter"}_2.pth'),
+        **settings)
     assert lrs[1] == lrs[0] and lrs[0][-1] < lrs[0][0]
     assert names(killed) == names(whole)
 
