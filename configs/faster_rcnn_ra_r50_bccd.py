@@ -4,7 +4,7 @@
 _base_ = './faster_rcnn_ra_r50.py'
 
 # Where it lies: here, or what the environment variable DATA_ROOT says.
-data_root = '{{$DATA_ROOT:data/bccd}}/'  # <- change, with the slash
+data_root = '{{$DATA_ROOT:data/bccd}}'.rstrip('/') + '/'  # <- change
 # In the order of the annotation files' categories.
 metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))  # <- change
 train_ann = 'annotations/train.json'  # <- change

@@ -22,6 +22,7 @@ import importlib.util
 import os.path as osp
 import warnings
 from argparse import ArgumentParser
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Iterator, List, Tuple
 
@@ -34,7 +35,7 @@ from torch import Tensor, nn
 from ra_mm.layers import ReverseAttention
 from ra_mm.utils.checkpoint import read_state_dict
 from ra_mm.utils.cli import key_value, load_config, one_line_errors
-from ra_mm.utils.files import whole_file
+from ra_mm.utils.files import expect_writable, whole_file
 from ra_mm.utils.strict_load import StrictLoadHook
 
 PROG = 'tools/export_onnx.py'
@@ -334,6 +335,7 @@ def main(argv=None):
     with one_line_errors(PROG):
         args = parse_args(argv)
         check_packages()
+        expect_writable('--out', Path(args.out).parent)
         cfg = load_config(args)
         network = Network(build_model(cfg)).eval()
         # It loads the weights too.

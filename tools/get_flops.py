@@ -55,7 +55,7 @@ def parse_args(argv):
         help='settings that override the config, as for tools/train.py')
     parser.add_argument(
         '--paper',
-        type=int,
+        type=lambda table: int(table.removeprefix('table')),
         nargs='*',
         choices=(2, 3, 4),
         metavar='TABLE',

@@ -10,10 +10,11 @@ from copy import deepcopy
 from pathlib import Path
 
 from mmengine.config import ConfigDict
+from mmengine.dataset import BaseDataset
 from mmengine.evaluator import DumpResults
 
 from ra_mm.utils.cli import (build_runner, end_processes, get_parser,
-                             load_config, one_line_errors)
+                             load_config, one_line_errors, warn)
 from ra_mm.utils.files import expect_writable
 from ra_mm.utils.preflight import check
 from ra_mm.utils.strict_load import StrictLoadHook
@@ -54,7 +55,7 @@ def draw(cfg, args):
                          'the config has no default_hooks.visualization')
     if args.show_dir and (cfg.get('default_scope') != 'mmdet'
                           or Path(args.show_dir).is_absolute()):
-        expect_writable(args.show_dir)
+        expect_writable('--show-dir', args.show_dir)
     hook.update(show=args.show, wait_time=args.wait_time)
     if cfg.get('default_scope') == 'mmpretrain':
         if args.tta:
@@ -68,6 +69,17 @@ def draw(cfg, args):
             cfg.visualizer.save_dir = args.show_dir
     else:
         hook.update(draw=True, test_out_dir=args.show_dir)
+
+
+def warn_of_equal_names(runner):
+    """The toolboxes name a picture as its image, without the folder."""
+    dataset = runner.test_dataloader.dataset
+    if isinstance(dataset, BaseDataset):
+        names = {Path(dataset.get_data_info(i).get('img_path', str(i))).name
+                 for i in range(len(dataset))}
+        if len(names) < len(dataset):
+            warn(f'--show-dir: {len(dataset)} images in several folders have '
+                 f'{len(names)} names, of each the last picture remains')
 
 
 def augment(cfg):
@@ -105,13 +117,15 @@ def main(argv=None):
         cfg.resume = False
         check(cfg, 'test')
         if args.out:
-            expect_writable(Path(args.out).parent)
+            expect_writable('--out', Path(args.out).parent)
         if args.show or args.show_dir:
             draw(cfg, args)
         if args.tta:
             augment(cfg)
         runner = build_runner(cfg)
         runner.register_hook(StrictLoadHook(whole=True))
+        if args.show_dir:
+            warn_of_equal_names(runner)
         if args.out:
             dump = DumpResults
             if cfg.get('default_scope') == 'mmdet':  # stores masks as RLE

@@ -35,7 +35,7 @@ from ra_mm import gates
 from ra_mm.utils.checkpoint import read_state_dict
 from ra_mm.utils.cli import key_value, load_config, one_line_errors
 from ra_mm.utils.expect import some
-from ra_mm.utils.files import whole_file
+from ra_mm.utils.files import expect_writable, whole_file
 from ra_mm.utils.strict_load import StrictLoadHook
 
 PROG = 'tools/visualize_gates.py'
@@ -159,6 +159,7 @@ def main(argv=None):
         chosen = gates.choose_blocks(blocks, args.blocks)
         read = get_reader(cfg, model)
         out = Path(args.out or f'{cfg.work_dir}/gates')
+        expect_writable('--out', out)
         shown = args.image or images[0][1]
         strip = gates.plot_strip(model.backbone, *read(shown), chosen)
         with Progress(console=Console(stderr=True)) as progress:

@@ -95,11 +95,12 @@ class TempAnnealingHook(Hook):
         iters = round(self.length / self.part)
         if self.first > self.end and iters > runner.max_iters:
             raise ValueError(
-                f'TempAnnealingHook: length={self.length} '
-                f'{"epochs" if self.by_epoch else "iterations"} are '
-                f'{iters} iterations, but the whole training has '
+                f'TempAnnealingHook: length={self.length}' +
+                (f' epochs are {iters}' if self.by_epoch else '') +
+                ' iterations, but the whole training has '
                 f'{runner.max_iters}: temp would not reach {self.end}. Train '
-                'longer or set a smaller length')
+                'longer, or set a smaller length where the hook stands among '
+                'the custom_hooks: --cfg-options custom_hooks.0.length=N')
         runner.logger.info(
             f'temp falls from {self.first} to {self.end} in {iters} iterations'
             if self.first > self.end else f'temp is {self.end} throughout')

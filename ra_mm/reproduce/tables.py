@@ -168,6 +168,8 @@ def _cells(ledger, row, metric, note):
             ours = Cell(ratio, 'ours', duration(3600 * median(values)))
     elif values:
         digits = digits if metric in COUNTS else 2
+        if 0 < mean(values) < 1 and metric in COUNTS:  # of a tiny model
+            digits = max(digits, 1 - math.floor(math.log10(mean(values))))
         spread = len(values) > 1 and metric not in COUNTS
         ours = Cell(
             _number(mean(values), digits), 'ours',

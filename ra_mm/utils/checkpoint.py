@@ -51,7 +51,9 @@ def read_checkpoint(path: str) -> Mapping:
     if not remote:
         path = osp.expanduser(path)
         if not osp.isfile(path):
-            raise FileNotFoundError(f'{path}: there is no such checkpoint')
+            raise FileNotFoundError(f'{path}: ' + (
+                'a folder, name a file in it' if osp.isdir(path) else
+                'there is no such checkpoint'))
     try:
         with torch.serialization.safe_globals(SAFE):
             if remote:

@@ -93,7 +93,9 @@ def load_config(args: Namespace) -> Config:
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if not osp.isfile(args.config):
-        raise ValueError(f'{args.config}: there is no such config file')
+        raise ValueError(f'{args.config}: ' + (
+            'a folder, name a file in it' if osp.isdir(args.config) else
+            'there is no such config file'))
     try:
         cfg = Config.fromfile(args.config)
     except Exception as e:  # a config is Python code: anything can happen

@@ -34,18 +34,20 @@ def whole_file(path: Union[str, Path], mode: str = 'w') -> Iterator[IO]:
         part.unlink(missing_ok=True)
 
 
-def expect_writable(folder: Union[str, Path]) -> None:
+def expect_writable(option: str, folder: Union[str, Path]) -> None:
     """Refuse, before long work, a folder that will not take its results.
 
     Args:
-        folder (str | Path): It is made where there is none.
+        option (str): Where the user names the folder, for the message.
+        folder (str | Path): It need not exist, and is not made.
 
     Raises:
-        ValueError: If it cannot be made, or nothing be written there.
+        ValueError: If nothing can be written there, or it cannot be made.
     """
+    folder = Path(folder).absolute()
+    there = next(p for p in (folder, *folder.parents) if p.exists())
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        tempfile.TemporaryFile(dir=there).close()
     except OSError as e:
-        raise ValueError(f'nothing can be written to {folder}: {e.strerror}; '
-                         'name another folder') from e
+        raise ValueError(f'{option}: nothing can be written to {folder} '
+                         f'({e.strerror}), name another folder') from e

@@ -3,7 +3,7 @@ import difflib
 import importlib.util
 import os
 import os.path as osp
-from collections import defaultdict
+from collections import Counter, defaultdict
 from http.client import HTTPException
 from typing import Iterator, Optional
 from urllib.parse import urlparse
@@ -21,6 +21,7 @@ from .checkpoint import get_weights, read_checkpoint
 from .cli import walk, warn
 from .coco import is_left_out, is_segmentation, read_coco
 from .expect import list_of, some, whole
+from .files import expect_writable
 from .strict_load import below, listed, load_weights
 from .values import wrong_values
 
@@ -62,6 +63,8 @@ def check(cfg: Config, mode: str, auto_resume: bool = False) -> None:
         ]
     if not problems:  # do not fetch 100 MB to say that the data is missing
         problems = list(_downloads(cfg, mode))
+    if not problems:
+        expect_writable('--work-dir', cfg.work_dir)
     if len(problems) > 1:
         problems = [
             f'{len(problems)} things are missing or wrong:',
@@ -462,11 +465,24 @@ def _segmentation(dataset, key) -> Iterator[str]:
     samples = dataset.load_data_list()
     if not samples:
         yield (f'no *{dataset.img_suffix} in '
-               f'{dataset.data_prefix["img_path"]}; other images need '
-               f'--cfg-options {key}.img_suffix=.png')
-    for name in ('img_path', 'seg_map_path'):
-        yield from _absent_files([s[name] for s in samples if name in s],
-                                 f'{name} of {key}')
+               f'{dataset.data_prefix["img_path"]}' +
+               _other_suffix(dataset, key, 'img_path', 'img_suffix'))
+    for name, suffix in (('img_path', 'img_suffix'),
+                         ('seg_map_path', 'seg_map_suffix')):
+        for problem in _absent_files([s[name] for s in samples if name in s],
+                                     f'{name} of {key}'):
+            yield problem + _other_suffix(dataset, key, name, suffix)
+
+
+def _other_suffix(dataset, key, name, option):
+    """An option with the suffix that files there do have, if none has ours."""
+    with os.scandir(dataset.data_prefix[name]) as entries:
+        found = Counter(osp.splitext(entry.name)[1] for entry in entries)
+    found.pop('', None)  # folders
+    if not found or any(found[end] for end in found
+                        if getattr(dataset, option).endswith(end)):
+        return ''
+    return f'; pass --cfg-options {key}.{option}={max(found, key=found.get)}'
 
 
 def _class_folders(dataset, key) -> Iterator[str]:
@@ -529,8 +545,7 @@ def _evaluator(key, path, datasets) -> Iterator[str]:
             yield problem
             continue
         own, _ = read_coco(dataset.ann_file)
-        ids = {image['id'] for image in coco['images']}
-        if own and not {image['id'] for image in own['images']} <= ids:
+        if own and not _images(own) <= _images(coco):
             yield (f'{key} is {path}, which lacks images of '
                    f'{name}.ann_file, {dataset.ann_file}: give both the same '
                    'file')
@@ -549,6 +564,12 @@ def _top_k(cfg, parts) -> Iterator[str]:
                     and classes and most > classes):
                 yield (f'{key}.topk={k}: the model has {classes} classes; '
                        f'pass --cfg-options {key}.topk=1')
+
+
+def _images(coco):
+    """What tells images apart: ids alone begin with 1 in many a file."""
+    return {(image['id'], osp.basename(image['file_name']))
+            for image in coco['images']}
 
 
 def _heads(cfg, datasets) -> Iterator[str]:

@@ -76,8 +76,19 @@ def test_nowhere_to_write(message, test, detector, checkpoint, tmp_path,
     """It is said before the images are gone through, not after."""
     (tmp_path / 'file').touch()
     monkeypatch.setattr(Runner, 'test', None)
-    assert f'nothing can be written to {tmp_path}/file: ' in message(
+    assert f'{flags[0]}: nothing can be written to {tmp_path}/file (' in message(
         test, detector, checkpoint, *[f.format(tmp_path) for f in flags])
+
+
+def test_folders_in_place_of_files(message, test, detector, tmp_path):
+    expected = f'{tmp_path}: a folder, name a file in it'
+    assert expected in message(test, tmp_path, 'a.pth')
+    assert expected in message(test, detector, tmp_path)
+
+
+def test_work_dir_is_a_file(message, train, detector, tmp_path):
+    (tmp_path / 'work').touch()
+    assert '--work-dir: nothing can be written to ' in message(train, detector)
 
 
 def test_option_without_value(message, train, detector):
@@ -194,6 +205,18 @@ def test_boxes_for_a_mask_model(message, train, configs, shapes, tmp_path):
         'train_dataloader.dataset.pipeline.1.with_mask=True')
 
 
+def test_evaluator_of_another_split(message, train, detector, shapes,
+                                    tmp_path):
+    """Of other images, though both number theirs from 1."""
+    coco = json.loads((shapes / 'annotations/val.json').read_text())
+    for image in coco['images']:
+        image['file_name'] = f'other_{image["file_name"]}'
+    (tmp_path / 'other.json').write_text(json.dumps(coco))
+    assert 'lacks images of val_dataloader.dataset.ann_file' in message(
+        train, detector, '--cfg-options',
+        f'val_evaluator.ann_file={tmp_path}/other.json')
+
+
 def test_evaluator_of_other_images(message, test, configs, checkpoint):
     assert 'test_evaluator.ann_file is' in message(
         test, configs / 'detector.py', checkpoint,
@@ -205,7 +228,11 @@ def test_evaluator_of_other_images(message, test, configs, checkpoint):
     (['train_dataloader.dataset.data_prefix.seg_map_path=none'], '/none'),
     (['train_dataloader.dataset.data_prefix.seg_map_path=masks/val'],
      '8 of 16 files are missing'),
-    (['train_dataloader.dataset.img_suffix=.tif'], 'img_suffix=.png'),
+    (['train_dataloader.dataset.img_suffix=.tif'], 'img_suffix=.jpg'),
+    (['train_dataloader.dataset.seg_map_suffix=_labels.gif'],
+     '16 of 16 files are missing'),
+    (['train_dataloader.dataset.seg_map_suffix=_labels.gif'],
+     'pass --cfg-options train_dataloader.dataset.seg_map_suffix=.png'),
     (['model.decode_head.num_classes=150'], 'model.decode_head.num_classes=5'),
 ])
 def test_segmentation(message, train, configs, options, expected):

@@ -139,7 +139,7 @@ def test_imagenet(tmp_path):
     """Both of mmpretrain's layouts: class folders, and meta/*.txt."""
     cfg = Config.fromfile(
         _installed('mmpretrain', 'resnet/resnet18_8xb32_in1k.py'))
-    cfg.launcher = 'none'
+    cfg.launcher, cfg.work_dir = 'none', str(tmp_path)
     for part in ('train', 'val'):
         cfg[f'{part}_dataloader'].dataset.data_root = str(tmp_path)
         (tmp_path / part).mkdir()

@@ -52,6 +52,8 @@ def test_mmpretrain(train, test, configs, tmp_path, capsys):
     accuracy = test(*options, '--show-dir', tmp_path / 'pictures')
     # Pictures of one name in several class folders: the last one is left.
     assert len(pictures(tmp_path / 'pictures')) == 2
+    assert '8 images in several folders have 2 names' in (
+        capsys.readouterr().err)
     predictions = pickle.loads((tmp_path / 'out.pkl').read_bytes())
     right = [
         int(p['pred_label'][0]) == int(p['gt_label'][0]) for p in predictions

@@ -2,14 +2,17 @@
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
 import mmdet
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / 'configs/demo/faster_rcnn_ra_r18.py'
@@ -159,6 +162,26 @@ def test_resume_in_a_config(train, configs, tmp_path, capsys):
           'train_cfg.max_epochs=2')
     logs = sorted((tmp_path / 'work').glob('*/*.log'))
     assert 'resumed epoch: 1' in logs[-1].read_text()
+
+
+def test_lines_of_the_readme(train, shapes, tmp_path):
+    """Class folders of one's own, at once to the end."""
+    lines, = re.findall(r"^    _base_ = './ra_r18.py'\n(?:    .*\n)+",
+                        (ROOT / 'README.md').read_text(), re.M)
+    names = 'circle', 'square', 'star', 'triangle'
+    for old, new in (("'./ra", f"'{ROOT}/configs/imagenet/ra"),
+                     ("'data/pets'", f"'{shapes}/classes'"),
+                     ("('cat', 'dog')", repr(names)),
+                     ('num_classes=2', 'num_classes=4')):
+        assert old in lines
+        lines = lines.replace(old, new)
+    (tmp_path / 'own.py').write_text(textwrap.dedent(lines))
+    train(tmp_path / 'own.py', '--cfg-options', 'train_cfg.max_epochs=1',
+          'custom_hooks.0.length=1', 'train_dataloader.batch_size=8',
+          *(f'{part}_dataloader.{option}' for part in ('train', 'val')
+            for option in ('num_workers=0', 'persistent_workers=False')))
+    saved = torch.load(tmp_path / 'work/epoch_1.pth', weights_only=False)
+    assert saved['meta']['dataset_meta']['classes'] == names
 
 
 def test_two_processes(shapes, tmp_path):

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from ra_mm.utils.files import whole_file
+from ra_mm.utils.files import expect_writable, whole_file
 
 
 def test_whole_file(tmp_path):
@@ -44,3 +44,12 @@ def test_what_goes_wrong_while_it_is_open(tmp_path):
             raise KeyboardInterrupt
     assert path.read_text() == 'old'
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_expect_writable(tmp_path):
+    expect_writable('--out', tmp_path / 'a/b')
+    assert not list(tmp_path.iterdir())  # nothing is made
+    (tmp_path / 'file').touch()
+    for folder in ('file', 'file/a/b'):
+        with pytest.raises(ValueError, match='--out: .*Not a directory'):
+            expect_writable('--out', tmp_path / folder)
