@@ -258,9 +258,10 @@ class ValidateResumedHook(Hook):
         else:
             return
         loop._decide_current_val_interval()
-        if (runner.val_loop is not None
-                and runner.message_hub.get_info(VALIDATED, None) != runner.iter
-                and done >= max(1, loop.val_begin) and (done % loop.val_interval == 0 or done >= length)):
+        due = done >= max(1, loop.val_begin) and (
+            done % loop.val_interval == 0 or done >= length)
+        validated = runner.message_hub.get_info(VALIDATED, None) == runner.iter
+        if runner.val_loop is not None and due and not validated:
             runner.logger.info('The validation of the resumed checkpoint')
             runner.val_loop.run()
 

@@ -252,10 +252,11 @@ def one_line_errors(prog: str) -> Iterator[None]:
 
     A mistake is a wrong value, file or config, wherever it is found before
     or between iterations or while a checkpoint is saved, parts of the model
-    whose channels do not fit each other, and whatever goes wrong while the registry builds a configured class or the runner builds its
-    parts, and while an image and its annotations are loaded. Other errors
-    within an iteration keep their traceback, as do all of them with
-    RA_MM_TRACEBACK=1 in the environment.
+    whose channels do not fit each other, and whatever goes wrong while the
+    registry builds a configured class or the runner builds its parts, and
+    while an image and its annotations are loaded. Other errors within an
+    iteration keep their traceback, as do all of them with RA_MM_TRACEBACK=1
+    in the environment.
 
     Args:
         prog (str): The name of the tool, to begin the message with.
@@ -288,9 +289,9 @@ def _is_mistake(error):
 
 def _message(error):
     if MISFIT.search(str(error)):
-        return ('the parts of the model do not fit each other: set in_channels '
-                'of the neck or the heads to what comes before them gives out '
-                f'({error})')
+        return ('the parts of the model do not fit each other: set '
+                'in_channels of the neck or the heads to what comes before '
+                f'them gives out ({error})')
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if isinstance(error, KeyError) and frame.f_code.co_name == SAVE_BEST:
             return (f'save_best={error}: there is no such metric, but '

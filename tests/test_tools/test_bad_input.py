@@ -76,8 +76,9 @@ def test_nowhere_to_write(message, test, detector, checkpoint, tmp_path,
     """It is said before the images are gone through, not after."""
     (tmp_path / 'file').touch()
     monkeypatch.setattr(Runner, 'test', None)
-    assert f'{flags[0]}: nothing can be written to {tmp_path}/file (' in message(
-        test, detector, checkpoint, *[f.format(tmp_path) for f in flags])
+    text = message(test, detector, checkpoint,
+                   *[flag.format(tmp_path) for flag in flags])
+    assert f'{flags[0]}: nothing can be written to {tmp_path}/file (' in text
 
 
 def test_folders_in_place_of_files(message, test, detector, tmp_path):

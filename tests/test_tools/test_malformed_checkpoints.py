@@ -276,7 +276,7 @@ def test_not_to_resume_from(message, looked_at, saved, key):
 
 
 def test_folder(message, tmp_path, configs, test):
-    assert 'there is no such checkpoint' in message(
+    assert ': a folder, name a file in it' in message(
         test, configs / 'classifier.py', tmp_path)
 
 

@@ -117,7 +117,7 @@ def test_best_of_other_settings(tmp_path, checkpoint, expected):
 
 
 def test_one_name_in_another_folder(tmp_path, monkeypatch):
-    """The successor is not deleted for its predecessor, however it is named."""
+    """The successor is not deleted for its predecessor."""
     monkeypatch.chdir(tmp_path)
     run(tmp_path / 'work', epochs=2, save_best=None,
         checkpoint=dict(filename_tmpl='latest.pth', out_dir='./elsewhere'))
