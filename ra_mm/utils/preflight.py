@@ -568,7 +568,7 @@ def _top_k(cfg, parts) -> Iterator[str]:
 
 def _images(coco):
     """What tells images apart: ids alone begin with 1 in many a file."""
-    return {(image['id'], osp.basename(image['file_name']))
+    return {(image['id'], osp.basename(image.get('file_name', '')))
             for image in coco['images']}
 
 
