@@ -55,7 +55,7 @@ def parse_args(argv):
         help='settings that override the config, as for tools/train.py')
     parser.add_argument(
         '--paper',
-        type=lambda table: int(table.removeprefix('table')),
+        type=table,
         nargs='*',
         choices=(2, 3, 4),
         metavar='TABLE',
@@ -71,6 +71,11 @@ def parse_args(argv):
         parser.error(f'--shape {" ".join(map(str, args.shape))}: expected '
                      'height and width, or one number for both')
     return args
+
+
+def table(name: str) -> int:
+    """Of 4 or table4."""
+    return int(name.removeprefix('table'))
 
 
 def print_line(name, params, flops=None) -> None:

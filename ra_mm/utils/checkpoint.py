@@ -166,7 +166,7 @@ def save_whole(runner: Runner) -> None:
                     _prove(part)
                     proven.add(best)
                 os.replace(part, path)
-                outdated.discard(osp.realpath(path))  # its successor's name
+                outdated.discard(_place(path))  # of its successor's name
                 if best:
                     outdated.delete()
         finally:
@@ -184,6 +184,11 @@ def _prove(part):
         raise ValueError('what this run saves could not be resumed from, a '
                          'hook, a schedule or a dataset puts objects of its '
                          f'own into the checkpoint: {e}') from e
+
+
+def _place(path):
+    """The same for all names of a folder; a link is not what it points to."""
+    return osp.join(osp.realpath(osp.dirname(path)), osp.basename(path))
 
 
 class _Outdated(set):
@@ -228,7 +233,7 @@ class _Keeping:
                 and self.backend.isfile(path))
 
     def remove(self, path):
-        self.outdated.add(osp.realpath(path))
+        self.outdated.add(_place(path))
 
     def __getattr__(self, name):
         return getattr(self.backend, name)
@@ -241,6 +246,8 @@ class ValidateResumedHook(Hook):
     mmengine would never learn how good that epoch was, and perhaps miss the
     best one, or the result of the whole training. The checkpoint of the best
     epoch so far is saved again after its validation, and is left as it is.
+    Processes whose norms are not synchronised save the first one's: there the
+    metrics may differ from those before.
 
     Not where checkpoints are saved within epochs, nor in other loops than
     mmengine's.
@@ -272,19 +279,24 @@ def latest_checkpoint(work_dir: str) -> Optional[str]:
     mmengine notes its path in ``last_checkpoint``, after it has written it.
     If the run was killed in between, or the note is missing or names no file
     since the folder was moved, the file names ``epoch_N.pth`` and
-    ``iter_N.pth`` decide, among those that are whole and newer than the note.
+    ``iter_N.pth`` decide: the highest N, among whole files that are newer than
+    the note and have a higher N than what it names.
     """
-    note, noted, since = Path(work_dir, 'last_checkpoint'), '', 0
+    note, noted, since = Path(work_dir, 'last_checkpoint'), None, 0
     if note.is_file():
-        noted = note.read_text().strip()
-        if osp.isfile(noted):
-            since = note.stat().st_mtime_ns
-    numbers = {
-        path: int(found[1])
+        text = note.read_text().strip()
+        if osp.isfile(text):
+            noted, since = text, note.stat().st_mtime_ns
+    later = {
+        _number(path): str(path)
         for path in Path(work_dir).glob('*.pth')
-        if (found := re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', path.name))
-        and path.stat().st_mtime_ns > since and zipfile.is_zipfile(path)
+        if path.stat().st_mtime_ns > since and zipfile.is_zipfile(path)
     }
-    if numbers:
-        return str(max(numbers, key=numbers.get))
-    return noted if since else None
+    last = max(later, default=-1)
+    return later[last] if last > _number(noted or '') else noted
+
+
+def _number(path):
+    """N of ``epoch_N.pth`` or ``iter_N.pth``, else -1."""
+    found = re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', osp.basename(path))
+    return int(found[1]) if found else -1

@@ -29,10 +29,9 @@ TOP_LEVEL_KEYS = {
     *('find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'sync_bn'),
     *('tta_model', 'tta_pipeline')
 }
-SAVE_BEST = '_save_best_checkpoint'
 # What goes wrong in these functions is the config's fault.
 BUILDING = {
-    *('build_from_cfg', 'build_runner', 'scale_lr', SAVE_BEST),
+    *('build_from_cfg', 'build_runner', 'scale_lr'),
     *(name for name in dir(Runner) if name.startswith('build_'))
 }
 # What PyTorch says of layers that get other channels than they were made for.
@@ -272,8 +271,26 @@ def one_line_errors(prog: str) -> Iterator[None]:
         sys.exit(1)
 
 
+def _last_frame(error):
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame
+
+
+def _is_misfit(error):
+    """Whether a layer was given other channels than it was made for."""
+    return (isinstance(error, RuntimeError)
+            and MISFIT.search(str(error)) is not None
+            and 'torch/nn/modules' in _last_frame(error).f_code.co_filename)
+
+
+def _is_unknown_metric(error):
+    """Whether save_best names a metric that the validation lacks."""
+    return (isinstance(error, KeyError) and
+            _last_frame(error).f_code.co_name == '_save_best_checkpoint')
+
+
 def _is_mistake(error):
-    if MISFIT.search(str(error)):
+    if _is_misfit(error) or _is_unknown_metric(error):
         return True
     functions = {
         frame.f_code.co_name
@@ -288,15 +305,15 @@ def _is_mistake(error):
 
 
 def _message(error):
-    if MISFIT.search(str(error)):
+    if _is_misfit(error):
         return ('the parts of the model do not fit each other: set '
-                'in_channels of the neck or the heads to what comes before '
-                f'them gives out ({error})')
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        if isinstance(error, KeyError) and frame.f_code.co_name == SAVE_BEST:
-            return (f'save_best={error}: there is no such metric, but '
-                    f'{some(frame.f_locals["metrics"])}; pass --cfg-options '
-                    'default_hooks.checkpoint.save_best=NAME')
+                'in_channels of the neck, a head or the backbone to what it '
+                f'is given ({error})')
+    if _is_unknown_metric(error):
+        metrics = _last_frame(error).f_locals['metrics']
+        return (f'save_best={error}: there is no such metric, but '
+                f'{some(metrics)}; pass --cfg-options '
+                'default_hooks.checkpoint.save_best=NAME')
     # A KeyError's str() is the repr of its message.
     text = error.args[0] if isinstance(error, KeyError) else str(error)
     # A worker of a dataloader sends its whole traceback as the message.

@@ -45,8 +45,8 @@ def expect_writable(option: str, folder: Union[str, Path]) -> None:
         ValueError: If nothing can be written there, or it cannot be made.
     """
     folder = Path(folder).absolute()
-    there = next(p for p in (folder, *folder.parents) if p.exists())
     try:
+        there = next(p for p in (folder, *folder.parents) if p.exists())
         tempfile.TemporaryFile(dir=there).close()
     except OSError as e:
         raise ValueError(f'{option}: nothing can be written to {folder} '

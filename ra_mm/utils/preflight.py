@@ -368,14 +368,20 @@ def _dataset(dataset, key, train, node) -> Iterator[str]:
                f'--cfg-options {key}.ann_file=FILE')
     if missing:
         return
-    if hasattr(dataset, 'COCOAPI'):
-        from mmdet.datasets import CocoDataset
-        if type(dataset).load_data_list is CocoDataset.load_data_list:
-            yield from _coco(dataset, key, train, node)
+    if _is_coco(dataset):
+        yield from _coco(dataset, key, train, node)
     elif hasattr(dataset, 'img_suffix'):
         yield from _segmentation(dataset, key)
     elif _has_class_folders(dataset):
         yield from _class_folders(dataset, key)
+
+
+def _is_coco(dataset):
+    """Whether it is read as COCO is, unlike LVIS and panoptic ones."""
+    if not hasattr(dataset, 'COCOAPI'):
+        return False
+    from mmdet.datasets import CocoDataset
+    return type(dataset).load_data_list is CocoDataset.load_data_list
 
 
 def _coco(dataset, key, train, node) -> Iterator[str]:
@@ -536,7 +542,7 @@ def _evaluator(key, path, datasets) -> Iterator[str]:
     """The evaluator must know the images of its dataset."""
     part = key.split('_')[0]
     for name, dataset in datasets.items():
-        if (not name.startswith(part) or not hasattr(dataset, 'COCOAPI')
+        if (not name.startswith(part) or not _is_coco(dataset)
                 or not osp.isfile(dataset.ann_file)
                 or osp.samefile(path, dataset.ann_file)):
             continue
@@ -568,7 +574,7 @@ def _top_k(cfg, parts) -> Iterator[str]:
 
 def _images(coco):
     """What tells images apart: ids alone begin with 1 in many a file."""
-    return {(image['id'], osp.basename(image.get('file_name', '')))
+    return {(image['id'], osp.basename(image['file_name']))
             for image in coco['images']}
 
 

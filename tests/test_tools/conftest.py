@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from mmengine.logging import MMLogger
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
@@ -75,7 +75,8 @@ def as_in_a_new_process():
     Runs that begin in the same second share their logger, those of one
     toolbox their visualizer.
     """
-    for manager in (MMLogger, DefaultScope, *Visualizer.__subclasses__()):
+    for manager in (MMLogger, MessageHub, DefaultScope,
+                    *Visualizer.__subclasses__()):
         manager._instance_dict.clear()
 
 

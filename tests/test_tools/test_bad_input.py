@@ -420,6 +420,20 @@ def test_start_from_a_checkpoint(train, configs, checkpoints, capsys):
     assert 'does not fit' not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('bug, kind', [
+    (lambda: torch.ones(2, 3) @ torch.ones(4, 2), RuntimeError),
+    (lambda: {}['my_key'], KeyError),
+])
+def test_bug_like_a_mistake_keeps_its_traceback(bug, kind):
+
+    def _save_best_checkpoint():
+        bug()
+
+    with pytest.raises(kind):
+        with one_line_errors('tool'):
+            _save_best_checkpoint()
+
+
 def test_bug_keeps_its_traceback(monkeypatch):
 
     def run_iter():  # as mmengine's loops call it

@@ -147,7 +147,7 @@ train_dataloader = dict(dataset=dict(metainfo=dict(source=dict(a=1))))
     # The best so far was saved after its validation.
     validated = [
         entry['step']
-        for path in (tmp_path / 'work').glob('*/vis_data/scalars.json')
+        for path in sorted((tmp_path / 'work').glob('*/vis_data/scalars.json'))
         for entry in map(json.loads, path.read_text().splitlines())
         if 'mIoU' in entry
     ]

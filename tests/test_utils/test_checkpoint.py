@@ -36,7 +36,7 @@ class Rising(BaseMetric):
 
 
 def run(folder, epochs=3, by_epoch=True, hooks=(), save_best='score',
-        checkpoint={}, **kwargs):
+        checkpoint={}, loop={}, **kwargs):
     """Epochs of one iteration, or as many iterations."""
     loader = dict(
         dataset=[dict(inputs=torch.ones(1))],
@@ -48,14 +48,15 @@ def run(folder, epochs=3, by_epoch=True, hooks=(), save_best='score',
         work_dir=str(folder),
         train_dataloader=dict(loader, sampler=sampler),
         val_dataloader=loader,
-        train_cfg=dict(by_epoch=True, max_epochs=epochs) if by_epoch else
-        dict(by_epoch=False, max_iters=epochs, val_interval=1),
+        train_cfg=dict(
+            {'by_epoch': by_epoch, 'val_interval': 1,
+             'max_epochs' if by_epoch else 'max_iters': epochs}, **loop),
         val_cfg={}, val_evaluator=Evaluator(Rising()),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
         default_hooks=dict(
             checkpoint=dict(
-                type='CheckpointHook', max_keep_ckpts=1, by_epoch=by_epoch,
-                **{'interval': 1, **checkpoint},
+                type='CheckpointHook', max_keep_ckpts=1,
+                **{'interval': 1, 'by_epoch': by_epoch, **checkpoint},
                 save_best=save_best, rule='greater')),
         custom_hooks=list(hooks),
         experiment_name=f'{folder.parent.name}{folder.name}',
@@ -91,6 +92,17 @@ def test_outdated_after_its_successor(tmp_path, monkeypatch):
         second | {'epoch_3.pth'}, third | {'best_score_epoch_2.pth'}, third
     ]
     assert names(tmp_path) == third
+
+
+def test_linked_checkpoint(tmp_path):
+    """Of one that was moved elsewhere, the link is deleted."""
+    run(tmp_path / 'work', epochs=1)
+    (tmp_path / 'work/epoch_1.pth').rename(tmp_path / 'kept.pth')
+    (tmp_path / 'work/epoch_1.pth').symlink_to(tmp_path / 'kept.pth')
+    run(tmp_path / 'work', epochs=2, resume=True,
+        load_from=str(tmp_path / 'kept.pth'))
+    assert (tmp_path / 'kept.pth').exists()
+    assert 'epoch_1.pth' not in names(tmp_path / 'work')
 
 
 def test_other_runs_are_left_alone(tmp_path):
@@ -164,6 +176,33 @@ def test_validation_counts_once(tmp_path, scores, by_epoch):
     assert names(killed) == names(whole)
 
 
+class Validations(Hook):
+
+    def __init__(self):
+        self.done = []
+
+    def before_val_epoch(self, runner):
+        self.done.append(runner.iter)
+
+
+@pytest.mark.parametrize('epochs, loop, checkpoint, expected', [
+    (4, dict(val_interval=2), {}, [2, 4]),
+    (4, dict(val_interval=3), {}, [3, 4]),
+    (4, dict(val_begin=3), {}, [3, 4]),
+    (4, dict(val_interval=9, dynamic_intervals=[(1, 9), (3, 2)]), {}, [2, 4]),
+    (2, dict(val_interval=9), {}, [2]),  # it had come to its end
+    (4, {}, dict(by_epoch=False), [3, 4, 5]),  # mmengine repeats an epoch
+])
+def test_validation_that_is_due(tmp_path, epochs, loop, checkpoint, expected):
+    """After 2 epochs by the run's own settings, as without interruption."""
+    settings = dict(loop=loop, checkpoint=checkpoint, save_best=None)
+    run(tmp_path, epochs=2, **settings)
+    hook = Validations()
+    run(tmp_path, epochs=epochs, hooks=[hook], resume=True,
+        load_from=latest_checkpoint(tmp_path), **settings)
+    assert hook.done == expected
+
+
 def test_latest(tmp_path):
     """The noted one, or one saved after the note; never a former run's."""
     assert latest_checkpoint(tmp_path) is None
@@ -179,6 +218,8 @@ def test_latest(tmp_path):
     assert latest_checkpoint(tmp_path) == str(paths[2])
     torch.save({}, paths[3])  # killed before the note
     paths[4].write_bytes(paths[3].read_bytes()[:100])  # or by another tool
+    assert latest_checkpoint(tmp_path) == str(paths[3])
+    torch.save({}, paths[1])  # by hand, from an older one
     assert latest_checkpoint(tmp_path) == str(paths[3])
     note.write_text('/moved/epoch_3.pth')
     assert latest_checkpoint(tmp_path) == str(paths[11])
