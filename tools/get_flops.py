@@ -87,8 +87,12 @@ def print_model(cfg: Config, shape) -> None:
     model = build_model(cfg)
     shape = shape or SHAPES.get(cfg.get('default_scope'), (224, 224))
     shape = (shape[0], shape[-1])
-    analyzer = count_flops(model, shape)
-    flops = analyzer.by_module()
+    try:
+        analyzer = count_flops(model, shape)
+        flops = analyzer.by_module()
+    except Exception as e:  # whatever a head does with the counting's sample
+        raise ValueError(f'{cfg.filename}: {cfg.model.type} cannot be counted '
+                         f'at {shape}: {type(e).__name__}: {e}') from e
     print(f'{cfg.filename}, {shape[0]} x {shape[1]} pixels (H x W)\n')
     print(f'{"":16}{"Param. (M)":>12}{"FLOPs (G)":>12}')
     for name, child in model.named_children():

@@ -113,6 +113,9 @@ def main(argv=None):
     with one_line_errors(PROG):
         args = parse_args(argv)
         cfg = load_config(args)
+        for key in {'load_from', 'resume'} & set(args.cfg_options or ()):
+            raise ValueError(f'--cfg-options {key}: the checkpoint is what '
+                             'the command line names after the config')
         cfg.load_from = args.checkpoint
         cfg.resume = False
         check(cfg, 'test')

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from mmengine.config import ConfigDict
 from mmengine.dist import is_main_process
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.optim.scheduler import OneCycleParamScheduler
 from mmengine.runner import (EpochBasedTrainLoop, IterBasedTrainLoop,
                              Runner)
@@ -54,15 +54,16 @@ def read_checkpoint(path: str) -> Mapping:
             raise FileNotFoundError(f'{path}: ' + (
                 'a folder, name a file in it' if osp.isdir(path) else
                 'there is no such checkpoint'))
+    # For good, since mmengine reads it again, and has a shorter list.
+    torch.serialization.add_safe_globals(SAFE)
     try:
-        with torch.serialization.safe_globals(SAFE):
-            if remote:
-                with _weights_only():
-                    checkpoint = CheckpointLoader.load_checkpoint(
-                        path, map_location='cpu')
-            else:
-                checkpoint = torch.load(
-                    path, map_location='cpu', weights_only=True)
+        if remote:
+            with _weights_only():
+                checkpoint = CheckpointLoader.load_checkpoint(
+                    path, map_location='cpu')
+        else:
+            checkpoint = torch.load(
+                path, map_location='cpu', weights_only=True)
     except Exception as e:  # zip, pickle, EOF and decoding errors of all kinds
         if remote and not isinstance(e, pickle.UnpicklingError):
             raise  # of the way there, not of what is found there
@@ -268,6 +269,8 @@ class ValidateResumedHook(Hook):
         due = done >= max(1, loop.val_begin) and (
             done % loop.val_interval == 0 or done >= length)
         validated = runner.message_hub.get_info(VALIDATED, None) == runner.iter
+        if any(isinstance(hook, EarlyStoppingHook) for hook in runner.hooks):
+            validated = False  # it would not know that it had stopped
         if runner.val_loop is not None and due and not validated:
             runner.logger.info('The validation of the resumed checkpoint')
             runner.val_loop.run()

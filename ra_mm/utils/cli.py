@@ -130,6 +130,8 @@ def load_config(args: Namespace) -> Config:
 def _merge_options(cfg, options):
     for option in options:
         key, *path = option.split('.')
+        if key == 'launcher':
+            raise ValueError('--cfg-options launcher: pass --launcher instead')
         if key not in TOP_LEVEL_KEYS:
             raise ValueError(f'--cfg-options {option}: '
                              f'{_no_effect(cfg, key)}')

@@ -151,9 +151,9 @@ def _oddities(cfg, mode) -> Iterator[str]:
     if (mode == 'train' and 'max_epochs' in cfg.train_cfg
             and saving.get('by_epoch') is False):
         yield ('default_hooks.checkpoint.by_epoch=False in a training by '
-               'epochs: a run that is resumed from within an epoch repeats '
-               "that epoch's iterations from its first on, and so has more of "
-               'them in all')
+               'epochs: a run that is resumed from within or at the end of an '
+               "epoch repeats that epoch's iterations from its first on, so "
+               'has more of them in all, also when it was at its end')
 
 
 # Checkpoints
@@ -191,6 +191,8 @@ def _checkpoints(cfg, mode, auto_resume) -> Iterator[str]:
 def _checkpoint(cfg, path, file, key, remedy) -> Iterator[str]:
     try:
         checkpoint = read_checkpoint(file)
+        if key and 'model' in checkpoint and not _is_ours_or_plain(cfg):
+            checkpoint = checkpoint['model']  # as Swin Transformers read it
         weights = get_weights(checkpoint, file)
     except (OSError, ValueError) as e:
         yield f'{e}; {remedy}'
@@ -202,6 +204,11 @@ def _checkpoint(cfg, path, file, key, remedy) -> Iterator[str]:
                f'start from them pass --cfg-options load_from={path}')
     if key in ('model.backbone.init_cfg', 'model'):  # model.pretrained
         yield from _plain_backbone(cfg, path, weights, remedy)
+
+
+def _is_ours_or_plain(cfg):
+    scope, _, name = str(cfg.model.backbone.type).rpartition('.')
+    return scope == 'ra_mm' or name in PLAIN
 
 
 def _plain_backbone(cfg, path, weights, remedy) -> Iterator[str]:

@@ -42,7 +42,8 @@ def _wrap(dataset):
 class _NamingCompose(Compose):
 
     def __call__(self, data):
-        image, mask = data.get('img_path'), data.get('seg_map_path')
+        image = data.get('img_path') or 'a sample'
+        mask = data.get('seg_map_path')
         try:
             return super().__call__(data)
         except Exception as e:

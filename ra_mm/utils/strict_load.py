@@ -104,7 +104,8 @@ class StrictLoadHook(Hook):
         neutral = all(key.endswith(('.gamma', '.temp')) for key in attention)
         if (attention and not attention & weights.keys()
                 and weights.keys() & set(own)
-                and (neutral or not self.whole)):
+                and (neutral and not getattr(runner, '_resume', False)
+                     or not self.whole)):
             found['missing'] = [
                 key for key in found['missing'] if key not in attention
             ]

@@ -373,9 +373,43 @@ def test_plain_backbone_with_parts_of_its_own(checkpoints):
     assert 'does not fit' not in str(e.value)
 
 
+def test_layout_of_swin(tmp_path):
+    """Weights below 'model', which mmdet's and mmseg's Swin take."""
+    cfg = Config.fromfile(
+        Path(mmdet.__file__).parent /
+        '.mim/configs/swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py')
+    cfg.work_dir, cfg.launcher = str(tmp_path), 'none'
+    torch.save(dict(model=dict(a=torch.ones(1))), tmp_path / 'swin.pth')
+    cfg.model.backbone.init_cfg.checkpoint = f'{tmp_path}/swin.pth'
+    with pytest.raises(ValueError) as e:
+        check(cfg, 'train')
+    assert 'there is no folder data/coco/' in str(e.value)
+    assert 'swin.pth' not in str(e.value)
+    cfg.model.backbone.type = 'ra_mm.RAResNet'  # which does not
+    with pytest.raises(ValueError, match='swin.pth holds no weights'):
+        check(cfg, 'train')
+
+
 def test_resume_in_an_empty_folder(message, train, detector, tmp_path):
     text = message(train, detector, '--resume')
     assert f'there is no checkpoint in {tmp_path}/work to resume' in text
+
+
+def test_resume_a_plain_model_as_ra(message, train, detector, checkpoints,
+                                    tmp_path):
+    whole = torch.load(checkpoints / 'plain.pth', weights_only=False)
+    whole.update(meta={}, message_hub={}, optimizer={})
+    torch.save(whole, tmp_path / 'plain_run.pth')
+    assert 'the checkpoint does not fit the model' in message(
+        train, detector, '--resume', tmp_path / 'plain_run.pth')
+
+
+def test_options_of_the_command_line(message, train, test, detector,
+                                     checkpoint):
+    assert 'pass --launcher instead' in message(
+        train, detector, '--cfg-options', 'launcher=pytorch')
+    assert '--cfg-options load_from: the checkpoint is what' in message(
+        test, detector, checkpoint, '--cfg-options', 'load_from=a.pth')
 
 
 def test_resume_from_weights_alone(message, train, detector, checkpoints):

@@ -129,7 +129,8 @@ def test_never_without_a_checkpoint(train, configs, tmp_path, monkeypatch):
             if p.suffix in ('.pth', '.part')} == {'epoch_3.pth'}
 
 
-def test_scores_and_schedules_can_be_resumed(train, configs, tmp_path):
+def test_scores_and_schedules_can_be_resumed(train, configs, tmp_path,
+                                             capsys):
     """NumPy's float32 as the best score, and OneCycleLR's functions."""
     config = tmp_path / 'segmenter.py'
     config.write_text(f'''
@@ -144,6 +145,7 @@ train_dataloader = dict(dataset=dict(metainfo=dict(source=dict(a=1))))
     train(config)
     train(config, '--resume', tmp_path / 'work/iter_2.pth')
     assert (tmp_path / 'work/iter_4.pth').exists()
+    assert 'not safely load' not in ''.join(capsys.readouterr())
     # The best so far was saved after its validation.
     validated = [
         entry['step']

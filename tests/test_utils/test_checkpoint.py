@@ -203,6 +203,19 @@ def test_validation_that_is_due(tmp_path, epochs, loop, checkpoint, expected):
     assert hook.done == expected
 
 
+def test_early_stop_is_resumed(tmp_path):
+    """A run that has reached its threshold has nothing left to do."""
+    stop = dict(
+        type='EarlyStoppingHook', monitor='score', rule='greater',
+        stopping_threshold=2)
+    run(tmp_path, epochs=5, hooks=[stop, Watch([1, 2, 3, 4, 5], [])])
+    assert 'epoch_3.pth' in names(tmp_path)
+    lrs = []
+    run(tmp_path, epochs=5, hooks=[stop, Watch([1, 2, 3, 4, 5], lrs)],
+        resume=True, load_from=str(tmp_path / 'epoch_3.pth'))
+    assert lrs == [] and 'epoch_3.pth' in names(tmp_path)
+
+
 def test_latest(tmp_path):
     """The noted one, or one saved after the note; never a former run's."""
     assert latest_checkpoint(tmp_path) is None
