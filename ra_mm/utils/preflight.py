@@ -4,6 +4,7 @@ import importlib.util
 import os
 import os.path as osp
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from http.client import HTTPException
 from typing import Iterator, Optional
 from urllib.parse import urlparse
@@ -191,8 +192,9 @@ def _checkpoints(cfg, mode, auto_resume) -> Iterator[str]:
 def _checkpoint(cfg, path, file, key, remedy) -> Iterator[str]:
     try:
         checkpoint = read_checkpoint(file)
-        if key and 'model' in checkpoint and not _is_ours_or_plain(cfg):
-            checkpoint = checkpoint['model']  # as Swin Transformers read it
+        nested = checkpoint.get('model')  # as Swin Transformers read it
+        if key and isinstance(nested, Mapping) and not _is_ours_or_plain(cfg):
+            checkpoint = nested
         weights = get_weights(checkpoint, file)
     except (OSError, ValueError) as e:
         yield f'{e}; {remedy}'
@@ -492,8 +494,7 @@ def _other_suffix(dataset, key, name, option):
     with os.scandir(dataset.data_prefix[name]) as entries:
         found = Counter(osp.splitext(entry.name)[1] for entry in entries)
     found.pop('', None)  # folders
-    if not found or any(found[end] for end in found
-                        if getattr(dataset, option).endswith(end)):
+    if not found or getattr(dataset, option).endswith(tuple(found)):
         return ''
     return f'; pass --cfg-options {key}.{option}={max(found, key=found.get)}'
 

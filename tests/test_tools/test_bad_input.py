@@ -385,6 +385,10 @@ def test_layout_of_swin(tmp_path):
         check(cfg, 'train')
     assert 'there is no folder data/coco/' in str(e.value)
     assert 'swin.pth' not in str(e.value)
+    torch.save(dict(model=None), tmp_path / 'swin.pth')
+    with pytest.raises(ValueError, match='swin.pth holds no weights'):
+        check(cfg, 'train')
+    torch.save(dict(model=dict(a=torch.ones(1))), tmp_path / 'swin.pth')
     cfg.model.backbone.type = 'ra_mm.RAResNet'  # which does not
     with pytest.raises(ValueError, match='swin.pth holds no weights'):
         check(cfg, 'train')
