@@ -40,7 +40,7 @@ demo: install
 	@echo "Truth beside detections, a picture each: $(CURDIR)/work_dirs/demo/pictures"
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit tests/integration tests/faults -n 2 --dist loadfile
 
 clean:
 	rm -rf $(VENV) build *.egg-info

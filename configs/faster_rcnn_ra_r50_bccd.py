@@ -11,20 +11,23 @@ train_ann = 'annotations/train.json'  # <- change
 val_ann = 'annotations/val.json'  # <- change
 images = 'images/'  # <- change: where the files' file_name begins
 
-model = dict(
-    roi_head=dict(bbox_head=dict(num_classes=len(metainfo['classes']))))
+model = dict(roi_head=dict(bbox_head=dict(num_classes=len(metainfo['classes']))))
 train_dataloader = dict(
     dataset=dict(
         data_root=data_root,
         metainfo=metainfo,
         ann_file=train_ann,
-        data_prefix=dict(img=images)))
+        data_prefix=dict(img=images),
+    )
+)
 val_dataloader = dict(
     dataset=dict(
         data_root=data_root,
         metainfo=metainfo,
         ann_file=val_ann,
-        data_prefix=dict(img=images)))
+        data_prefix=dict(img=images),
+    )
+)
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + val_ann)
 test_evaluator = val_evaluator

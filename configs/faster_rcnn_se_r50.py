@@ -8,5 +8,4 @@ _base_ = './faster_rcnn_r50.py'
 # As it stands it starts from torchvision's plain ResNet-50 and untrained SE.
 # Unlike RA, whose gamma is 0, that changes what the ResNet-50 computes; in the
 # first stage, which is frozen, for good.
-model = dict(
-    backbone=dict(type='ra_mm.RAResNet', attention=dict(type='ra_mm.SE')))
+model = dict(backbone=dict(type='ra_mm.RAResNet', attention=dict(type='ra_mm.SE')))

@@ -2,5 +2,4 @@
 # backbone. Its start: as in faster_rcnn_se_r50.py.
 _base_ = './mask_rcnn_r50.py'
 
-model = dict(
-    backbone=dict(type='ra_mm.RAResNet', attention=dict(type='ra_mm.CBAM')))
+model = dict(backbone=dict(type='ra_mm.RAResNet', attention=dict(type='ra_mm.CBAM')))

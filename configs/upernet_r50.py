@@ -3,8 +3,9 @@
 # The file is named by its path because 'mmseg::' does not resolve with every
 # distribution of MMSegmentation.
 _base_ = (
-    __import__('mmseg').__path__[0] +
-    '/.mim/configs/upernet/upernet_r50_4xb4-80k_ade20k-512x512.py')
+    __import__('mmseg').__path__[0]
+    + '/.mim/configs/upernet/upernet_r50_4xb4-80k_ade20k-512x512.py'
+)
 
 # MMSegmentation states no batch size for scaling the learning rate.
 auto_scale_lr = dict(enable=False, base_batch_size=16)

@@ -15,10 +15,9 @@ model = dict(
         deep_stem=True,
         out_indices=(0, 1, 2, 3),
         norm_cfg=dict(type='SyncBN', requires_grad=True),
-        init_cfg=dict(
-            type='Pretrained', checkpoint='open-mmlab://resnet50_v1c')))
+        init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://resnet50_v1c'),
+    ),
+)
 
 # temp falls for a tenth of the schedule, see faster_rcnn_ra_r50.py.
-custom_hooks = [
-    dict(type='ra_mm.TempAnnealingHook', length=8000, by_epoch=False)
-]
+custom_hooks = [dict(type='ra_mm.TempAnnealingHook', length=8000, by_epoch=False)]

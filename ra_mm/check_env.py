@@ -8,6 +8,7 @@ This has to run where nothing else does. So only the standard library is
 imported at the top; versions are read from the packages' metadata; and then
 the packages are imported and tried, one after another.
 """
+
 import faulthandler
 import io
 import os
@@ -15,10 +16,10 @@ import platform
 import re
 import sys
 import warnings
+from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module, metadata
 from importlib.util import find_spec
-from typing import Dict, Iterator, List, Optional
 
 # Import names, in the order in which they are tried.
 BASE = ('numpy', 'torch', 'torchvision', 'mmengine', 'mmcv')
@@ -27,29 +28,24 @@ NEEDED = (*BASE, 'mmpretrain')  # by what comes after them
 OPENMMLAB = ('mmengine', 'mmcv', *TOOLBOXES)
 EXTRA = 'onedl'  # in setup.py: the distributions that have these names
 
-INSTALL = ("in ra_mm's checkout, pip install --no-build-isolation -e "
-           f"'.[{EXTRA}]'")
-REBUILD = ('with torch installed, pip install --no-build-isolation '
-           '--no-cache-dir --force-reinstall --no-deps {distribution}')
+INSTALL = f"in ra_mm's checkout, pip install --no-build-isolation -e '.[{EXTRA}]'"
+REBUILD = (
+    'with torch installed, pip install --no-build-isolation '
+    '--no-cache-dir --force-reinstall --no-deps {distribution}'
+)
 # What an exception's text tells, and what to do. The first that matches.
 ADVICE = {
-    r"No module named 'mmcv\._ext'":
-    'mmcv was built without its operators, as happens where torch is not '
+    r"No module named 'mmcv\._ext'": 'mmcv was built without its operators, as happens where torch is not '
     f'installed or hidden by build isolation: {REBUILD}',
-    r'implementation for device':
-    'mmcv was built without CUDA operators: install a wheel for this torch '
+    r'implementation for device': 'mmcv was built without CUDA operators: install a wheel for this torch '
     f'and CUDA or, where nvcc is, {REBUILD}',
-    r'torchvision::nms|TORCH_LIBRARY':
-    'torchvision was compiled for another torch: install the two together, '
+    r'torchvision::nms|TORCH_LIBRARY': 'torchvision was compiled for another torch: install the two together, '
     'in versions that belong together (https://pytorch.org/get-started)',
-    r'(?i)numpy[. ](core|_core|dtype|is not available)|_ARRAY_API':
-    '{distribution} was compiled for another numpy (1 or 2): '
+    r'(?i)numpy[. ](core|_core|dtype|is not available)|_ARRAY_API': '{distribution} was compiled for another numpy (1 or 2): '
     'pip install --upgrade {distribution}, or change numpy',
-    r'undefined symbol|cannot open shared object|DLL load failed':
-    '{distribution} was compiled for another torch or CUDA: install a wheel '
+    r'undefined symbol|cannot open shared object|DLL load failed': '{distribution} was compiled for another torch or CUDA: install a wheel '
     f'for these or, {REBUILD}',
-    r"No module named '([\w.]+)'":
-    'a package that {distribution} needs is missing: '
+    r"No module named '([\w.]+)'": 'a package that {distribution} needs is missing: '
     'pip install --no-build-isolation {distribution} installs it',
 }
 
@@ -77,8 +73,7 @@ def main() -> int:
             print(' (not tried, for want of the above)')
             continue
         try:
-            with redirect_stdout(io.StringIO()), redirect_stderr(
-                    io.StringIO()):
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
                 works = _try(name)
         except (Exception, SystemExit) as e:
             problems.append(_explained(name, e, owners))
@@ -111,7 +106,7 @@ def _missing():
         yield f'not installed: {", ".join(missing)}: {remedy}'
 
 
-def distributions() -> Dict[str, List[str]]:
+def distributions() -> dict[str, list[str]]:
     """The names of the installed distributions by import name.
 
     As metadata.packages_distributions(), which in Python 3.10 misses those
@@ -122,14 +117,15 @@ def distributions() -> Dict[str, List[str]]:
         owner = distribution.metadata['Name']
         names = (distribution.read_text('top_level.txt') or '').split() or [
             file.parts[0].removesuffix('.py')
-            for file in distribution.files or () if file.suffix == '.py'
+            for file in distribution.files or ()
+            if file.suffix == '.py'
         ]
         for name in names if owner else ():
             owners.setdefault(name, set()).add(_canonical(owner))
     return {name: sorted(found) for name, found in owners.items()}
 
 
-def mismatches(owners: Dict[str, List[str]]) -> Iterator[str]:
+def mismatches(owners: dict[str, list[str]]) -> Iterator[str]:
     """What is wrong by the metadata of what is installed.
 
     Args:
@@ -140,21 +136,27 @@ def mismatches(owners: Dict[str, List[str]]) -> Iterator[str]:
     """
     for name in (*OPENMMLAB, 'ra_mm'):
         if find_spec(name) and not owners.get(name):
-            yield (f'{name} is found in {_folder(name)}, but is not '
-                   f'installed: {_remedy(name)}')
+            yield (
+                f'{name} is found in {_folder(name)}, but is not '
+                f'installed: {_remedy(name)}'
+            )
     mixed = False
     for name in OPENMMLAB:
         if len(owners.get(name, [])) > 1:
             mixed = True
-            yield (f'{name} is installed twice, one over the other, as '
-                   f'{" and ".join(owners[name])}: pip uninstall '
-                   f'{" ".join(owners[name])}, then {INSTALL}')
+            yield (
+                f'{name} is installed twice, one over the other, as '
+                f'{" and ".join(owners[name])}: pip uninstall '
+                f'{" ".join(owners[name])}, then {INSTALL}'
+            )
     try:
         from packaging.requirements import Requirement
         from packaging.specifiers import SpecifierSet
     except ImportError:
-        yield ('packaging is not installed, without which versions cannot be '
-               'compared: pip install packaging')
+        yield (
+            'packaging is not installed, without which versions cannot be '
+            'compared: pip install packaging'
+        )
         return
     if owners.get('ra_mm'):
         python = metadata.metadata('ra_mm')['Requires-Python'] or ''
@@ -168,13 +170,16 @@ def mismatches(owners: Dict[str, List[str]]) -> Iterator[str]:
         for text in metadata.requires(owner) or []:
             need = Requirement(text)
             version = _version(need.name)
-            if version is None or (need.marker and
-                                   not need.marker.evaluate({'extra': ''})):
+            if version is None or (
+                need.marker and not need.marker.evaluate({'extra': ''})
+            ):
                 continue  # what is missing shows when it is imported
             if not need.specifier.contains(version, prereleases=True):
-                yield (f'{owner} {_version(owner)} needs {need.name}'
-                       f'{need.specifier} and does not fit {need.name} '
-                       f'{version}: change one of the two')
+                yield (
+                    f'{owner} {_version(owner)} needs {need.name}'
+                    f'{need.specifier} and does not fit {need.name} '
+                    f'{version}: change one of the two'
+                )
 
 
 def _untried(owners, Requirement):
@@ -192,20 +197,24 @@ def _untried(owners, Requirement):
             if owner not in wanted:
                 others[owner] = f'{owner} {version}'
             elif not wanted[owner].contains(version, prereleases=True):
-                yield (f'{owner} {version} has not been tried with ra_mm: '
-                       "pip install --no-build-isolation "
-                       f"'{owner}{wanted[owner]}'")
+                yield (
+                    f'{owner} {version} has not been tried with ra_mm: '
+                    'pip install --no-build-isolation '
+                    f"'{owner}{wanted[owner]}'"
+                )
     if others:
-        yield (f'{", ".join(others.values())}: ra_mm does not run on these, '
-               'the maintained fork has to take their place: pip uninstall '
-               f'{" ".join(others)}, then {INSTALL}')
+        yield (
+            f'{", ".join(others.values())}: ra_mm does not run on these, '
+            'the maintained fork has to take their place: pip uninstall '
+            f'{" ".join(others)}, then {INSTALL}'
+        )
 
 
 def _canonical(distribution):
     return re.sub(r'[-_.]+', '-', distribution).lower()
 
 
-def _version(distribution) -> Optional[str]:
+def _version(distribution) -> str | None:
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -214,24 +223,30 @@ def _version(distribution) -> Optional[str]:
 
 def _folder(name):
     spec = find_spec(name)
-    return (os.path.dirname(spec.origin)
-            if spec.origin else list(spec.submodule_search_locations)[0])
+    return (
+        os.path.dirname(spec.origin)
+        if spec.origin
+        else list(spec.submodule_search_locations)[0]
+    )
 
 
 def _described(name, owners):
     if find_spec(name) is None:
         return 'not installed'
-    return ' and '.join(
-        _version(owner) + ('' if owner == _canonical(name) else f' ({owner})')
-        for owner in owners.get(name, [])) or f'unknown, {_folder(name)}'
+    return (
+        ' and '.join(
+            _version(owner) + ('' if owner == _canonical(name) else f' ({owner})')
+            for owner in owners.get(name, [])
+        )
+        or f'unknown, {_folder(name)}'
+    )
 
 
 def _remedy(name):
     if name in OPENMMLAB:
         return INSTALL
     if name == 'ra_mm':
-        return ('in its checkout, pip install --no-build-isolation --no-deps '
-                '-e .')
+        return 'in its checkout, pip install --no-build-isolation --no-deps -e .'
     return 'pip install torch torchvision numpy'
 
 
@@ -274,7 +289,7 @@ def _try(name) -> str:
 def _suppress(nms, device):
     """Of two boxes that overlap by 3/4 the better one is kept, the second."""
     tensor = import_module('torch').tensor
-    boxes = tensor([[0., 0., 4., 3.], [0., 0., 4., 4.]], device=device)
+    boxes = tensor([[0.0, 0.0, 4.0, 3.0], [0.0, 0.0, 4.0, 4.0]], device=device)
     kept = nms(boxes, tensor([0.1, 0.9], device=device), 0.5).tolist()
     if kept != [1]:
         raise RuntimeError(f'nms on {device} keeps the boxes {kept}, not [1]')
@@ -296,8 +311,7 @@ def _devices():
     torch = sys.modules.get('torch')
     try:
         names = [
-            torch.cuda.get_device_name(i)
-            for i in range(torch.cuda.device_count())
+            torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())
         ]
     except Exception:  # no torch, or a broken one, of which is told above
         names = []

@@ -4,6 +4,7 @@
 registry, the modules in its ``locations``: configs need no import, whichever
 toolbox runs them.
 """
+
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
@@ -12,6 +13,8 @@ MODELS = Registry(
     'model',
     parent=MMENGINE_MODELS,
     scope='ra_mm',
-    locations=['ra_mm.backbones', 'ra_mm.heads', 'ra_mm.layers'])
+    locations=['ra_mm.backbones', 'ra_mm.heads', 'ra_mm.layers'],
+)
 HOOKS = Registry(
-    'hook', parent=MMENGINE_HOOKS, scope='ra_mm', locations=['ra_mm.hooks'])
+    'hook', parent=MMENGINE_HOOKS, scope='ra_mm', locations=['ra_mm.hooks']
+)

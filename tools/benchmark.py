@@ -10,6 +10,7 @@ In each round every variant runs beside the plain model, so that both meet the
 same state of the machine; which goes first alternates. Its figure is the
 median of the rounds' ratios, with their quartiles.
 """
+
 import functools
 import itertools
 import operator
@@ -23,7 +24,6 @@ from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import List, Optional
 
 import torch
 from mmengine.config import Config
@@ -36,10 +36,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.benchmark import timer
 
-from ra_mm import paper
+from ra_mm.analysis import cost_report as cost
+from ra_mm.cli import one_line_errors
 from ra_mm.layers import ReverseAttention, force_path
-from ra_mm.utils import cost
-from ra_mm.utils.cli import one_line_errors
+from ra_mm.reproduce import paper
 
 PROG = 'tools/benchmark.py'
 RESULTS = Path(__file__).parents[1] / 'benchmarks/results'
@@ -56,18 +56,16 @@ VARIANTS = {
     'plain+compile': ('', 'fused', True),
     'ra+compile': ('ra_', 'fused', True),
 }
-ATTENTIONS = dict(
-    se_='ra_mm.SE', cbam_='ra_mm.CBAM', ra_='ra_mm.ReverseAttention')
+ATTENTIONS = dict(se_='ra_mm.SE', cbam_='ra_mm.CBAM', ra_='ra_mm.ReverseAttention')
 CONFIGS = dict(
-    resnet18='r18',
-    resnet50='r50',
-    resnet101='r101',
-    mobilenetv2='mobilenetv2_1.0')
+    resnet18='r18', resnet50='r50', resnet101='r101', mobilenetv2='mobilenetv2_1.0'
+)
 # The first of each is where it stays while another one varies.
 SWEEP = dict(
     model=['resnet50', 'resnet18', 'resnet101'],
     batch=[4, 1, 2, 8],
-    size=[224, 64, 128, 320])
+    size=[224, 64, 128, 320],
+)
 
 
 @dataclass(frozen=True)
@@ -87,6 +85,7 @@ class Case:
         size (int): Side of an image in pixels; in a detector its height, the
             width being as in 1333x800.
     """
+
     what: str
     model: str
     device: str
@@ -105,7 +104,8 @@ class Case:
         """The untrained model, or its tails."""
         if self.what == 'tail':
             return nn.ModuleList(
-                Tail(prefix, shape[1], relu) for shape, relu in tails(self))
+                Tail(prefix, shape[1], relu) for shape, relu in tails(self)
+            )
         cfg = Config.fromfile(self.config(prefix))
         cfg.model.backbone.init_cfg = None
         init_default_scope(cfg.default_scope)
@@ -114,8 +114,8 @@ class Case:
     def place(self, t):
         """A tensor or a module on the device, in the layout."""
         memory_format = (
-            torch.channels_last
-            if self.layout == 'nhwc' else torch.contiguous_format)
+            torch.channels_last if self.layout == 'nhwc' else torch.contiguous_format
+        )
         return t.to(self.device, memory_format=memory_format)
 
     def inputs(self):
@@ -123,34 +123,37 @@ class Case:
         torch.manual_seed(0)
         if self.what == 'tail':
             dtype = dict(fp32=torch.float32, amp=torch.bfloat16)
-            return [[
-                self.place(torch.randn(shape, dtype=dtype[self.precision]))
-                for shape, _ in tails(self)
-            ] for _ in ('z', 'x', 'dy')]
+            return [
+                [
+                    self.place(torch.randn(shape, dtype=dtype[self.precision]))
+                    for shape, _ in tails(self)
+                ]
+                for _ in ('z', 'x', 'dy')
+            ]
         if self.what == 'detector':
             shape = self.size, round(self.size * 1333 / 800)
             padded = tuple(-(-side // 32) * 32 for side in shape)
             images = self.place(torch.randn(self.batch, 3, *padded))
             return images, [
-                boxes(shape, padded).to(self.device)
-                for _ in range(self.batch)
+                boxes(shape, padded).to(self.device) for _ in range(self.batch)
             ]
         shape = self.batch, 3, self.size, self.size
-        labels = torch.randint(1000, (self.batch, ), device=self.device)
+        labels = torch.randint(1000, (self.batch,), device=self.device)
         return self.place(torch.randn(shape)), labels
 
 
 def boxes(shape, padded):
     """A data sample with 8 random boxes."""
     from mmdet.structures import DetDataSample
+
     sample = DetDataSample(
-        metainfo=dict(
-            img_shape=shape, pad_shape=padded, batch_input_shape=padded))
-    start = .6 * torch.rand(8, 2)
-    ends = torch.cat([start, start + .1 + .3 * torch.rand(8, 2)], dim=1)
+        metainfo=dict(img_shape=shape, pad_shape=padded, batch_input_shape=padded)
+    )
+    start = 0.6 * torch.rand(8, 2)
+    ends = torch.cat([start, start + 0.1 + 0.3 * torch.rand(8, 2)], dim=1)
     sample.gt_instances = InstanceData(
-        bboxes=ends * torch.tensor([*shape[::-1]] * 2),
-        labels=torch.randint(80, (8, )))
+        bboxes=ends * torch.tensor([*shape[::-1]] * 2), labels=torch.randint(80, (8,))
+    )
     return sample
 
 
@@ -164,8 +167,9 @@ def tails(case: Case):
 
     backbone = replace(case, what='infer').build('').backbone.to('meta')
     for m in backbone.modules():
-        if (isinstance(m, (BasicBlock, Bottleneck))
-                or getattr(m, 'use_res_connect', False)):
+        if isinstance(m, (BasicBlock, Bottleneck)) or getattr(
+            m, 'use_res_connect', False
+        ):
             m.register_forward_hook(note)
     backbone(torch.empty(case.batch, 3, case.size, case.size, device='meta'))
     return found
@@ -180,7 +184,8 @@ class Tail(nn.Module):
         self.act = nn.ReLU(inplace=True) if relu else nn.Identity()
         if prefix:
             self.attention = MODELS.build(
-                dict(type=ATTENTIONS[prefix], channels=channels))
+                dict(type=ATTENTIONS[prefix], channels=channels)
+            )
         else:  # as mmpretrain's blocks
             self.attention = operator.iadd if relu else operator.add
 
@@ -209,20 +214,20 @@ class Step:
             if isinstance(m, ReverseAttention):
                 # Not 0, but little: a detector should find about as many
                 # boxes to suppress as the plain one.
-                nn.init.normal_(m.gamma, std=.01)
+                nn.init.normal_(m.gamma, std=0.01)
         if case.what == 'tail':
             for t in (*inputs[0], *inputs[1]):
                 t.requires_grad_()
         if whole:
-            for m in (self.model
-                      if case.what == 'tail' else [self.model.backbone]):
+            for m in self.model if case.what == 'tail' else [self.model.backbone]:
                 m.compile()
         # With a rate of 0 every step has the same weights, and all the work.
         self.sgd = torch.optim.SGD(
             [p for p in self.model.parameters() if p.requires_grad],
-            lr=0.,
-            momentum=.9,
-            weight_decay=1e-4)
+            lr=0.0,
+            momentum=0.9,
+            weight_decay=1e-4,
+        )
 
     def forward(self):
         """The outputs, or where there is one the loss."""
@@ -258,16 +263,16 @@ class Step:
         the copies of parameters that autocast makes.
         """
         params = list(self.model.parameters())
-        own = {
-            t.untyped_storage().data_ptr()
-            for t in (*params, *self.model.buffers())
-        }
+        own = {t.untyped_storage().data_ptr() for t in (*params, *self.model.buffers())}
         kept = {}
 
         def is_copy(t):
             return t.dtype == torch.bfloat16 and any(
                 t.shape == w.shape and torch.equal(t, w.to(t.dtype))
-                for p in params if p.ndim > 1 for w in (p.data, p.data.mT))
+                for p in params
+                if p.ndim > 1
+                for w in (p.data, p.data.mT)
+            )
 
         def pack(t):
             storage = t.untyped_storage()
@@ -281,7 +286,7 @@ class Step:
         return sum(storage.nbytes() for storage in kept.values())
 
 
-def paper_ratio(case: Case, variant: str) -> Optional[float]:
+def paper_ratio(case: Case, variant: str) -> float | None:
     """The paper's hours of training, divided by the plain model's."""
     prefix = VARIANTS[variant][0]
     if case.what != 'train' or not prefix:
@@ -295,8 +300,9 @@ def seconds(step: Callable[[], None], number: int) -> float:
     return timeit.Timer(step, timer=timer).timeit(number) / number
 
 
-def measure(case: Case, variants: List[str], rounds: int,
-            progress: Callable[[str], None]) -> dict:
+def measure(
+    case: Case, variants: list[str], rounds: int, progress: Callable[[str], None]
+) -> dict:
     """Run the variants of a case.
 
     Args:
@@ -329,21 +335,20 @@ def measure(case: Case, variants: List[str], rounds: int,
             dict(
                 variant=variant,
                 pairs_ms=[],
-                peak_bytes=torch.cuda.max_memory_allocated() -
-                before if cuda else None,
-                saved_bytes=None
-                if case.what == 'infer' else step.saved_bytes(),
-                paper_ratio=paper_ratio(case, variant)))
+                peak_bytes=torch.cuda.max_memory_allocated() - before if cuda else None,
+                saved_bytes=None if case.what == 'infer' else step.saved_bytes(),
+                paper_ratio=paper_ratio(case, variant),
+            )
+        )
 
     # Long enough for the clock.
-    number = max(1, round(.2 / seconds(steps[0], 1)))
+    number = max(1, round(0.2 / seconds(steps[0], 1)))
     begin = time.perf_counter()
     for i in range(rounds):
         for step, result in zip(steps[1:], results[1:]):
             pair = [steps[0], step]
             ms = {
-                j: 1e3 * seconds(pair[j], number)
-                for j in ((0, 1) if i % 2 else (1, 0))
+                j: 1e3 * seconds(pair[j], number) for j in ((0, 1) if i % 2 else (1, 0))
             }
             result['pairs_ms'].append([ms[0], ms[1]])
             results[0]['pairs_ms'].append([ms[0], ms[0]])
@@ -359,12 +364,11 @@ def profile(case: Case, variant: str) -> str:
     with torch.profiler.profile() as prof:
         seconds(step, 1)
     return prof.key_averages().table(
-        sort_by=f'self_{case.device}_time_total',
-        row_limit=12,
-        max_name_column_width=50)
+        sort_by=f'self_{case.device}_time_total', row_limit=12, max_name_column_width=50
+    )
 
 
-def environment(argv: List[str], device: str) -> dict:
+def environment(argv: list[str], device: str) -> dict:
     """Where the figures come from."""
 
     def said_by(*command):
@@ -374,27 +378,39 @@ def environment(argv: List[str], device: str) -> dict:
                 cwd=Path(__file__).parent,
                 capture_output=True,
                 check=True,
-                text=True).stdout.strip()
+                text=True,
+            ).stdout.strip()
         except (OSError, subprocess.CalledProcessError):
             return None
 
     cuda = device == 'cuda'
     lines = (said_by('lscpu') or '').splitlines()
-    cpu = [line.partition(': ')[2] for line in lines
-           if line.startswith('Model name')] or [platform.processor()]
+    cpu = [
+        line.partition(': ')[2] for line in lines if line.startswith('Model name')
+    ] or [platform.processor()]
     return dict(
         command=shlex.join(['python', PROG, *argv]),
-        commit=said_by('git', 'describe', '--always', '--abbrev=40',
-                       '--exclude=*', '--dirty= (changed)'),
+        commit=said_by(
+            'git',
+            'describe',
+            '--always',
+            '--abbrev=40',
+            '--exclude=*',
+            '--dirty= (changed)',
+        ),
         date=time.strftime('%Y-%m-%d %H:%M %z'),
         cpu=cpu[0].strip(),
         threads=torch.get_num_threads(),
         gpu=torch.cuda.get_device_name() if cuda else None,
-        driver=said_by('nvidia-smi', '--query-gpu=driver_version',
-                       '--format=csv,noheader') if cuda else None,
+        driver=said_by(
+            'nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader'
+        )
+        if cuda
+        else None,
         cuda=torch.version.cuda if cuda else None,
         python=platform.python_version(),
-        torch=torch.__version__)
+        torch=torch.__version__,
+    )
 
 
 def parse_args(argv):
@@ -402,38 +418,85 @@ def parse_args(argv):
         prog=PROG,
         description='Measure time, peak memory and saved activations of '
         'attentions, each beside the plain model.',
-        epilog='Of lists, all combinations are measured.')
+        epilog='Of lists, all combinations are measured.',
+    )
     add = parser.add_argument
-    add('--what', nargs='+', default=['train'],
-        choices=('tail', 'train', 'infer', 'detector'))
+    add(
+        '--what',
+        nargs='+',
+        default=['train'],
+        choices=('tail', 'train', 'infer', 'detector'),
+    )
     add('--model', nargs='+', choices=CONFIGS, help='resnet50 if not given')
-    add('--variants', nargs='+', choices=VARIANTS, metavar='VARIANT',
+    add(
+        '--variants',
+        nargs='+',
+        choices=VARIANTS,
+        metavar='VARIANT',
         default=[name for name in VARIANTS if '+' not in name],
         help=f'of {", ".join(VARIANTS)}; plain always, and if not given all '
-        'without +compile, which is torch.compile of the backbone')
+        'without +compile, which is torch.compile of the backbone',
+    )
     add('--device', choices=('cpu', 'cuda'), help='cuda if there is one')
-    add('--precision', nargs='+', default=['fp32'], choices=('fp32', 'amp'),
-        help='amp is autocast to bfloat16')
-    add('--layout', nargs='+', default=['nchw'], choices=('nchw', 'nhwc'),
-        help='nhwc is channels_last')
-    add('--batch', nargs='+', type=positive, metavar='IMAGES',
-        help='2 in a detector, else 256 on a GPU and 4 on a CPU')
-    add('--size', nargs='+', type=positive, metavar='PIXELS',
+    add(
+        '--precision',
+        nargs='+',
+        default=['fp32'],
+        choices=('fp32', 'amp'),
+        help='amp is autocast to bfloat16',
+    )
+    add(
+        '--layout',
+        nargs='+',
+        default=['nchw'],
+        choices=('nchw', 'nhwc'),
+        help='nhwc is channels_last',
+    )
+    add(
+        '--batch',
+        nargs='+',
+        type=positive,
+        metavar='IMAGES',
+        help='2 in a detector, else 256 on a GPU and 4 on a CPU',
+    )
+    add(
+        '--size',
+        nargs='+',
+        type=positive,
+        metavar='PIXELS',
         help='side of the images, 224; in a detector their height, 800 on a '
-        'GPU and 256 on a CPU')
+        'GPU and 256 on a CPU',
+    )
     add('--rounds', type=positive, default=15)
     add('--threads', type=positive, default=1, help='of a CPU')
-    add('--sweep', action='store_true',
+    add(
+        '--sweep',
+        action='store_true',
         help='vary model, batch and size one at a time, the others being the '
-        'first of their lists')
-    add('--out', nargs='?', type=Path, const=Path(), metavar='FILE.json',
+        'first of their lists',
+    )
+    add(
+        '--out',
+        nargs='?',
+        type=Path,
+        const=Path(),
+        metavar='FILE.json',
         help='write the results, after each measurement; without a name to '
-        'benchmarks/results/{cpu,cuda}[_sweep].json')
+        'benchmarks/results/{cpu,cuda}[_sweep].json',
+    )
     add('--plot', action='store_true', help='and draw them, in FILE.png')
-    add('--replot', type=Path, metavar='FILE.json',
-        help='instead, print and draw results that were written')
-    add('--profile', choices=VARIANTS, metavar='VARIANT',
-        help='instead, print on which operators a step spends most time')
+    add(
+        '--replot',
+        type=Path,
+        metavar='FILE.json',
+        help='instead, print and draw results that were written',
+    )
+    add(
+        '--profile',
+        choices=VARIANTS,
+        metavar='VARIANT',
+        help='instead, print on which operators a step spends most time',
+    )
     args = parser.parse_args(argv)
 
     cuda = torch.cuda.is_available()
@@ -466,22 +529,29 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def cases(args) -> List[Case]:
+def cases(args) -> list[Case]:
     """What the command line asks for."""
     found = []
-    for what, *how in itertools.product(args.what, args.precision,
-                                        args.layout):
+    for what, *how in itertools.product(args.what, args.precision, args.layout):
         cuda, detector = args.device == 'cuda', what == 'detector'
-        default = SWEEP if args.sweep else dict(
-            model=['resnet50'],
-            batch=[2 if detector else 256 if cuda else 4],
-            size=[(800 if cuda else 256) if detector else 224])
+        default = (
+            SWEEP
+            if args.sweep
+            else dict(
+                model=['resnet50'],
+                batch=[2 if detector else 256 if cuda else 4],
+                size=[(800 if cuda else 256) if detector else 224],
+            )
+        )
         lists = [getattr(args, key) or default[key] for key in SWEEP]
         points = itertools.product(*lists)
         if args.sweep:
             base = [values[0] for values in lists]
-            points = [(*base[:i], value, *base[i + 1:])
-                      for i, values in enumerate(lists) for value in values]
+            points = [
+                (*base[:i], value, *base[i + 1 :])
+                for i, values in enumerate(lists)
+                for value in values
+            ]
         found += [
             Case(what, model, args.device, *how, batch, size)
             for model, batch, size in points
@@ -493,9 +563,8 @@ def run(args, argv) -> dict:
     """Measure, print and write all that is asked for."""
     todo = cases(args)
     data = dict(
-        environment=environment(argv, args.device),
-        sweep=args.sweep,
-        measurements=[])
+        environment=environment(argv, args.device), sweep=args.sweep, measurements=[]
+    )
     if args.out is not None:  # before hours are spent
         args.out.parent.mkdir(parents=True, exist_ok=True)
     for i, case in enumerate(todo, 1):
@@ -507,8 +576,9 @@ def run(args, argv) -> dict:
         try:
             m = measure(case, args.variants, args.rounds, progress)
         except torch.OutOfMemoryError as e:
-            raise ValueError(f'{name}: out of memory; choose a smaller '
-                             '--batch or fewer --variants') from e
+            raise ValueError(
+                f'{name}: out of memory; choose a smaller --batch or fewer --variants'
+            ) from e
         data['measurements'].append(m)
         print(cost.table(m), flush=True)
         if args.out is not None:

@@ -18,13 +18,14 @@ Before it takes its place the file is run by onnxruntime, on batches and images
 of several sizes, and compared with PyTorch: of each output the largest
 difference is divided by the largest value.
 """
+
 import importlib.util
 import os.path as osp
 import warnings
 from argparse import ArgumentParser
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Iterator, List, Tuple
 
 import torch
 from mmengine.config import Config, DictAction
@@ -32,11 +33,11 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
+from ra_mm.cli import key_value, load_config, one_line_errors
+from ra_mm.engine.checkpoint_io import read_state_dict
+from ra_mm.engine.strict_load import StrictLoadHook
+from ra_mm.fileio import atomic_write, check_writable
 from ra_mm.layers import ReverseAttention
-from ra_mm.utils.checkpoint import read_state_dict
-from ra_mm.utils.cli import key_value, load_config, one_line_errors
-from ra_mm.utils.files import expect_writable, whole_file
-from ra_mm.utils.strict_load import StrictLoadHook
 
 PROG = 'tools/export_onnx.py'
 OPSET = 17
@@ -50,13 +51,15 @@ def parse_args(argv):
         prog=PROG,
         description='Export a model to ONNX, and compare it with PyTorch. Of '
         "a detector backbone and neck are exported; its heads are MMDeploy's "
-        'work. Preprocessing stays outside.')
+        'work. Preprocessing stays outside.',
+    )
     parser.add_argument('config', help='config file of any of the toolboxes')
     parser.add_argument('checkpoint', help='checkpoint file or URL')
     parser.add_argument(
         '--out',
         metavar='FILE.onnx',
-        help='by default the path of the checkpoint, ending in .onnx')
+        help='by default the path of the checkpoint, ending in .onnx',
+    )
     parser.add_argument(
         '--shape',
         type=int,
@@ -64,30 +67,36 @@ def parse_args(argv):
         default=[224],
         metavar='PIXELS',
         help='height and width, or the side, of the images that are compared, '
-        'by default 224; larger and smaller ones are, too')
+        'by default 224; larger and smaller ones are, too',
+    )
     parser.add_argument(
         '--half',
         action='store_true',
         help='float16, input and outputs included; the gates of reverse '
         'attention (M-GRN) are computed in float32. It is compared with '
         f'float32 in PyTorch and may be off by {TOLERANCE[torch.float16]} '
-        f'instead of {TOLERANCE[torch.float32]}')
+        f'instead of {TOLERANCE[torch.float32]}',
+    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
         type=key_value,
         metavar='KEY=VALUE',
-        help='settings that override the config, as for tools/train.py')
+        help='settings that override the config, as for tools/train.py',
+    )
     parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
     args = parser.parse_args(argv)
     if len(args.shape) > 2 or min(args.shape) < 1:
-        parser.error(f'--shape {" ".join(map(str, args.shape))}: expected '
-                     'height and width, or one number for both')
+        parser.error(
+            f'--shape {" ".join(map(str, args.shape))}: expected '
+            'height and width, or one number for both'
+        )
     if args.out is None:
         path = args.checkpoint
-        args.out = osp.splitext(
-            osp.basename(path) if '://' in path else path)[0] + '.onnx'
+        args.out = (
+            osp.splitext(osp.basename(path) if '://' in path else path)[0] + '.onnx'
+        )
     elif not args.out.endswith('.onnx'):
         parser.error(f'--out {args.out}: expected a name that ends in .onnx')
     return args
@@ -120,25 +129,28 @@ class Network(nn.Module):
         from mmdet.models import BaseDetector
         from mmpretrain.models import ImageClassifier
         from mmseg.models import EncoderDecoder
-        for kind, base in (('classifier', ImageClassifier),
-                           ('detector', BaseDetector), ('segmenter',
-                                                        EncoderDecoder)):
+
+        for kind, base in (
+            ('classifier', ImageClassifier),
+            ('detector', BaseDetector),
+            ('segmenter', EncoderDecoder),
+        ):
             if isinstance(model, base):
                 return kind
         raise ValueError(
             f'{type(model).__name__} cannot be exported: expected a '
             'classifier (ImageClassifier of mmpretrain), a detector of mmdet '
-            'or a segmenter (EncoderDecoder of mmseg)')
+            'or a segmenter (EncoderDecoder of mmseg)'
+        )
 
-    def forward(self, image: Tensor) -> Tuple[Tensor, ...]:
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         if self.kind == 'classifier':
             outputs = self.model(image, mode='tensor')
         elif self.kind == 'detector':
             outputs = self.model.extract_feat(image)
         else:
-            outputs = self.model.encode_decode(
-                image, [dict(img_shape=image.shape[2:])])
-        return (outputs, ) if isinstance(outputs, Tensor) else tuple(outputs)
+            outputs = self.model.encode_decode(image, [dict(img_shape=image.shape[2:])])
+        return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
 
 class AdaptivePooling(nn.Module):
@@ -154,8 +166,11 @@ class AdaptivePooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = self.output_size
-        return (_pooling_matrix(x.shape[2], rows, x) @ x
-                @ _pooling_matrix(x.shape[3], columns, x).T)
+        return (
+            _pooling_matrix(x.shape[2], rows, x)
+            @ x
+            @ _pooling_matrix(x.shape[3], columns, x).T
+        )
 
 
 def _pooling_matrix(n, bins, x):
@@ -197,8 +212,7 @@ def _cast_first(gate):
     return lambda F: gate(F.float())
 
 
-def export(network: Network, image: Tensor, outputs: int,
-           path: str) -> List[str]:
+def export(network: Network, image: Tensor, outputs: int, path: str) -> list[str]:
     """Write a network, traced with an image, as ONNX.
 
     Args:
@@ -232,20 +246,23 @@ def export(network: Network, image: Tensor, outputs: int,
             # there is a newer exporter: it takes minutes instead of seconds.
             warnings.simplefilter('ignore')
             torch.onnx.export(
-                network, (image, ),
+                network,
+                (image,),
                 path,
                 input_names=['image'],
                 output_names=names,
                 dynamic_axes=axes,
                 opset_version=OPSET,
-                dynamo=False)
+                dynamo=False,
+            )
     except RuntimeError as e:  # torch.onnx.errors are of this class
-        raise ValueError('PyTorch cannot export the model: '
-                         f'{str(e).splitlines()[0]}') from e
+        raise ValueError(
+            f'PyTorch cannot export the model: {str(e).splitlines()[0]}'
+        ) from e
     return names
 
 
-def run(path: str, images: List[Tensor]) -> Iterator[List[Tensor]]:
+def run(path: str, images: list[Tensor]) -> Iterator[list[Tensor]]:
     """Run an ONNX file by onnxruntime on the CPU.
 
     Args:
@@ -259,18 +276,21 @@ def run(path: str, images: List[Tensor]) -> Iterator[List[Tensor]]:
         ValueError: If onnxruntime cannot run it.
     """
     import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(
-            path, options, providers=['CPUExecutionProvider'])
+            path, options, providers=['CPUExecutionProvider']
+        )
         for image in images:
             outputs = session.run(None, {'image': image.numpy()})
             yield [torch.from_numpy(output).float() for output in outputs]
     except Exception as e:  # onnxruntime's have no other base
-        raise ValueError('onnxruntime cannot run the exported model: '
-                         f'{str(e).splitlines()[0]}') from e
+        raise ValueError(
+            f'onnxruntime cannot run the exported model: {str(e).splitlines()[0]}'
+        ) from e
 
 
 def relative_error(ours: Tensor, expected: Tensor) -> float:
@@ -284,14 +304,19 @@ def relative_error(ours: Tensor, expected: Tensor) -> float:
     return (difference / expected.abs().max().clamp(min=1e-30)).item()
 
 
-def get_sizes(height: int, width: int) -> List[Tuple[int, int, int]]:
+def get_sizes(height: int, width: int) -> list[tuple[int, int, int]]:
     """Batch, height and width of the images to compare with."""
-    return [(2, height, width), (1, height, width), (3, height + 33, width),
-            (2, height, width + 46), (1, height // 2 + 1, width // 3 + 1)]
+    return [
+        (2, height, width),
+        (1, height, width),
+        (3, height + 33, width),
+        (2, height, width + 46),
+        (1, height // 2 + 1, width // 3 + 1),
+    ]
 
 
 @torch.no_grad()
-def compute(network: Network, images: List[Tensor]) -> List[Tuple]:
+def compute(network: Network, images: list[Tensor]) -> list[tuple]:
     """What PyTorch makes of the images."""
     expected = []
     for image in images:
@@ -302,10 +327,13 @@ def compute(network: Network, images: List[Tensor]) -> List[Tuple]:
             raise ValueError(
                 f'PyTorch cannot run the model on {n} images of {height} x '
                 f'{width} pixels, give another --shape: '
-                f'{str(e).splitlines()[0]}') from e
+                f'{str(e).splitlines()[0]}'
+            ) from e
         if not all(output.isfinite().all() for output in expected[-1]):
-            raise ValueError('in PyTorch already the outputs are not finite: '
-                             'the weights have diverged')
+            raise ValueError(
+                'in PyTorch already the outputs are not finite: '
+                'the weights have diverged'
+            )
     return expected
 
 
@@ -323,25 +351,28 @@ def preprocessing(cfg: Config) -> str:
 
 def check_packages() -> None:
     missing = [
-        name for name in ('onnx', 'onnxruntime')
+        name
+        for name in ('onnx', 'onnxruntime')
         if importlib.util.find_spec(name) is None
     ]
     if missing:
-        raise ValueError(f'{" and ".join(missing)} must be installed: '
-                         'python -m pip install -r requirements/export.txt')
+        raise ValueError(
+            f'{" and ".join(missing)} must be installed: '
+            'python -m pip install -r requirements/export.txt'
+        )
 
 
 def main(argv=None):
     with one_line_errors(PROG):
         args = parse_args(argv)
         check_packages()
-        expect_writable('--out', Path(args.out).parent)
+        check_writable('--out', Path(args.out).parent)
         cfg = load_config(args)
         network = Network(build_model(cfg)).eval()
         # It loads the weights too.
         StrictLoadHook(whole=True).after_load_checkpoint(
-            SimpleNamespace(model=network.model),
-            read_state_dict(args.checkpoint))
+            SimpleNamespace(model=network.model), read_state_dict(args.checkpoint)
+        )
         generator = torch.Generator().manual_seed(0)
         images = [
             torch.randn(n, 3, height, width, generator=generator)
@@ -354,18 +385,22 @@ def main(argv=None):
             to_half(network)
             images = [image.half() for image in images]
 
-        with whole_file(args.out, 'wb') as file:
+        with atomic_write(args.out, 'wb') as file:
             path = str(file.name)
             # The smallest, since PyTorch is slow in float16 on a CPU; and not
             # one alone, for a trace to take its batch for a constant.
             image = torch.cat(2 * [images[-1]])
             names = export(network, image, len(expected[0]), path)
             name = str(dtype).removeprefix('torch.')
-            print(f'input    image, {name} (batch, 3, height, width): '
-                  f'{preprocessing(cfg)}\noutput   {", ".join(names)}')
+            print(
+                f'input    image, {name} (batch, 3, height, width): '
+                f'{preprocessing(cfg)}\noutput   {", ".join(names)}'
+            )
             if network.kind == 'detector':
-                print('         of backbone and neck: the heads are to be '
-                      'deployed by MMDeploy')
+                print(
+                    '         of backbone and neck: the heads are to be '
+                    'deployed by MMDeploy'
+                )
             print('\n  batch, height, width    relative error')
             errors = []
             found = run(path, images)
@@ -378,7 +413,8 @@ def main(argv=None):
                 raise ValueError(
                     f'the exported model is not what PyTorch computes: '
                     f'{max(errors):.1e} is more than {TOLERANCE[dtype]}; '
-                    f'{args.out} was not written')
+                    f'{args.out} was not written'
+                )
         print(f'written: {args.out}')
         return max(errors)
 

@@ -5,17 +5,23 @@
     python tools/get_flops.py CONFIG [--shape H W]
     python tools/get_flops.py --paper
 
-What is counted, and what is free: see ra_mm/utils/flops.py.
+What is counted, and what is free: see ra_mm/analysis/complexity.py.
 """
+
 from argparse import ArgumentParser
 from decimal import Decimal
 
 from mmengine.config import Config, DictAction
 
-from ra_mm import paper
-from ra_mm.utils.cli import key_value, load_config, one_line_errors
-from ra_mm.utils.flops import (SHAPES, build_model, count_flops, count_params,
-                               paper_params)
+from ra_mm.analysis.complexity import (
+    SHAPES,
+    build_model,
+    count_flops,
+    count_params,
+    paper_params,
+)
+from ra_mm.cli import key_value, load_config, one_line_errors
+from ra_mm.reproduce import paper
 
 PROG = 'tools/get_flops.py'
 NOTES = """\
@@ -34,10 +40,9 @@ So the products and sums of squares of reverse attention are in 'ours' only."""
 
 def parse_args(argv):
     parser = ArgumentParser(
-        prog=PROG,
-        description="Count a model's parameters and multiply-accumulates")
-    parser.add_argument(
-        'config', nargs='?', help='config file of any of the toolboxes')
+        prog=PROG, description="Count a model's parameters and multiply-accumulates"
+    )
+    parser.add_argument('config', nargs='?', help='config file of any of the toolboxes')
     parser.add_argument(
         '--shape',
         type=int,
@@ -45,14 +50,16 @@ def parse_args(argv):
         metavar='PIXELS',
         help='height and width of the input, or its side; 224 224 for a '
         'classifier, 800 1280 for a detector, 512 512 for a segmenter if not '
-        'given')
+        'given',
+    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
         type=key_value,
         metavar='KEY=VALUE',
-        help='settings that override the config, as for tools/train.py')
+        help='settings that override the config, as for tools/train.py',
+    )
     parser.add_argument(
         '--paper',
         type=table,
@@ -60,7 +67,8 @@ def parse_args(argv):
         choices=(2, 3, 4),
         metavar='TABLE',
         help="instead of a config: the paper's Tables 2, 3, 4 or those given, "
-        'beside what their models have here')
+        'beside what their models have here',
+    )
     parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
     args = parser.parse_args(argv)
     if (args.config is None) == (args.paper is None):
@@ -68,8 +76,10 @@ def parse_args(argv):
     if args.paper is not None and (args.shape or args.cfg_options):
         parser.error('--paper goes without --shape and --cfg-options')
     if args.shape and (len(args.shape) > 2 or min(args.shape) < 1):
-        parser.error(f'--shape {" ".join(map(str, args.shape))}: expected '
-                     'height and width, or one number for both')
+        parser.error(
+            f'--shape {" ".join(map(str, args.shape))}: expected '
+            'height and width, or one number for both'
+        )
     return args
 
 
@@ -91,8 +101,10 @@ def print_model(cfg: Config, shape) -> None:
         analyzer = count_flops(model, shape)
         flops = analyzer.by_module()
     except Exception as e:  # whatever a head does with the counting's sample
-        raise ValueError(f'{cfg.filename}: {cfg.model.type} cannot be counted '
-                         f'at {shape}: {type(e).__name__}: {e}') from e
+        raise ValueError(
+            f'{cfg.filename}: {cfg.model.type} cannot be counted '
+            f'at {shape}: {type(e).__name__}: {e}'
+        ) from e
     print(f'{cfg.filename}, {shape[0]} x {shape[1]} pixels (H x W)\n')
     print(f'{"":16}{"Param. (M)":>12}{"FLOPs (G)":>12}')
     for name, child in model.named_children():
@@ -103,7 +115,7 @@ def print_model(cfg: Config, shape) -> None:
         print_line('other', 0, other)
     print_line('model', count_params(model), flops[''])
     print_line('trainable', count_params(model, trainable=True))
-    print('\nFLOPs are multiply-accumulates, see ra_mm/utils/flops.py.')
+    print('\nFLOPs are multiply-accumulates, see ra_mm/analysis/complexity.py.')
 
 
 def print_paper(tables) -> None:
@@ -113,15 +125,19 @@ def print_paper(tables) -> None:
     for row in rows:
         if (row.table, row.group) != above:
             above = row.table, row.group
-            print(f'\nTable {row.table}, {row.group}\n{"":20}'
-                  f'{headings["params"]:>16}{headings["flops"]:>27}\n{"":20}' +
-                  2 * f'{"paper":>9}{"ours":>9}{"diff.":>9}')
+            print(
+                f'\nTable {row.table}, {row.group}\n{"":20}'
+                f'{headings["params"]:>16}{headings["flops"]:>27}\n{"":20}'
+                + 2
+                * f'{"paper":>9}{"ours":>9}{"diff.":>9}'
+            )
         cfg = Config.fromfile(row.config)
         model = build_model(cfg)
         ours = dict(
             params=Decimal(paper_params(model, row.table)) / 10**6,
-            flops=Decimal(
-                count_flops(model, SHAPES[cfg.default_scope]).total()) / 10**9)
+            flops=Decimal(count_flops(model, SHAPES[cfg.default_scope]).total())
+            / 10**9,
+        )
         cells = ''
         for metric, value in ours.items():
             printed = row.paper[metric]

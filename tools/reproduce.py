@@ -11,6 +11,7 @@ The same command again goes on where it was stopped, and tries again what
 failed. What comes out is in work_dirs/reproduce/: ledger.json, report.md and
 report.html.
 """
+
 import shlex
 import signal
 import sys
@@ -19,74 +20,88 @@ from pathlib import Path
 
 import torch
 
+from ra_mm.cli import one_line_errors
 from ra_mm.datasets.shapes import write_shapes
 from ra_mm.reproduce import data as own_data
 from ra_mm.reproduce.execute import Executor, lock, new_entry
 from ra_mm.reproduce.ledger import Ledger
-from ra_mm.reproduce.plan import (Setting, check_rows, choose_rows, make_job,
-                                  make_plan, runs_of)
+from ra_mm.reproduce.plan import (
+    Setting,
+    check_rows,
+    choose_rows,
+    make_job,
+    make_plan,
+    runs_of,
+)
 from ra_mm.reproduce.report import write_report
-from ra_mm.utils.cli import one_line_errors
 
 PROG = 'tools/reproduce.py'
 
 
 def parse_args(argv):
     parser = ArgumentParser(
-        prog=PROG,
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter)
+        prog=PROG, description=__doc__, formatter_class=RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         'tables',
         nargs='+',
         metavar='TABLE',
         help='table2 to table10, or all; or report FOLDER, which writes the '
-        'report anew')
+        'report anew',
+    )
     parser.add_argument(
         '--scale',
         choices=('full', 'demo'),
         default='full',
         help='demo: every model made small, on drawn shapes, for a CPU; its '
-        'numbers say nothing about the paper')
+        'numbers say nothing about the paper',
+    )
     parser.add_argument(
         '--gpus',
         type=int,
         help='number of GPUs, the learning rate follows; all of this machine '
-        'if not given, 1 at demo scale')
+        'if not given, 1 at demo scale',
+    )
     parser.add_argument(
         '--launcher',
         choices=('none', 'pytorch', 'slurm'),
         help='how processes are started; pytorch (torchrun) for several GPUs '
-        'if not given')
+        'if not given',
+    )
     parser.add_argument(
         '--rows',
         nargs='+',
         default=(),
         metavar='TEXT',
         help='only rows with one of these texts in their name, such as '
-        '"Faster R-CNN" or +RA')
+        '"Faster R-CNN" or +RA',
+    )
     parser.add_argument(
         '--seeds',
         type=int,
         default=1,
         metavar='K',
-        help='runs for each row, seeded 0 to K-1')
+        help='runs for each row, seeded 0 to K-1',
+    )
     parser.add_argument(
         '--data',
         type=Path,
         metavar='DIR',
         help='your own dataset in place of COCO (annotations/ and images/) or '
-        'ImageNet (train/<class>/ and val/<class>/)')
+        'ImageNet (train/<class>/ and val/<class>/)',
+    )
     parser.add_argument(
         '--out',
         type=Path,
         metavar='DIR',
         help='folder of ledger, report and runs; '
-        'work_dirs/reproduce/<scale>[_<name of the data>] if not given')
+        'work_dirs/reproduce/<scale>[_<name of the data>] if not given',
+    )
     parser.add_argument(
         '--dry-run',
         action='store_true',
-        help='print the commands, in order; write and train nothing')
+        help='print the commands, in order; write and train nothing',
+    )
     args = parser.parse_args(argv)
     if args.seeds < 1:
         parser.error(f'--seeds {args.seeds}: expected 1 or more')
@@ -105,20 +120,28 @@ def get_setting(args) -> Setting:
     """
     data = own_data.read(args.data) if args.data else None
     folder = args.out or Path('work_dirs/reproduce') / (
-        args.scale + (f'_{data.root.name}' if data else ''))
+        args.scale + (f'_{data.root.name}' if data else '')
+    )
     there = torch.cuda.device_count()
     full = args.scale == 'full'
     gpus = args.gpus or (there if full and there else 1)
     launcher = args.launcher or ('pytorch' if gpus > 1 else 'none')
     if launcher == 'none' and gpus > 1:
         raise ValueError(f'--gpus {gpus} needs --launcher pytorch or slurm')
-    if launcher != 'slurm' and not args.dry_run and (
-            gpus > max(there, 0 if full else 1)):
+    if (
+        launcher != 'slurm'
+        and not args.dry_run
+        and (gpus > max(there, 0 if full else 1))
+    ):
         raise ValueError(
-            f'{gpus} GPU(s) asked for, this machine has {there}' +
-            ('; without any, --scale demo trains small models on the CPU, and '
-             '--dry-run prints the commands for elsewhere'
-             if not there else ''))
+            f'{gpus} GPU(s) asked for, this machine has {there}'
+            + (
+                '; without any, --scale demo trains small models on the CPU, and '
+                '--dry-run prints the commands for elsewhere'
+                if not there
+                else ''
+            )
+        )
     return Setting(args.scale, folder, data, gpus, launcher)
 
 
@@ -156,36 +179,39 @@ def main(argv=None):
         with lock(setting.folder) as lock_fd:
             ledger = Ledger(setting.folder)
             ledger.add(
-                args.scale, data, args.seeds, [
+                args.scale,
+                data,
+                args.seeds,
+                [
                     dict(
                         table=row.table,
                         group=row.group,
                         name=row.name,
-                        paper={} if data else
-                        {k: str(v)
-                         for k, v in row.paper.items()},
+                        paper={} if data else {k: str(v) for k, v in row.paper.items()},
                         misprints={} if data else row.misprints,
-                        runs=[
-                            run.id
-                            for run in runs_of(row, args.seeds, bool(data))
-                        ]) for row in rows
-                ], {
-                    run.id: new_entry(run, setting)
-                    for run in plan.values()
-                })
+                        runs=[run.id for run in runs_of(row, args.seeds, bool(data))],
+                    )
+                    for row in rows
+                ],
+                {run.id: new_entry(run, setting) for run in plan.values()},
+            )
             ledger.save()
             if args.scale == 'demo' and not data:
                 write_shapes(setting.folder / 'data', classes_train=400)
             try:
                 failed = Executor(plan, setting, ledger, lock_fd)()
             except KeyboardInterrupt:
-                print(f'\n{PROG}: stopped; the same command goes on from here',
-                      file=sys.stderr)
+                print(
+                    f'\n{PROG}: stopped; the same command goes on from here',
+                    file=sys.stderr,
+                )
                 sys.exit(130)
         if failed:
-            print(f'{PROG}: error: {len(failed)} of {len(plan)} runs failed: '
-                  f'{", ".join(failed)}; the same command tries them again',
-                  file=sys.stderr)
+            print(
+                f'{PROG}: error: {len(failed)} of {len(plan)} runs failed: '
+                f'{", ".join(failed)}; the same command tries them again',
+                file=sys.stderr,
+            )
             sys.exit(1)
 
 

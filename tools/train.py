@@ -5,40 +5,53 @@
     python tools/train.py CONFIG
     torchrun --nproc_per_node=8 tools/train.py CONFIG --launcher pytorch
 """
-from ra_mm.utils.checkpoint import (ValidateResumedHook, latest_checkpoint,
-                                    save_whole)
-from ra_mm.utils.cli import (build_runner, end_processes, get_parser,
-                             load_config, one_line_errors)
-from ra_mm.utils.preflight import check
-from ra_mm.utils.strict_load import StrictLoadHook
+
+from ra_mm.cli import (
+    build_runner,
+    end_processes,
+    get_parser,
+    load_config,
+    one_line_errors,
+)
+from ra_mm.engine.checkpoint_io import (
+    ValidateResumedHook,
+    latest_checkpoint,
+    save_whole,
+)
+from ra_mm.engine.strict_load import StrictLoadHook
+from ra_mm.preflight import check
 
 PROG = 'tools/train.py'
 
 
 def parse_args(argv):
     parser = get_parser(PROG, 'Train a model')
-    parser.add_argument(
-        '--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help='scale the learning rate with the number of images a step')
+        help='scale the learning rate with the number of images a step',
+    )
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
         help='continue from this checkpoint, or from the last one in the '
-        'work directory')
+        'work directory',
+    )
     return parser.parse_args(argv)
 
 
 def merge_args(cfg, args):
     if args.amp and cfg.get('optim_wrapper'):
         if cfg.optim_wrapper.get('type', 'OptimWrapper') not in (
-                'OptimWrapper', 'AmpOptimWrapper'):
-            raise ValueError('--amp does not go with optim_wrapper.type='
-                             f'{cfg.optim_wrapper.type!r}')
+            'OptimWrapper',
+            'AmpOptimWrapper',
+        ):
+            raise ValueError(
+                f'--amp does not go with optim_wrapper.type={cfg.optim_wrapper.type!r}'
+            )
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
@@ -46,7 +59,8 @@ def merge_args(cfg, args):
             raise ValueError(
                 '--auto-scale-lr: the config does not say for how many images '
                 'a step its learning rate was made; pass --cfg-options '
-                'auto_scale_lr.base_batch_size=NUMBER')
+                'auto_scale_lr.base_batch_size=NUMBER'
+            )
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
         cfg.resume = True

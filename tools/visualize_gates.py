@@ -8,17 +8,18 @@ IMAGES has a folder of images for each class, whatever the model predicts. They
 go through the config's test pipeline, one by one, and through the backbone
 alone; a segmenter that tests in windows sees them whole. Written are
 
-- ``gates.json``: the figures' numbers, see :func:`ra_mm.gates.measure`;
+- ``gates.json``: the figures' numbers, see :func:`ra_mm.analysis.gates.measure`;
 - ``gates.png``: G of each channel in the chosen blocks, by class;
 - ``spread.png``: how G spreads with depth, over the channels and the classes;
 - ``strip.png``: what the gates let through of one image.
 """
+
 import json
 import re
 from argparse import ArgumentParser
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Callable, List, Tuple
 
 from mmengine.config import Config, DictAction
 from mmengine.dataset import Compose, pseudo_collate
@@ -31,12 +32,12 @@ from rich.markup import escape
 from rich.progress import Progress
 from torch import nn
 
-from ra_mm import gates
-from ra_mm.utils.checkpoint import read_state_dict
-from ra_mm.utils.cli import key_value, load_config, one_line_errors
-from ra_mm.utils.expect import some
-from ra_mm.utils.files import expect_writable, whole_file
-from ra_mm.utils.strict_load import StrictLoadHook
+from ra_mm.analysis import gates
+from ra_mm.cli import key_value, load_config, one_line_errors
+from ra_mm.engine.checkpoint_io import read_state_dict
+from ra_mm.engine.strict_load import StrictLoadHook
+from ra_mm.fileio import atomic_write, check_writable
+from ra_mm.validation import shorten
 
 PROG = 'tools/visualize_gates.py'
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
@@ -44,29 +45,41 @@ SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
 
 def parse_args(argv):
     parser = ArgumentParser(
-        prog=PROG, description="The paper's Fig. 5 of any checkpoint")
+        prog=PROG, description="The paper's Fig. 5 of any checkpoint"
+    )
     parser.add_argument('config', help='config file of any of the toolboxes')
     parser.add_argument('checkpoint', help='checkpoint file or URL')
     parser.add_argument('images', help='folder of class folders of images')
     parser.add_argument(
-        '--blocks', nargs='+', metavar='RA_STAGE_BLOCK',
+        '--blocks',
+        nargs='+',
+        metavar='RA_STAGE_BLOCK',
         help='blocks to draw, such as RA_2_3; by default the last of each '
-        'stage and all of the last stage')
+        'stage and all of the last stage',
+    )
+    parser.add_argument('--classes', nargs='+', metavar='FOLDER', help='by default all')
     parser.add_argument(
-        '--classes', nargs='+', metavar='FOLDER', help='by default all')
+        '--max-images',
+        type=int,
+        default=50,
+        metavar='N',
+        help='of each class read the first N images by name, by default 50',
+    )
+    parser.add_argument('--image', help='image of the strip, by default the first one')
     parser.add_argument(
-        '--max-images', type=int, default=50, metavar='N',
-        help='of each class read the first N images by name, by default 50')
+        '--out', help='folder for the results, by default <work dir>/gates'
+    )
     parser.add_argument(
-        '--image', help='image of the strip, by default the first one')
+        '--device', help='such as cuda:1, by default the GPU if there is one'
+    )
     parser.add_argument(
-        '--out', help='folder for the results, by default <work dir>/gates')
-    parser.add_argument(
-        '--device', help='such as cuda:1, by default the GPU if there is one')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, type=key_value,
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        type=key_value,
         metavar='KEY=VALUE',
-        help='settings that override the config, as for tools/train.py')
+        help='settings that override the config, as for tools/train.py',
+    )
     parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
     args = parser.parse_args(argv)
     if args.max_images < 1:
@@ -74,23 +87,31 @@ def parse_args(argv):
     return args
 
 
-def find_images(root: str, classes, most: int) -> List[Tuple[str, Path]]:
+def find_images(root: str, classes, most: int) -> list[tuple[str, Path]]:
     """Class and path of the first images of each class, or of these alone."""
     paths = sorted(Path(root).glob('[!.]*'))
     folders = {path.name: path for path in paths if path.is_dir()}
     if not folders:
-        raise ValueError(f'{root} has no folders: expected is one for each '
-                         'class, with its images')
+        raise ValueError(
+            f'{root} has no folders: expected is one for each class, with its images'
+        )
     images = []
     for name in dict.fromkeys(classes or folders):
         if name not in folders:
-            raise ValueError(f'--classes {name}: there is no such folder in '
-                             f'{root}, but {some(folders)}')
-        paths = sorted(path for path in folders[name].rglob('[!.]*')
-                       if path.suffix.lower() in SUFFIXES)
+            raise ValueError(
+                f'--classes {name}: there is no such folder in '
+                f'{root}, but {shorten(folders)}'
+            )
+        paths = sorted(
+            path
+            for path in folders[name].rglob('[!.]*')
+            if path.suffix.lower() in SUFFIXES
+        )
         if not paths:
-            raise ValueError(f'{folders[name]} has no images {some(SUFFIXES)};'
-                             ' name other folders by --classes')
+            raise ValueError(
+                f'{folders[name]} has no images {shorten(SUFFIXES)};'
+                ' name other folders by --classes'
+            )
         images += [(name, path) for path in paths[:most]]
     return images
 
@@ -108,10 +129,13 @@ def load_model(cfg: Config, path: str, device: str) -> nn.Module:
     gates.find_blocks(model.backbone)
     weights = read_state_dict(path)
     if not any(key.endswith('.attention.gamma') for key in weights):
-        raise ValueError(f'{path} was trained without reverse attention, so '
-                         'there are no gates to look at')
+        raise ValueError(
+            f'{path} was trained without reverse attention, so '
+            'there are no gates to look at'
+        )
     StrictLoadHook(whole=True).after_load_checkpoint(  # loads, too
-        SimpleNamespace(model=model), weights)
+        SimpleNamespace(model=model), weights
+    )
     try:
         return model.to(device).eval()
     except (AssertionError, RuntimeError) as e:
@@ -124,12 +148,17 @@ def get_reader(cfg: Config, model: nn.Module) -> Callable:
     while 'dataset' in dataset:
         dataset = dataset.dataset
     if not dataset.get('pipeline'):
-        raise ValueError(f'{cfg.filename} has no test_dataloader with a '
-                         'pipeline for the images to go through')
-    pipeline = Compose([
-        step for step in dataset.pipeline
-        if not re.search(r'Load\w*Annotations\b', str(step['type']))
-    ])
+        raise ValueError(
+            f'{cfg.filename} has no test_dataloader with a '
+            'pipeline for the images to go through'
+        )
+    pipeline = Compose(
+        [
+            step
+            for step in dataset.pipeline
+            if not re.search(r'Load\w*Annotations\b', str(step['type']))
+        ]
+    )
 
     def read(path):
         try:
@@ -138,8 +167,10 @@ def get_reader(cfg: Config, model: nn.Module) -> Callable:
             sample = pipeline(dict(img_path=str(path), img_id=0))
             batch = model.data_preprocessor(pseudo_collate([sample]))
         except Exception as e:  # whatever a decoder or transform raises
-            raise ValueError(f'{path} cannot be read and put through the test '
-                             f'pipeline: {type(e).__name__}: {e}') from e
+            raise ValueError(
+                f'{path} cannot be read and put through the test '
+                f'pipeline: {type(e).__name__}: {e}'
+            ) from e
         picture = sample['inputs'].flip(0).permute(1, 2, 0)  # BGR to RGB
         if picture.is_floating_point():  # normalised by the pipeline
             low, high = picture.aminmax()
@@ -159,7 +190,7 @@ def main(argv=None):
         chosen = gates.choose_blocks(blocks, args.blocks)
         read = get_reader(cfg, model)
         out = Path(args.out or f'{cfg.work_dir}/gates')
-        expect_writable('--out', out)
+        check_writable('--out', out)
         shown = args.image or images[0][1]
         strip = gates.plot_strip(model.backbone, *read(shown), chosen)
         with Progress(console=Console(stderr=True)) as progress:
@@ -174,13 +205,15 @@ def main(argv=None):
 
             numbers = gates.measure(model.backbone, batches(), chosen)
 
-        with whole_file(out / 'gates.json') as file:
+        with atomic_write(out / 'gates.json') as file:
             json.dump(numbers, file)
         print(out / 'gates.json')
-        for name, figure in (('gates', gates.plot(numbers)),
-                             ('spread', gates.plot_spread(numbers)),
-                             ('strip', strip)):
-            with whole_file(out / f'{name}.png', 'wb') as file:
+        for name, figure in (
+            ('gates', gates.plot(numbers)),
+            ('spread', gates.plot_spread(numbers)),
+            ('strip', strip),
+        ):
+            with atomic_write(out / f'{name}.png', 'wb') as file:
                 figure.savefig(file, format='png', dpi=150)
             print(out / f'{name}.png')
         print(f'The strip shows {shown}')

@@ -2,5 +2,5 @@
 _base_ = '../imagenet/ra_r18.py'
 
 model = dict(
-    backbone=dict(
-        attention=dict(type='ra_mm.ReverseAttention', aggregation='gmp')))
+    backbone=dict(attention=dict(type='ra_mm.ReverseAttention', aggregation='gmp'))
+)

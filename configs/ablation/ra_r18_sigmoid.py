@@ -1,5 +1,5 @@
 _base_ = '../imagenet/ra_r18.py'
 
 model = dict(
-    backbone=dict(
-        attention=dict(type='ra_mm.ReverseAttention', activation='sigmoid')))
+    backbone=dict(attention=dict(type='ra_mm.ReverseAttention', activation='sigmoid'))
+)

@@ -1,5 +1,5 @@
 _base_ = './mobilenetv2_1.0.py'
 
 model = dict(
-    backbone=dict(
-        type='ra_mm.RAMobileNetV2', attention=dict(type='ra_mm.CBAM')))
+    backbone=dict(type='ra_mm.RAMobileNetV2', attention=dict(type='ra_mm.CBAM'))
+)

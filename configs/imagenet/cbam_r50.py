@@ -1,4 +1,3 @@
 _base_ = './r50.py'
 
-model = dict(
-    backbone=dict(type='ra_mm.RAResNet', attention=dict(type='ra_mm.CBAM')))
+model = dict(backbone=dict(type='ra_mm.RAResNet', attention=dict(type='ra_mm.CBAM')))

@@ -1,5 +1,5 @@
 _base_ = '../_base_/imagenet_resnet.py'
 
 model = dict(
-    backbone=dict(depth=50),
-    head=dict(type='ra_mm.DropoutClsHead', dropout_rate=0.2))
+    backbone=dict(depth=50), head=dict(type='ra_mm.DropoutClsHead', dropout_rate=0.2)
+)

@@ -1,4 +1,3 @@
 _base_ = './r101.py'
 
-model = dict(
-    backbone=dict(type='ra_mm.RAResNet', attention=dict(type='ra_mm.SE')))
+model = dict(backbone=dict(type='ra_mm.RAResNet', attention=dict(type='ra_mm.SE')))

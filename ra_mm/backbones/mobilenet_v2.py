@@ -1,15 +1,16 @@
 """MobileNetV2 whose residual sum is an attention."""
+
 from collections.abc import Callable, Mapping
-from typing import Tuple
 
 from mmengine.model import BaseModule
 from mmpretrain.models.backbones import mobilenet_v2
 from torch import Tensor, nn
 
-from ra_mm.layers.fused_tail import is_watched
+from ra_mm.ops.residual_tail import is_watched
 from ra_mm.registry import MODELS
-from ra_mm.utils.expect import expect, list_of, whole
-from .base import AttentionBlock, StrictPretrained
+from ra_mm.validation import check_arg, integer, list_of
+
+from .block import AttentionBlock, StrictPretrained
 
 
 class RAInvertedResidual(AttentionBlock, BaseModule):
@@ -18,17 +19,18 @@ class RAInvertedResidual(AttentionBlock, BaseModule):
     Args:
         block (InvertedResidual): mmpretrain's block with a skip connection,
             whose convolutions this one takes over.
-        attention (dict): See :class:`.base.AttentionBlock`.
+        attention (dict): See :class:`.block.AttentionBlock`.
     """
 
-    def __init__(self, block: mobilenet_v2.InvertedResidual,
-                 attention: Mapping) -> None:
+    def __init__(
+        self, block: mobilenet_v2.InvertedResidual, attention: Mapping
+    ) -> None:
         self.out_channels = block.conv[-1].out_channels
         super().__init__(attention=attention)
         self.conv = block.conv
         self.with_cp = block.with_cp
 
-    def F(self, x: Tensor) -> Tuple[Tensor, Callable]:
+    def F(self, x: Tensor) -> tuple[Tensor, Callable]:
         *first, last = self.conv
         if is_watched(self.conv) or is_watched(last):
             return self.conv(x), nn.Identity()
@@ -45,14 +47,14 @@ class RAMobileNetV2(StrictPretrained, mobilenet_v2.MobileNetV2):
     'RA block'): 10 of the 17 blocks. With gamma = 0 and the same weights it
     computes what mmpretrain's (and torchvision's) MobileNetV2 computes.
 
-    A ``Pretrained`` init is strict, see :class:`.base.StrictPretrained`; it
+    A ``Pretrained`` init is strict, see :class:`.block.StrictPretrained`; it
     takes torchvision's checkpoints, too.
 
     Args:
         widen_factor (float): Width multiplier, 0.5, 0.75 and 1 in the paper.
             Defaults to 1.
         attention (dict): Config of the block's attention, see
-            :class:`.base.AttentionBlock`. Defaults to
+            :class:`.block.AttentionBlock`. Defaults to
             ``dict(type='ra_mm.ReverseAttention')``.
         **kwargs: As for :class:`mmpretrain.models.MobileNetV2`, for example
             ``out_indices`` (defaults to ``(7, )``), ``frozen_stages``,
@@ -62,14 +64,14 @@ class RAMobileNetV2(StrictPretrained, mobilenet_v2.MobileNetV2):
         ValueError: If an argument is of the wrong type or out of range.
     """
 
-    def __init__(self,
-                 widen_factor: float = 1.,
-                 attention: Mapping = dict(type='ra_mm.ReverseAttention'),
-                 **kwargs) -> None:
-        expect(
-            list_of(whole(0, 7)),
-            out_indices=kwargs.get('out_indices', (7, )))
-        expect(whole(-1, 7), frozen_stages=kwargs.get('frozen_stages', -1))
+    def __init__(
+        self,
+        widen_factor: float = 1.0,
+        attention: Mapping = dict(type='ra_mm.ReverseAttention'),
+        **kwargs,
+    ) -> None:
+        check_arg(list_of(integer(0, 7)), out_indices=kwargs.get('out_indices', (7,)))
+        check_arg(integer(-1, 7), frozen_stages=kwargs.get('frozen_stages', -1))
         self.attention = attention  # make_layer needs it in super()
         super().__init__(widen_factor=widen_factor, **kwargs)
 
@@ -80,12 +82,11 @@ class RAMobileNetV2(StrictPretrained, mobilenet_v2.MobileNetV2):
                 layer[i] = RAInvertedResidual(block, self.attention)
         return layer
 
-    def own_names(self, state: Mapping) -> Mapping:
+    def rename_keys(self, state: Mapping) -> Mapping:
         """torchvision has the same entries, in the same order."""
         own = _entries(k for k in self.state_dict() if '.attention.' not in k)
         theirs = _entries(k for k in state if k.startswith('features.'))
-        if [k.split('.')[-1] for k in own
-            ] != [k.split('.')[-1] for k in theirs]:
+        if [k.split('.')[-1] for k in own] != [k.split('.')[-1] for k in theirs]:
             return state
         return {k: state[other] for k, other in zip(own, theirs)}
 

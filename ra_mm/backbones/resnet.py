@@ -1,19 +1,20 @@
 """ResNets and ResNeXts whose residual sum is an attention."""
+
 from collections.abc import Callable, Mapping
-from typing import Tuple
 
 from mmpretrain.models.backbones import resnet, resnext
 from torch import Tensor, nn
 
 from ra_mm.registry import MODELS
-from ra_mm.utils.expect import SWITCH, expect, list_of, one_of, whole
-from .base import AttentionBlock, StrictPretrained
+from ra_mm.validation import BOOL, check_arg, integer, list_of, one_of
+
+from .block import AttentionBlock, StrictPretrained
 
 
 class _ResNetBlock(AttentionBlock):
     """F(x) of BasicBlock and Bottleneck alike: all but the sum."""
 
-    def F(self, x: Tensor) -> Tuple[Tensor, Callable]:
+    def F(self, x: Tensor) -> tuple[Tensor, Callable]:
         last = 3 if hasattr(self, 'conv3') else 2
         for i in range(1, last):
             x = getattr(self, f'norm{i}')(getattr(self, f'conv{i}')(x))
@@ -54,13 +55,13 @@ class RAResNet(StrictPretrained, resnet.ResNet):
 
     ``deep_stem=True`` makes it the RA-ResNetV1c, ``avg_down=True`` in addition
     the RA-ResNetV1d. A ``Pretrained`` init is strict, see
-    :class:`.base.StrictPretrained`; it takes the checkpoints of mmdet's and
+    :class:`.block.StrictPretrained`; it takes the checkpoints of mmdet's and
     mmseg's ResNets, too.
 
     Args:
         depth (int): 18, 34, 50, 101 or 152.
         attention (dict): Config of the block's attention, see
-            :class:`.base.AttentionBlock`. Defaults to
+            :class:`.block.AttentionBlock`. Defaults to
             ``dict(type='ra_mm.ReverseAttention')``.
         contract_dilation (bool): Whether the first block of a dilated stage
             has half its dilation, as in mmseg. Defaults to False.
@@ -72,45 +73,50 @@ class RAResNet(StrictPretrained, resnet.ResNet):
         ValueError: If there is no such depth, or another argument is of the
             wrong type or out of range.
     """
+
     arch_settings = {
-        depth: (RABasicBlock if block is resnet.BasicBlock else RABottleneck,
-                stage_blocks)
-        for depth, (block, stage_blocks) in
-        resnet.ResNet.arch_settings.items()
+        depth: (
+            RABasicBlock if block is resnet.BasicBlock else RABottleneck,
+            stage_blocks,
+        )
+        for depth, (block, stage_blocks) in resnet.ResNet.arch_settings.items()
     }
 
-    def __init__(self,
-                 depth: int,
-                 attention: Mapping = dict(type='ra_mm.ReverseAttention'),
-                 contract_dilation: bool = False,
-                 **kwargs) -> None:
-        expect(SWITCH, contract_dilation=contract_dilation)
-        expect(one_of(*self.arch_settings), depth=depth)
+    def __init__(
+        self,
+        depth: int,
+        attention: Mapping = dict(type='ra_mm.ReverseAttention'),
+        contract_dilation: bool = False,
+        **kwargs,
+    ) -> None:
+        check_arg(BOOL, contract_dilation=contract_dilation)
+        check_arg(one_of(*self.arch_settings), depth=depth)
         stages = kwargs.get('num_stages', 4)
-        expect(whole(1, 4), num_stages=stages)
-        expect(
-            list_of(whole(1), stages),
+        check_arg(integer(1, 4), num_stages=stages)
+        check_arg(
+            list_of(integer(1), stages),
             strides=kwargs.get('strides', (1, 2, 2, 2)),
-            dilations=kwargs.get('dilations', (1, 1, 1, 1)))
-        expect(
-            list_of(whole(0, stages - 1)),
-            out_indices=kwargs.get('out_indices', (3, )))
-        expect(
-            whole(-1, stages), frozen_stages=kwargs.get('frozen_stages', -1))
+            dilations=kwargs.get('dilations', (1, 1, 1, 1)),
+        )
+        check_arg(
+            list_of(integer(0, stages - 1)), out_indices=kwargs.get('out_indices', (3,))
+        )
+        check_arg(integer(-1, stages), frozen_stages=kwargs.get('frozen_stages', -1))
         self.attention = attention  # make_res_layer needs both in super()
         self.contract_dilation = contract_dilation
         super().__init__(depth, **kwargs)
 
     def make_res_layer(self, dilation: int, **kwargs) -> nn.Module:
         layer = super().make_res_layer(
-            attention=self.attention, dilation=dilation, **kwargs)
+            attention=self.attention, dilation=dilation, **kwargs
+        )
         if self.contract_dilation and dilation > 1:
             for conv in layer[0].modules():
                 if getattr(conv, 'dilation', None) == (dilation, dilation):
-                    conv.dilation = conv.padding = (dilation // 2, ) * 2
+                    conv.dilation = conv.padding = (dilation // 2,) * 2
         return layer
 
-    def own_names(self, state: Mapping) -> Mapping:
+    def rename_keys(self, state: Mapping) -> Mapping:
         """mmdet and mmseg have a flat deep stem."""
         return {_rename_deep_stem(k): v for k, v in state.items()}
 
@@ -126,6 +132,7 @@ class RAResNeXt(RAResNet, resnext.ResNeXt):
             Defaults to 4.
         **kwargs: As for :class:`RAResNet`.
     """
+
     arch_settings = {
         depth: (RAResNeXtBottleneck, stage_blocks)
         for depth, (_, stage_blocks) in resnext.ResNeXt.arch_settings.items()
@@ -135,8 +142,12 @@ class RAResNeXt(RAResNet, resnext.ResNeXt):
 def _rename_deep_stem(key):
     stem, *index = key.split('.')
     names = {
-        '0': '0.conv', '1': '0.bn', '3': '1.conv',
-        '4': '1.bn', '6': '2.conv', '7': '2.bn'
+        '0': '0.conv',
+        '1': '0.bn',
+        '3': '1.conv',
+        '4': '1.bn',
+        '6': '2.conv',
+        '7': '2.bn',
     }
     if stem == 'stem' and len(index) == 2 and index[0] in names:
         return f'stem.{names[index[0]]}.{index[1]}'

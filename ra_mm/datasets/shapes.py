@@ -20,13 +20,14 @@ the edge of a shape covers in part: a line about one pixel wide.
 Colour and texture say nothing about the class; strokes and soft blobs behind
 the shapes belong to none. Shapes do not overlap (their boxes may, slightly).
 """
+
 import argparse
 import json
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence, Tuple, Union
 
 import cv2
 import mmcv
@@ -38,29 +39,31 @@ CLASSES = ('circle', 'square', 'star', 'triangle')
 PALETTE = [(220, 60, 60), (60, 140, 230), (240, 190, 40), (70, 190, 100)]
 METAINFO = dict(classes=CLASSES, palette=PALETTE)
 SEG_METAINFO = dict(
-    classes=('background', *CLASSES), palette=[(120, 120, 120), *PALETTE])
+    classes=('background', *CLASSES), palette=[(120, 120, 120), *PALETTE]
+)
 
 # To be raised with every change that alters the files.
 VERSION = 1
 
 BACKGROUND = 1
 # Each outline as its radii at equal angles.
-RADII = dict(
-    circle=[1] * 48, square=[1] * 4, star=[1, 0.42] * 5, triangle=[1] * 3)
+RADII = dict(circle=[1] * 48, square=[1] * 4, star=[1, 0.42] * 5, triangle=[1] * 3)
 # Diameter of a shape's circumscribed circle over the shorter image side.
 IMAGE_SCALE, CLASS_SCALE = (0.16, 0.45), (0.4, 0.8)
 MAX_SHAPES = 5
 SUPERSAMPLING = 4
 
 
-def write_shapes(out_dir: Union[str, Path],
-                 num_train: int = 400,
-                 num_val: int = 60,
-                 image_size: Union[int, Tuple[int, int]] = 256,
-                 classes_train: int = 100,
-                 classes_val: int = 25,
-                 class_size: int = 64,
-                 seed: int = 0) -> None:
+def write_shapes(
+    out_dir: str | Path,
+    num_train: int = 400,
+    num_val: int = 60,
+    image_size: int | tuple[int, int] = 256,
+    classes_train: int = 100,
+    classes_val: int = 25,
+    class_size: int = 64,
+    seed: int = 0,
+) -> None:
     """Draw the dataset into ``out_dir``, as a whole or not at all.
 
     A picture depends on the seed, its split, number and size alone, and has
@@ -92,7 +95,8 @@ def write_shapes(out_dir: Union[str, Path],
         classes_train=classes_train,
         classes_val=classes_val,
         class_size=class_size,
-        seed=seed)
+        seed=seed,
+    )
     _check_parameters(parameters)
     parameters['version'] = VERSION
     out_dir = Path(out_dir)
@@ -103,23 +107,24 @@ def write_shapes(out_dir: Union[str, Path],
     start = time.time()
     target = out_dir.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-            prefix='.shapes-', dir=target.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix='.shapes-', dir=target.parent) as folder:
         root = Path(folder) / target.name
-        for split, num, per_class in (('train', num_train, classes_train),
-                                      ('val', num_val, classes_val)):
+        for split, num, per_class in (
+            ('train', num_train, classes_train),
+            ('val', num_val, classes_val),
+        ):
             print(f'Drawing {out_dir}, {split}')
             _write_images(root, split, num, image_size, seed)
             _write_classes(root, split, per_class, class_size, seed)
-        files = sorted(
-            str(path.relative_to(root)) for path in root.rglob('*.*'))
-        mmengine.dump(
-            dict(parameters=parameters, files=files), root / 'shapes.json')
+        files = sorted(str(path.relative_to(root)) for path in root.rglob('*.*'))
+        mmengine.dump(dict(parameters=parameters, files=files), root / 'shapes.json')
         root.replace(target)
-    print(f'{out_dir}: {num_train} + {num_val} images of '
-          f'{image_size[0]}x{image_size[1]}, and of each of the '
-          f'{len(CLASSES)} classes {classes_train} + {classes_val} pictures, '
-          f'in {time.time() - start:.1f} s.')
+    print(
+        f'{out_dir}: {num_train} + {num_val} images of '
+        f'{image_size[0]}x{image_size[1]}, and of each of the '
+        f'{len(CLASSES)} classes {classes_train} + {classes_val} pictures, '
+        f'in {time.time() - start:.1f} s.'
+    )
 
 
 def _check_parameters(parameters):
@@ -135,17 +140,20 @@ def _check_parameters(parameters):
         classes_train=1,
         classes_val=1,
         class_size=32,
-        seed=0)
+        seed=0,
+    )
     for name, minimum in minima.items():
         value = parameters[name]
         numbers = value if isinstance(value, list) else [value]
         if name == 'image_size' and len(numbers) != 2:
-            raise ValueError(f'image_size={value}: expected one side, or '
-                             'width and height')
+            raise ValueError(
+                f'image_size={value}: expected one side, or width and height'
+            )
         for number in numbers:
             if type(number) is not int or number < minimum:
-                raise ValueError(f'{name}={value!r}: expected a whole number '
-                                 f'of at least {minimum}')
+                raise ValueError(
+                    f'{name}={value!r}: expected a whole number of at least {minimum}'
+                )
 
 
 def _is_complete(out_dir, parameters):
@@ -167,22 +175,26 @@ def _is_complete(out_dir, parameters):
         there, files = record['parameters'], record['files']
         differences = ', '.join(
             f'{name}={there.get(name)} (asked for: {value})'
-            for name, value in parameters.items() if there.get(name) != value)
+            for name, value in parameters.items()
+            if there.get(name) != value
+        )
         missing = [name for name in files if not (out_dir / name).is_file()]
-    except (FileNotFoundError, ValueError, KeyError, TypeError,
-            AttributeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         names = sorted(path.name for path in out_dir.iterdir())
-        raise ValueError(f'{out_dir} is in use and was not written by this '
-                         f'generator (no valid shapes.json in it, but '
-                         f'{", ".join(names[:3])}). Choose another '
-                         'folder.') from None
-    if differences:
         raise ValueError(
-            f'{out_dir} was drawn with {differences}. {advice}')
+            f'{out_dir} is in use and was not written by this '
+            f'generator (no valid shapes.json in it, but '
+            f'{", ".join(names[:3])}). Choose another '
+            'folder.'
+        ) from None
+    if differences:
+        raise ValueError(f'{out_dir} was drawn with {differences}. {advice}')
     if missing:
-        raise ValueError(f'{out_dir} lacks {len(missing)} of its '
-                         f'{len(files)} files, {missing[0]} for one. '
-                         f'{advice}')
+        raise ValueError(
+            f'{out_dir} lacks {len(missing)} of its '
+            f'{len(files)} files, {missing[0]} for one. '
+            f'{advice}'
+        )
     return True
 
 
@@ -191,23 +203,25 @@ def _write_images(root, split, num, size, seed):
     coco = dict(
         info=dict(
             description='Shapes on textured backgrounds, drawn by ra_mm',
-            version=str(VERSION)),
+            version=str(VERSION),
+        ),
         licenses=[
             dict(
                 id=1,
                 name='Apache-2.0',
-                url='https://www.apache.org/licenses/LICENSE-2.0')
+                url='https://www.apache.org/licenses/LICENSE-2.0',
+            )
         ],
         categories=[
             dict(id=i, name=name, supercategory='shape')
             for i, name in enumerate(CLASSES, 1)
         ],
         images=[],
-        annotations=[])
+        annotations=[],
+    )
     for i in range(num):
         rng = _child_rng(seed, split, i)
-        labels = rng.integers(
-            len(CLASSES), size=rng.integers(1, MAX_SHAPES + 1))
+        labels = rng.integers(len(CLASSES), size=rng.integers(1, MAX_SHAPES + 1))
         image, mask, shapes = paint(rng, labels, size, IMAGE_SCALE)
         mmcv.imwrite(image, root / f'images/{split}/{i:06d}.jpg')
         mmcv.imwrite(mask, root / f'masks/{split}/{i:06d}.png')
@@ -217,7 +231,9 @@ def _write_images(root, split, num, size, seed):
                 file_name=f'{i:06d}.jpg',
                 width=size[0],
                 height=size[1],
-                license=1))
+                license=1,
+            )
+        )
         for label, polygon in shapes:
             low, high = polygon.min(0), polygon.max(0)
             coco['annotations'].append(
@@ -226,10 +242,11 @@ def _write_images(root, split, num, size, seed):
                     image_id=i + 1,
                     category_id=int(label) + 1,
                     bbox=np.round([*low, *(high - low)], 2).tolist(),
-                    area=round(
-                        cv2.contourArea(polygon.astype(np.float32)), 2),
+                    area=round(cv2.contourArea(polygon.astype(np.float32)), 2),
                     segmentation=[polygon.ravel().tolist()],
-                    iscrowd=0))
+                    iscrowd=0,
+                )
+            )
     mmengine.dump(coco, root / f'annotations/{split}.json')
 
 
@@ -239,9 +256,7 @@ def _write_classes(root, split, num, side, seed):
         number, label = divmod(i, len(CLASSES))
         rng = _child_rng(seed, split, number, label)
         image, _, _ = paint(rng, [label], (side, side), CLASS_SCALE)
-        mmcv.imwrite(
-            image,
-            root / f'classes/{split}/{CLASSES[label]}/{number:04d}.jpg')
+        mmcv.imwrite(image, root / f'classes/{split}/{CLASSES[label]}/{number:04d}.jpg')
 
 
 def _child_rng(seed, split, *key):
@@ -250,8 +265,12 @@ def _child_rng(seed, split, *key):
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
-def paint(rng: np.random.Generator, labels: Sequence[int],
-          size: Tuple[int, int], scale: Tuple[float, float]) -> tuple:
+def paint(
+    rng: np.random.Generator,
+    labels: Sequence[int],
+    size: tuple[int, int],
+    scale: tuple[float, float],
+) -> tuple:
     """Draw one picture.
 
     Args:
@@ -284,19 +303,19 @@ def paint(rng: np.random.Generator, labels: Sequence[int],
         x, y, radius = circle
         radii = radius * np.array(RADII[CLASSES[label]])
         angles = rng.uniform(0, 2 * np.pi) + np.linspace(
-            0, 2 * np.pi, len(radii), endpoint=False)
+            0, 2 * np.pi, len(radii), endpoint=False
+        )
         polygon = np.round(
-            np.stack([x + radii * np.cos(angles), y + radii * np.sin(angles)],
-                     1), 2)
+            np.stack([x + radii * np.cos(angles), y + radii * np.sin(angles)], 1), 2
+        )
         alpha = _coverage(polygon, size)
         # A colour that can be told from what is behind the shape.
         colour = behind = image[alpha > 0].mean(0)
         while np.abs(colour - behind).max() < 60:
             colour = rng.uniform(0, 255, 3)
         left, top, w, h = cv2.boundingRect(np.uint8(alpha > 0))
-        window = np.s_[top:top + h, left:left + w]
-        _blend(image[window], alpha[window],
-               _texture(rng, (w, h), colour, strength=15))
+        window = np.s_[top : top + h, left : left + w]
+        _blend(image[window], alpha[window], _texture(rng, (w, h), colour, strength=15))
         mask[alpha > 0] = 0
         mask[alpha == 1] = BACKGROUND + 1 + label
         shapes.append((label, polygon))
@@ -311,11 +330,12 @@ def _texture(rng, size, colour, strength):
     w, h = size
     image = np.full((h, w, 3), colour, np.float32)
     for cells in (3, 10, 30):
-        noise = (
-            rng.uniform(-1, 1, (cells, cells, 1)) *
-            rng.uniform(-strength, strength, 3))
+        noise = rng.uniform(-1, 1, (cells, cells, 1)) * rng.uniform(
+            -strength, strength, 3
+        )
         image += cv2.resize(
-            noise.astype(np.float32), size, interpolation=cv2.INTER_CUBIC)
+            noise.astype(np.float32), size, interpolation=cv2.INTER_CUBIC
+        )
     angle, phase = rng.uniform(0, 2 * np.pi, 2)
     frequency = 2 * np.pi * rng.uniform(2, 16) / min(size)
     y, x = np.ogrid[:h, :w]
@@ -338,14 +358,21 @@ def _distractor(rng, size):
     elif kind == 1:
         axes = rng.uniform(0.08, 0.3, 2) * side
         start = rng.uniform(0, 360)
-        cv2.ellipse(alpha, centre.astype(int).tolist(),
-                    axes.astype(int).tolist(), rng.uniform(0, 180), start,
-                    start + rng.uniform(60, 180), 255, thickness, cv2.LINE_AA)
+        cv2.ellipse(
+            alpha,
+            centre.astype(int).tolist(),
+            axes.astype(int).tolist(),
+            rng.uniform(0, 180),
+            start,
+            start + rng.uniform(60, 180),
+            255,
+            thickness,
+            cv2.LINE_AA,
+        )
     else:
-        y, x = np.ogrid[:size[1], :size[0]]
+        y, x = np.ogrid[: size[1], : size[0]]
         sigma = rng.uniform(0.04, 0.15, 2) * side
-        distance = (((x - centre[0]) / sigma[0])**2 +
-                    ((y - centre[1]) / sigma[1])**2)
+        distance = ((x - centre[0]) / sigma[0]) ** 2 + ((y - centre[1]) / sigma[1]) ** 2
         alpha = 255 * rng.uniform(0.4, 0.9) * np.exp(-distance / 2)
     return np.float32(alpha / 255)
 
@@ -356,8 +383,9 @@ def _free_circle(rng, circles, size, scale):
         radius = rng.uniform(*scale) * min(size) / 2
         x, y = rng.uniform(radius + 1, np.array(size) - radius - 1)
         if all(
-                np.hypot(x - other_x, y - other_y) > radius + other + 2
-                for other_x, other_y, other in circles):
+            np.hypot(x - other_x, y - other_y) > radius + other + 2
+            for other_x, other_y, other in circles
+        ):
             return x, y, radius
     return None
 
@@ -383,34 +411,42 @@ def parse_args() -> argparse.Namespace:
         prog='python -m ra_mm.datasets.shapes',
         description='Draw a small dataset of shapes, with annotations for '
         'detection, segmentation and classification',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument(
-        'out_dir', nargs='?', default='data/shapes', help='folder to write')
+        'out_dir', nargs='?', default='data/shapes', help='folder to write'
+    )
     parser.add_argument(
-        '--train', type=int, default=400, help='number of training images')
+        '--train', type=int, default=400, help='number of training images'
+    )
     parser.add_argument(
-        '--val', type=int, default=60, help='number of validation images')
+        '--val', type=int, default=60, help='number of validation images'
+    )
     parser.add_argument(
         '--size',
         type=int,
         nargs='+',
         default=[256],
-        help='side, or width and height, of the images in pixels')
+        help='side, or width and height, of the images in pixels',
+    )
     parser.add_argument(
         '--classes-train',
         type=int,
         default=100,
-        help='number of single-shape training pictures for each class')
+        help='number of single-shape training pictures for each class',
+    )
     parser.add_argument(
         '--classes-val',
         type=int,
         default=25,
-        help='number of single-shape validation pictures for each class')
+        help='number of single-shape validation pictures for each class',
+    )
     parser.add_argument(
         '--class-size',
         type=int,
         default=64,
-        help='side of the single-shape pictures in pixels')
+        help='side of the single-shape pictures in pixels',
+    )
     parser.add_argument('--seed', type=int, default=0, help='random seed')
     return parser.parse_args()
 
@@ -419,9 +455,16 @@ def main() -> None:
     args = parse_args()
     size = args.size[0] if len(args.size) == 1 else args.size
     try:
-        write_shapes(args.out_dir, args.train, args.val, size,
-                     args.classes_train, args.classes_val, args.class_size,
-                     args.seed)
+        write_shapes(
+            args.out_dir,
+            args.train,
+            args.val,
+            size,
+            args.classes_train,
+            args.classes_val,
+            args.class_size,
+            args.seed,
+        )
     except (ValueError, OSError) as error:
         sys.exit(str(error))
 

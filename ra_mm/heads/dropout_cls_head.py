@@ -1,11 +1,10 @@
 """A linear classifier behind dropout."""
-from typing import Tuple
 
 from mmpretrain.models.heads import LinearClsHead
 from torch import Tensor, nn
 
 from ra_mm.registry import MODELS
-from ra_mm.utils.expect import expect, number, whole
+from ra_mm.validation import check_arg, integer, number
 
 
 @MODELS.register_module()
@@ -25,13 +24,14 @@ class DropoutClsHead(LinearClsHead):
         ValueError: If the rate is not in [0, 1], or one of the other two < 1.
     """
 
-    def __init__(self, dropout_rate: float, num_classes: int,
-                 in_channels: int, **kwargs) -> None:
-        expect(number(0, 1), dropout_rate=dropout_rate)
-        expect(whole(1), num_classes=num_classes, in_channels=in_channels)
+    def __init__(
+        self, dropout_rate: float, num_classes: int, in_channels: int, **kwargs
+    ) -> None:
+        check_arg(number(0, 1), dropout_rate=dropout_rate)
+        check_arg(integer(1), num_classes=num_classes, in_channels=in_channels)
         super().__init__(num_classes, in_channels, **kwargs)
         self.dropout = nn.Dropout(dropout_rate)
 
-    def pre_logits(self, feats: Tuple[Tensor]) -> Tensor:
+    def pre_logits(self, feats: tuple[Tensor]) -> Tensor:
         """The last stage's features, (N, in_channels), in part dropped."""
         return self.dropout(super().pre_logits(feats))

@@ -1,13 +1,13 @@
 """Logging what the gates of reverse attention do while a model trains."""
+
 from collections import defaultdict
-from typing import Optional
 
 import torch
 from mmengine.hooks import Hook
 
 from ra_mm.layers import ReverseAttention
 from ra_mm.registry import HOOKS
-from ra_mm.utils.expect import expect, whole
+from ra_mm.validation import check_arg, integer
 
 
 @HOOKS.register_module()
@@ -31,7 +31,7 @@ class GateLogHook(Hook):
     """
 
     def __init__(self, interval: int = 50) -> None:
-        expect(whole(1), interval=interval)
+        check_arg(integer(1), interval=interval)
         self.interval = interval
         self.layers = []
 
@@ -42,13 +42,13 @@ class GateLogHook(Hook):
             if isinstance(layer, ReverseAttention)
         ]
         if not self.layers:
-            raise ValueError('GateLogHook: the model has no ReverseAttention '
-                             'layer to log')
+            raise ValueError(
+                'GateLogHook: the model has no ReverseAttention layer to log'
+            )
 
-    def before_train_iter(self,
-                          runner,
-                          batch_idx: int,
-                          data_batch: Optional[dict] = None) -> None:
+    def before_train_iter(
+        self, runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
         if self.every_n_train_iters(runner, self.interval):
             self.gates = {}
             for _, layer in self.layers:
@@ -64,11 +64,13 @@ class GateLogHook(Hook):
 
         return torch.compiler.disable(gate)  # a graph would leave it out
 
-    def after_train_iter(self,
-                         runner,
-                         batch_idx: int,
-                         data_batch: Optional[dict] = None,
-                         outputs: Optional[dict] = None) -> None:
+    def after_train_iter(
+        self,
+        runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
         if not self.every_n_train_iters(runner, self.interval):
             return
         stages = defaultdict(list)
@@ -77,7 +79,8 @@ class GateLogHook(Hook):
             if layer not in self.gates:
                 raise RuntimeError(
                     'GateLogHook: the compiled model does not call the gates; '
-                    'leave out one of the two, or try a newer PyTorch')
+                    'leave out one of the two, or try a newer PyTorch'
+                )
             stages[stage].append(self.gates[layer])
         for stage, gates in stages.items():
             G = torch.cat(gates)

@@ -1,6 +1,6 @@
 """Temperature annealing of reverse attention (paper, Eq. 8 and Table 9)."""
+
 import math
-from typing import Optional
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
@@ -9,7 +9,7 @@ from mmengine.runner import EpochBasedTrainLoop
 
 from ra_mm.layers import ReverseAttention
 from ra_mm.registry import HOOKS
-from ra_mm.utils.expect import SWITCH, expect, number, whole
+from ra_mm.validation import BOOL, check_arg, integer, number
 
 START = 'ra_mm_start_temp'  # its key among the run's saved information
 
@@ -46,21 +46,26 @@ class TempAnnealingHook(Hook):
             the model has no RA layer or the annealing does not fit in.
     """
 
-    def __init__(self,
-                 start: float = 30.,
-                 end: float = 1.,
-                 length: int = 10,
-                 by_epoch: bool = True) -> None:
-        expect(SWITCH, by_epoch=by_epoch)
-        expect(number(), start=start, end=end)
+    def __init__(
+        self,
+        start: float = 30.0,
+        end: float = 1.0,
+        length: int = 10,
+        by_epoch: bool = True,
+    ) -> None:
+        check_arg(BOOL, by_epoch=by_epoch)
+        check_arg(number(), start=start, end=end)
         if not start >= end > 0:
             raise ValueError(
                 f'start={start}, end={end}: temp falls from start to end, so '
-                'start >= end > 0 is expected')
-        if not whole(1).test(length):
-            raise ValueError(f'length={length!r}: expected a number of '
-                             f'{"epochs" if by_epoch else "iterations"}, 1 or '
-                             'more; for no annealing leave the hook away')
+                'start >= end > 0 is expected'
+            )
+        if not integer(1).test(length):
+            raise ValueError(
+                f'length={length!r}: expected a number of '
+                f'{"epochs" if by_epoch else "iterations"}, 1 or '
+                'more; for no annealing leave the hook away'
+            )
         self.start = start
         self.end = end
         self.length = length
@@ -71,23 +76,26 @@ class TempAnnealingHook(Hook):
         averages = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
         models = [runner.model] + [hook.ema_model for hook in averages]
         self.layers = [
-            layer for model in models for layer in model.modules()
+            layer
+            for model in models
+            for layer in model.modules()
             if isinstance(layer, ReverseAttention)
         ]
         if not self.layers:
             raise ValueError(
                 'TempAnnealingHook: the model has no ReverseAttention layer. '
-                'Take the hook out of custom_hooks, or use an RA backbone')
+                'Take the hook out of custom_hooks, or use an RA backbone'
+            )
 
         hub = runner.message_hub
         if runner.iter == 0:
             trained = any(bool(m.gamma.any()) for m in self.layers)
             temp = max(m.temp.item() for m in self.layers)
-            hub.update_info(
-                START, max(temp, self.end) if trained else self.start)
+            hub.update_info(START, max(temp, self.end) if trained else self.start)
             if trained:
                 runner.logger.info(
-                    f'RA starts from trained weights, whose temp is {temp}')
+                    f'RA starts from trained weights, whose temp is {temp}'
+                )
         self.first = hub.get_info(START, self.start)
 
         # Of what self.length counts, an iteration is a part.
@@ -95,27 +103,28 @@ class TempAnnealingHook(Hook):
         iters = round(self.length / self.part)
         if self.first > self.end and iters > runner.max_iters:
             raise ValueError(
-                f'TempAnnealingHook: length={self.length}' +
-                (f' epochs are {iters}' if self.by_epoch else '') +
-                ' iterations, but the whole training has '
+                f'TempAnnealingHook: length={self.length}'
+                + (f' epochs are {iters}' if self.by_epoch else '')
+                + ' iterations, but the whole training has '
                 f'{runner.max_iters}: temp would not reach {self.end}. Train '
                 'longer, or set a smaller length where the hook stands among '
-                'the custom_hooks: --cfg-options custom_hooks.0.length=N')
+                'the custom_hooks: --cfg-options custom_hooks.0.length=N'
+            )
         runner.logger.info(
             f'temp falls from {self.first} to {self.end} in {iters} iterations'
-            if self.first > self.end else f'temp is {self.end} throughout')
+            if self.first > self.end
+            else f'temp is {self.end} throughout'
+        )
 
     def temp_at(self, done: float) -> float:
         """temp when so much of what ``length`` counts is done, 0 at first."""
         rest = max(0, 1 - done / self.length)
         return self.end + (self.first - self.end) * rest
 
-    def before_train_iter(self,
-                          runner,
-                          batch_idx: int,
-                          data_batch: Optional[dict] = None) -> None:
-        if self.by_epoch and isinstance(runner.train_loop,
-                                        EpochBasedTrainLoop):
+    def before_train_iter(
+        self, runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        if self.by_epoch and isinstance(runner.train_loop, EpochBasedTrainLoop):
             done = runner.epoch + batch_idx * self.part
         else:
             done = runner.iter * self.part
@@ -130,6 +139,5 @@ def _iters_per_epoch(runner) -> int:
     batches = loader.batch_sampler
     if isinstance(batches.sampler, InfiniteSampler):
         # Its length is the whole dataset's, not this process's share.
-        return math.ceil(
-            len(loader.dataset) / (batches.batch_size * get_world_size()))
+        return math.ceil(len(loader.dataset) / (batches.batch_size * get_world_size()))
     return len(loader)

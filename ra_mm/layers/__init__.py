@@ -1,5 +1,6 @@
+from ra_mm.ops.residual_tail import bn_tail, force_path, tail
+
 from .cbam import CBAM
-from .fused_tail import bn_tail, force_path, tail
 from .reverse_attention import ReverseAttention
 from .se import SE
 

@@ -3,11 +3,12 @@
 S. Woo, J. Park, J.-Y. Lee, I. S. Kweon: CBAM: convolutional block attention
 module. ECCV 2018. The equations are its own.
 """
+
 import torch
 from torch import Tensor, nn
 
 from ra_mm.registry import MODELS
-from ra_mm.utils.expect import expect, whole
+from ra_mm.validation import check_arg, integer
 
 
 @MODELS.register_module()
@@ -27,7 +28,7 @@ class CBAM(nn.Module):
     """
 
     def __init__(self, channels: int) -> None:
-        expect(whole(1), channels=channels)
+        check_arg(integer(1), channels=channels)
         super().__init__()
         self.mlp_avg = _mlp(channels)
         self.mlp_max = _mlp(channels)
@@ -35,14 +36,13 @@ class CBAM(nn.Module):
 
     def forward(self, F: Tensor, x: Tensor) -> Tensor:
         """The residual sum; F, x and y are of shape (N, C, H, W)."""
-        z = (self.mlp_avg(F.mean(dim=(2, 3), keepdim=True)) +
-             self.mlp_max(F.amax(dim=(2, 3), keepdim=True)))
+        z = self.mlp_avg(F.mean(dim=(2, 3), keepdim=True)) + self.mlp_max(
+            F.amax(dim=(2, 3), keepdim=True)
+        )
         F = z.sigmoid() * F  # Eqs. 1 and 2
         z = self.conv(
-            torch.cat([
-                F.mean(dim=1, keepdim=True),
-                F.amax(dim=1, keepdim=True),
-            ], dim=1))
+            torch.cat([F.mean(dim=1, keepdim=True), F.amax(dim=1, keepdim=True)], dim=1)
+        )
         F = z.sigmoid() * F  # Eqs. 1 and 3
         return F + x
 
@@ -50,5 +50,7 @@ class CBAM(nn.Module):
 def _mlp(channels):
     hidden = max(channels // 16, 1)
     return nn.Sequential(
-        nn.Conv2d(channels, hidden, 1), nn.ReLU(inplace=True),
-        nn.Conv2d(hidden, channels, 1))
+        nn.Conv2d(channels, hidden, 1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(hidden, channels, 1),
+    )

@@ -7,16 +7,23 @@ Where the paper is silent: eps is 1e-6, as in GRN (ConvNeXt V2), and all of G
 is computed in float32 at least, since a sum of squares over a feature map
 overflows in float16.
 """
+
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
+from ra_mm.ops.residual_tail import (
+    bn_tail,
+    can_take,
+    is_plain_bn,
+    is_watched,
+    tail,
+    wide,
+)
 from ra_mm.registry import MODELS
-from ra_mm.utils.expect import ABOVE_0, expect, one_of, whole
-from .fused_tail import (bn_tail, can_take, is_plain_bn, is_watched, tail,
-                         wide)
+from ra_mm.validation import POSITIVE, check_arg, integer, one_of
 
 # Table 6: P of Eq. 3, from (N, C, H, W) to (N, C) in the given dtype
 AGGREGATIONS = {
@@ -103,18 +110,20 @@ class ReverseAttention(nn.Module):
             a forward pass, if 'bn' trains on a batch of one image.
     """
 
-    def __init__(self,
-                 channels: int,
-                 aggregation: str = 'l2',
-                 normalization: str = 'm-grn',
-                 activation: str = '1+',
-                 eps: float = 1e-6) -> None:
+    def __init__(
+        self,
+        channels: int,
+        aggregation: str = 'l2',
+        normalization: str = 'm-grn',
+        activation: str = '1+',
+        eps: float = 1e-6,
+    ) -> None:
         super().__init__()
-        expect(whole(1), channels=channels)
-        expect(one_of(*AGGREGATIONS), aggregation=aggregation)
-        expect(one_of(*NORMALIZATIONS), normalization=normalization)
-        expect(one_of(*ACTIVATIONS), activation=activation)
-        expect(ABOVE_0, eps=eps)
+        check_arg(integer(1), channels=channels)
+        check_arg(one_of(*AGGREGATIONS), aggregation=aggregation)
+        check_arg(one_of(*NORMALIZATIONS), normalization=normalization)
+        check_arg(one_of(*ACTIVATIONS), activation=activation)
+        check_arg(POSITIVE, eps=eps)
         self.aggregation = aggregation
         self.normalization = normalization
         self.activation = activation
@@ -142,13 +151,15 @@ class ReverseAttention(nn.Module):
         if self.normalization == 'none':
             return P
         if self.normalization == 'bn':
-            if len(P) == 1 and self.bn.training and isinstance(
-                    self.bn, nn.BatchNorm1d):  # SyncBN sees other processes
+            if (
+                len(P) == 1 and self.bn.training and isinstance(self.bn, nn.BatchNorm1d)
+            ):  # SyncBN sees other processes
                 raise ValueError(
                     "normalization='bn' takes its statistics over the images "
                     'of a batch and cannot train on a batch of 1: train with '
                     'larger batches (drop_last=True if only the last is so '
-                    'small), with SyncBN or with norm_eval=True')
+                    'small), with SyncBN or with norm_eval=True'
+                )
             return self.bn(P)
         mean = P.mean(dim=1, keepdim=True)
         if self.normalization == 'ln':
@@ -171,8 +182,7 @@ class ReverseAttention(nn.Module):
         y = F + self.gate(F)[:, :, None, None] * x  # Eq. 2
         return y.to(x.dtype)
 
-    def residual(self, z: Tensor, norm: Callable, x: Tensor,
-                 act: Callable) -> Tensor:
+    def residual(self, z: Tensor, norm: Callable, x: Tensor, act: Callable) -> Tensor:
         """``act(self(norm(z), x))``, by a path of :mod:`.fused_tail`.
 
         Args:
@@ -185,8 +195,11 @@ class ReverseAttention(nn.Module):
             Tensor: The block's output of the same shape and dtype.
         """
         steps = self.aggregation, self.normalization, self.activation
-        if (type(self) is not ReverseAttention or is_watched(self)
-                or steps != ('l2', 'm-grn', '1+')):
+        if (
+            type(self) is not ReverseAttention
+            or is_watched(self)
+            or steps != ('l2', 'm-grn', '1+')
+        ):
             return act(self(norm(z), x))
         relu = type(act) is nn.ReLU and not is_watched(act)
         if can_take('fused', z, x) and is_plain_bn(norm, z):
@@ -203,6 +216,8 @@ class ReverseAttention(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
-        return (f'{self.gamma.numel()}, aggregation={self.aggregation!r}, '
-                f'normalization={self.normalization!r}, '
-                f'activation={self.activation!r}, eps={self.eps}')
+        return (
+            f'{self.gamma.numel()}, aggregation={self.aggregation!r}, '
+            f'normalization={self.normalization!r}, '
+            f'activation={self.activation!r}, eps={self.eps}'
+        )

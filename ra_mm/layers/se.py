@@ -2,11 +2,12 @@
 
 J. Hu, L. Shen, G. Sun: Squeeze-and-excitation networks. CVPR 2018.
 """
+
 from mmpretrain.models.utils import SELayer
 from torch import Tensor
 
 from ra_mm.registry import MODELS
-from ra_mm.utils.expect import expect, whole
+from ra_mm.validation import check_arg, integer
 
 
 @MODELS.register_module()
@@ -24,7 +25,7 @@ class SE(SELayer):
     """
 
     def __init__(self, channels: int) -> None:
-        expect(whole(1), channels=channels)
+        check_arg(integer(1), channels=channels)
         super().__init__(channels, squeeze_channels=max(channels // 16, 1))
 
     def forward(self, F: Tensor, x: Tensor) -> Tensor:

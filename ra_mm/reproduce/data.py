@@ -1,9 +1,9 @@
 """The datasets of a reproduction: the drawn shapes, or the user's own."""
+
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Tuple
 
 from mmengine.config import Config
 
@@ -25,10 +25,11 @@ class Dataset:
         val (tuple[str | None, str]): The same of the validation split.
         masks (bool): Whether the annotations have segmentations.
     """
+
     root: Path
-    classes: Tuple[str, ...]
-    train: Tuple[Optional[str], str]
-    val: Tuple[Optional[str], str]
+    classes: tuple[str, ...]
+    train: tuple[str | None, str]
+    val: tuple[str | None, str]
     masks: bool = False
 
     @property
@@ -39,10 +40,14 @@ class Dataset:
 def shapes(folder: Path, detection: bool) -> Dataset:
     """What :func:`ra_mm.datasets.shapes.write_shapes` draws there."""
     if not detection:
-        return Dataset(folder / 'classes', CLASSES, (None, 'train'),
-                       (None, 'val'))
-    return Dataset(folder, CLASSES, ('annotations/train.json', 'images/train'),
-                   ('annotations/val.json', 'images/val'), True)
+        return Dataset(folder / 'classes', CLASSES, (None, 'train'), (None, 'val'))
+    return Dataset(
+        folder,
+        CLASSES,
+        ('annotations/train.json', 'images/train'),
+        ('annotations/val.json', 'images/val'),
+        True,
+    )
 
 
 def read(folder: Path) -> Dataset:
@@ -67,7 +72,8 @@ def read(folder: Path) -> Dataset:
         return _read_folders(folder)
     raise ValueError(
         f'--data {folder} has neither annotations/ (COCO json: train.json and '
-        'val.json) nor train/<class>/ and val/<class>/')
+        'val.json) nor train/<class>/ and val/<class>/'
+    )
 
 
 def use(cfg: Config, data: Dataset) -> None:
@@ -85,20 +91,22 @@ def use(cfg: Config, data: Dataset) -> None:
                 type='CustomDataset',
                 data_root=str(data.root),
                 data_prefix=images,
-                pipeline=dataset.pipeline)
+                pipeline=dataset.pipeline,
+            )
         else:
             dataset.data_root = f'{data.root}/'
         if cfg.default_scope == 'mmdet':
             dataset.update(
                 ann_file=ann_file,
                 data_prefix=dict(img=f'{images}/'),
-                metainfo=dict(classes=data.classes))
+                metainfo=dict(classes=data.classes),
+            )
             if part != 'train':
                 cfg[f'{part}_evaluator'].ann_file = str(data.root / ann_file)
 
     number = len(data.classes)
     if cfg.default_scope == 'mmpretrain':
-        topk = (1, 5) if number > 5 else (1, )
+        topk = (1, 5) if number > 5 else (1,)
         cfg.model.head.update(num_classes=number, topk=topk)
         cfg.data_preprocessor.num_classes = number
         cfg.val_evaluator.topk = cfg.test_evaluator.topk = topk
@@ -111,30 +119,36 @@ def use(cfg: Config, data: Dataset) -> None:
 def _read_coco(folder):
     splits, classes, masks = {}, {}, True
     for split in ('train', 'val'):
-        names = (f'annotations/{split}.json',
-                 f'annotations/instances_{split}2017.json')
+        names = (f'annotations/{split}.json', f'annotations/instances_{split}2017.json')
         name = next((n for n in names if (folder / n).is_file()), None)
         if name is None:
-            raise ValueError(f'--data {folder} has no split {split!r}: there '
-                             f'is neither {" nor ".join(names)}')
+            raise ValueError(
+                f'--data {folder} has no split {split!r}: there '
+                f'is neither {" nor ".join(names)}'
+            )
         try:
             coco = json.loads((folder / name).read_text(encoding='utf-8'))
             first = coco['images'][0]['file_name']
             classes[split] = tuple(c['name'] for c in coco['categories'])
             annotations = coco['annotations']
         except (ValueError, KeyError, TypeError, IndexError) as e:
-            raise ValueError(f'{folder / name} is no COCO annotation file '
-                             f'with images ({type(e).__name__}: {e})') from e
+            raise ValueError(
+                f'{folder / name} is no COCO annotation file '
+                f'with images ({type(e).__name__}: {e})'
+            ) from e
         if not annotations:
             raise ValueError(f'{folder / name} has no annotations')
         places = [
-            p for p in (f'images/{split}', 'images', f'{split}2017', split)
+            p
+            for p in (f'images/{split}', 'images', f'{split}2017', split)
             if (folder / p / first).is_file()
         ]
         if not places:
-            raise ValueError(f'{folder / name}: its first image {first} is '
-                             f'neither in images/, images/{split}/, {split}/ '
-                             f'nor {split}2017/ of {folder}')
+            raise ValueError(
+                f'{folder / name}: its first image {first} is '
+                f'neither in images/, images/{split}/, {split}/ '
+                f'nor {split}2017/ of {folder}'
+            )
         splits[split] = name, places[0]
         masks &= all(a.get('segmentation') for a in annotations)
     _same_classes(folder, classes['train'], classes['val'])
@@ -144,21 +158,30 @@ def _read_coco(folder):
 def _read_folders(folder):
     val = next((v for v in ('val', 'test') if (folder / v).is_dir()), None)
     if val is None:
-        raise ValueError(f"--data {folder} has no split 'val': beside "
-                         'train/<class>/ a folder val/<class>/ or '
-                         'test/<class>/ is expected')
+        raise ValueError(
+            f"--data {folder} has no split 'val': beside "
+            'train/<class>/ a folder val/<class>/ or '
+            'test/<class>/ is expected'
+        )
     classes = []
     for split in ('train', val):
         classes.append(
             tuple(
-                sorted(entry.name for entry in os.scandir(folder / split)
-                       if entry.is_dir())))
+                sorted(
+                    entry.name for entry in os.scandir(folder / split) if entry.is_dir()
+                )
+            )
+        )
         if len(classes[-1]) < 2:
-            raise ValueError(f'{folder / split} has {len(classes[-1])} class '
-                             'folder(s): 2 or more are expected')
+            raise ValueError(
+                f'{folder / split} has {len(classes[-1])} class '
+                'folder(s): 2 or more are expected'
+            )
         for name in classes[-1]:
-            if not any(path.suffix.lower() in IMAGES
-                       for path in (folder / split / name).rglob('*')):
+            if not any(
+                path.suffix.lower() in IMAGES
+                for path in (folder / split / name).rglob('*')
+            ):
                 raise ValueError(f'{folder / split / name} has no images')
     _same_classes(folder, *classes)
     return Dataset(folder, classes[0], (None, 'train'), (None, val))
@@ -166,6 +189,8 @@ def _read_folders(folder):
 
 def _same_classes(folder, train, val):
     if train != val:
-        raise ValueError(f'--data {folder}: its splits differ in their '
-                         f'classes: {", ".join(train)} (train) and '
-                         f'{", ".join(val)} (validation)')
+        raise ValueError(
+            f'--data {folder}: its splits differ in their '
+            f'classes: {", ".join(train)} (train) and '
+            f'{", ".join(val)} (validation)'
+        )

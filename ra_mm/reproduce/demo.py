@@ -2,12 +2,13 @@
 
 The model stays the row's: its depth, heads, attention and annealing.
 """
+
 import runpy
 from copy import deepcopy
 
 from mmengine.config import Config
 
-from ra_mm.paper import CONFIGS
+from ra_mm.reproduce.paper import CONFIGS
 
 SHRINKAGE = 10  # of the epochs on ImageNet
 WIDTH = 8  # of a ResNet's stem and first stage, instead of 64
@@ -19,7 +20,8 @@ def _dataloaders(train=None, val=None, **both):
     return dict(
         train_dataloader=dict(both, **(train or {})),
         val_dataloader=val,
-        test_dataloader=val)
+        test_dataloader=val,
+    )
 
 
 # What is merged over a row's config. Classifiers:
@@ -29,28 +31,37 @@ def _classifier(side, batch_size, lr):
             num_workers=0,
             train=dict(
                 batch_size=batch_size,
-                dataset=dict(pipeline=[
-                    dict(type='LoadImageFromFile'),
-                    dict(
-                        type='RandomResizedCrop',
-                        scale=side,
-                        crop_ratio_range=(0.5, 1.0)),
-                    dict(type='RandomFlip', prob=0.5),
-                    dict(type='PackInputs')
-                ])),
+                dataset=dict(
+                    pipeline=[
+                        dict(type='LoadImageFromFile'),
+                        dict(
+                            type='RandomResizedCrop',
+                            scale=side,
+                            crop_ratio_range=(0.5, 1.0),
+                        ),
+                        dict(type='RandomFlip', prob=0.5),
+                        dict(type='PackInputs'),
+                    ]
+                ),
+            ),
             val=dict(
-                dataset=dict(pipeline=[
-                    dict(type='LoadImageFromFile'),
-                    dict(type='ResizeEdge', scale=side, edge='short'),
-                    dict(type='CenterCrop', crop_size=side),
-                    dict(type='PackInputs')
-                ]))),
+                dataset=dict(
+                    pipeline=[
+                        dict(type='LoadImageFromFile'),
+                        dict(type='ResizeEdge', scale=side, edge='short'),
+                        dict(type='CenterCrop', crop_size=side),
+                        dict(type='PackInputs'),
+                    ]
+                )
+            ),
+        ),
         optim_wrapper=dict(
-            optimizer=dict(
-                _delete_=True, type='AdamW', lr=lr, weight_decay=0.05)),
+            optimizer=dict(_delete_=True, type='AdamW', lr=lr, weight_decay=0.05)
+        ),
         auto_scale_lr=dict(base_batch_size=batch_size),
         default_hooks=dict(logger=dict(interval=5)),
-        log_processor=dict(window_size=5))
+        log_processor=dict(window_size=5),
+    )
 
 
 # In so few iterations on single shapes, many small images teach more than few
@@ -65,27 +76,24 @@ def _detector(epochs, warmup, **settings):
         train_cfg=dict(max_epochs=epochs, val_interval=(epochs + 3) // 4),
         param_scheduler=[
             dict(
-                type='LinearLR',
-                start_factor=0.01,
-                by_epoch=False,
-                begin=0,
-                end=warmup),
+                type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=warmup
+            ),
             dict(
                 type='CosineAnnealingLR',
                 begin=0,
                 end=epochs,
                 by_epoch=True,
-                convert_to_iter_based=True)
+                convert_to_iter_based=True,
+            ),
         ],
-        default_hooks=dict(
-            logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=2)),
+        default_hooks=dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=2)),
         log_processor=dict(window_size=10),
-        **settings)
+        **settings,
+    )
 
 
 # Detectors, over the settings of configs/demo/:
-DETECTOR = _detector(
-    2, 50, **_dataloaders(num_workers=0, persistent_workers=False))
+DETECTOR = _detector(2, 50, **_dataloaders(num_workers=0, persistent_workers=False))
 # The user's own images are larger than the drawn ones and have more objects;
 # and training is longer, since from scratch.
 RESIZE = dict(scale=(256, 256), keep_ratio=True)
@@ -97,27 +105,22 @@ OWN_DETECTOR = _detector(
         num_workers=0,
         persistent_workers=False,
         train=dict(dataset=dict(pipeline={'2': RESIZE})),
-        val=dict(dataset=dict(pipeline={'1': RESIZE}))))
+        val=dict(dataset=dict(pipeline={'1': RESIZE})),
+    ),
+)
 # Segmenters, over the settings of configs/demo/:
 SEGMENTER = dict(
     train_cfg=dict(max_iters=200, val_interval=100),
     param_scheduler=[
-        dict(
-            type='LinearLR', start_factor=0.01, by_epoch=False, begin=0,
-            end=50),
-        dict(
-            type='PolyLR',
-            eta_min=1e-5,
-            power=0.9,
-            begin=50,
-            end=200,
-            by_epoch=False)
+        dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+        dict(type='PolyLR', eta_min=1e-5, power=0.9, begin=50, end=200, by_epoch=False),
     ],
     default_hooks=dict(
-        logger=dict(interval=10),
-        checkpoint=dict(interval=100, max_keep_ckpts=2)),
+        logger=dict(interval=10), checkpoint=dict(interval=100, max_keep_ckpts=2)
+    ),
     log_processor=dict(window_size=10),
-    **_dataloaders(num_workers=0, persistent_workers=False))
+    **_dataloaders(num_workers=0, persistent_workers=False),
+)
 
 
 def shrink(cfg: Config, own: bool) -> None:
@@ -160,8 +163,7 @@ def shrink(cfg: Config, own: bool) -> None:
         # The demos' own settings, without those of the paper's configs.
         for name in demos:
             demo = runpy.run_path(str(CONFIGS / f'demo/{name}_ra_r18.py'))
-            _merge(cfg,
-                   {k: v for k, v in demo.items() if not k.startswith('_')})
+            _merge(cfg, {k: v for k, v in demo.items() if not k.startswith('_')})
         _merge(cfg, overlay)
         cfg.model.backbone.update(depth=depth, **widths)
         cfg.custom_hooks = hooks

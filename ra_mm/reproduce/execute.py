@@ -1,4 +1,5 @@
 """Training the runs of a plan, one after another, and reading their logs."""
+
 import contextlib
 import ctypes
 import fcntl
@@ -14,49 +15,51 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional
 
 from mmengine.config import Config
 
-from ra_mm.utils.checkpoint import latest_checkpoint
-from ra_mm.utils.files import whole_file
-from ra_mm.utils.flops import (SHAPES, build_model, count_flops, count_params,
-                               paper_params)
+from ra_mm.analysis.complexity import (
+    SHAPES,
+    build_model,
+    count_flops,
+    count_params,
+    paper_params,
+)
+from ra_mm.engine.checkpoint_io import latest_checkpoint
+from ra_mm.fileio import atomic_write
 
 from .ledger import Ledger
 from .plan import REPO, Job, Run, Setting, has_gates, make_job, shown
 from .report import write_report
 
-# ra_mm.paper.metrics() by the toolboxes' names, the first of a toolbox is
+# ra_mm.reproduce.paper.metrics() by the toolboxes' names, the first of a toolbox is
 # what a run cannot be done without. mmdet's are fractions.
 METRICS = dict(
-    mmpretrain={
-        'accuracy/top1': 'top1',
-        'accuracy/top5': 'top5'
-    },
+    mmpretrain={'accuracy/top1': 'top1', 'accuracy/top5': 'top5'},
     mmdet={
         'coco/bbox_mAP': 'AP',
         'coco/bbox_mAP_50': 'AP50',
         'coco/bbox_mAP_s': 'APs',
         'coco/bbox_mAP_m': 'APm',
         'coco/bbox_mAP_l': 'APl',
-        'coco/segm_mAP': 'AP_mask'
+        'coco/segm_mAP': 'AP_mask',
     },
-    mmseg={'mIoU': 'mIoU'})
-PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain',
-            'ra_mm')
+    mmseg={'mIoU': 'mIoU'},
+)
+PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'ra_mm')
 LOG = 'train.log'
 CLASSES = 8  # whose gates are drawn
 TAIL = 20  # lines of the log of a failed run
 POINTS = 300  # of a curve
-PATIENCE = 10.  # seconds until a training whose parent was killed has ended
+PATIENCE = 10.0  # seconds until a training whose parent was killed has ended
 LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
 
 
 @contextlib.contextmanager
-def lock(folder: Path, patience: Optional[float] = None) -> Iterator[int]:
+def lock(folder: Path, patience: float | None = None) -> Iterator[int]:
     """Keep others from training in the same folder.
 
     Args:
@@ -81,7 +84,8 @@ def lock(folder: Path, patience: Optional[float] = None) -> Iterator[int]:
                     raise ValueError(
                         f'another tools/reproduce.py, or a training that it '
                         f'started, is at work in {folder}: wait for it, stop '
-                        'it, or choose another folder with --out') from None
+                        'it, or choose another folder with --out'
+                    ) from None
                 time.sleep(0.2)
         yield file.fileno()
 
@@ -96,7 +100,7 @@ def new_entry(run: Run, setting: Setting) -> dict:
         command=None,
         work_dir=str(setting.work_dir(run).relative_to(setting.folder)),
         scaling=None,
-        wall_s=0.,
+        wall_s=0.0,
         peak_memory_mb=None,
         hardware=None,
         versions=None,
@@ -107,7 +111,8 @@ def new_entry(run: Run, setting: Setting) -> dict:
         curves={},
         checkpoint=None,
         gates=None,
-        error=None)
+        error=None,
+    )
 
 
 class Executor:
@@ -121,8 +126,9 @@ class Executor:
         lock_fd (int): From :func:`lock`.
     """
 
-    def __init__(self, plan: Dict[str, Run], setting: Setting, ledger: Ledger,
-                 lock_fd: int) -> None:
+    def __init__(
+        self, plan: dict[str, Run], setting: Setting, ledger: Ledger, lock_fd: int
+    ) -> None:
         self.plan = plan
         self.setting = setting
         self.ledger = ledger
@@ -135,7 +141,7 @@ class Executor:
             self.jobs[run.id] = make_job(run, self.setting)
         return self.jobs[run.id]
 
-    def __call__(self) -> List[str]:
+    def __call__(self) -> list[str]:
         """Train, in order, whatever is not done.
 
         Returns:
@@ -149,8 +155,8 @@ class Executor:
             needed = run.needs and self.ledger.runs[run.needs.id]
             if needed and needed['status'] != 'done':
                 entry.update(
-                    status='failed',
-                    error=f'needs {run.needs.id}, which has failed')
+                    status='failed', error=f'needs {run.needs.id}, which has failed'
+                )
                 self.display.event(f'{run.id}: {entry["error"]}')
             else:
                 entry.update(versions=versions, commit=commit)
@@ -158,39 +164,46 @@ class Executor:
             self.ledger.save()
             write_report(self.setting.folder)
         return [
-            run_id for run_id in self.plan
+            run_id
+            for run_id in self.plan
             if self.ledger.runs[run_id]['status'] == 'failed'
         ]
 
     def _train(self, run, entry):
         job = self.job(run)
         work_dir = self.setting.work_dir(run)
-        if (job.checkpoint.exists()  # it ran to its end before
-                and collect(work_dir, job.cfg)['validated']):
+        if (
+            job.checkpoint.exists()  # it ran to its end before
+            and collect(work_dir, job.cfg)['validated']
+        ):
             if entry['status'] != 'failed':
                 self._finish(run, entry, job, 0)
                 return
             shutil.rmtree(work_dir)  # resuming would change nothing
-            entry['wall_s'] = 0.
+            entry['wall_s'] = 0.0
         work_dir.mkdir(parents=True, exist_ok=True)
         command = list(job.command)
         if job.file != run.config:
-            with whole_file(job.file) as file:
+            with atomic_write(job.file) as file:
                 file.write(job.cfg.pretty_text)
         last = latest_checkpoint(work_dir)
         if last:
             command.insert(
                 command.index('--cfg-options')
-                if '--cfg-options' in command else len(command), '--resume')
+                if '--cfg-options' in command
+                else len(command),
+                '--resume',
+            )
         entry.update(
             status='running',
             command=shlex.join(command),
             scaling=job.scaling,
-            error=None)
+            error=None,
+        )
         self.ledger.save()
         self.display.event(
-            f'{run.id}: ' +
-            (f'resumed from {Path(last).name}' if last else 'started'))
+            f'{run.id}: ' + (f'resumed from {Path(last).name}' if last else 'started')
+        )
 
         before, start = entry['wall_s'], time.monotonic()
         saved = start
@@ -212,8 +225,7 @@ class Executor:
     @contextlib.contextmanager
     def _process(self, command, log):
         path = os.path.dirname(sys.executable)
-        env = dict(
-            os.environ, PATH=f'{path}{os.pathsep}{os.environ["PATH"]}')
+        env = dict(os.environ, PATH=f'{path}{os.pathsep}{os.environ["PATH"]}')
 
         def die_with_parent():
             LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -225,9 +237,9 @@ class Executor:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 env=env,
-                pass_fds=(self.lock_fd, ),
-                preexec_fn=die_with_parent
-                if sys.platform == 'linux' else None)
+                pass_fds=(self.lock_fd,),
+                preexec_fn=die_with_parent if sys.platform == 'linux' else None,
+            )
             try:
                 yield process
             finally:
@@ -239,12 +251,12 @@ class Executor:
         work_dir = self.setting.work_dir(run)
         entry['hardware'] = _hardware(work_dir / LOG, self.setting.gpus)
         result = collect(work_dir, job.cfg)
-        entry.update(
-            curves=result['curves'], peak_memory_mb=result['peak_memory_mb'])
+        entry.update(curves=result['curves'], peak_memory_mb=result['peak_memory_mb'])
         error = result['error']
         if status:
-            error = (f'tools/train.py ended with status {status}:\n' +
-                     _tail(work_dir / LOG))
+            error = f'tools/train.py ended with status {status}:\n' + _tail(
+                work_dir / LOG
+            )
         if error:
             entry.update(status='failed', error=error)
             self.display.event(f'{run.id}: FAILED: {error}')
@@ -252,26 +264,26 @@ class Executor:
         entry.update(
             status='done',
             metrics=result['metrics'],
-            checkpoint=str(job.checkpoint.relative_to(self.setting.folder)))
+            checkpoint=str(job.checkpoint.relative_to(self.setting.folder)),
+        )
         entry.update(count(job.cfg, job.file == run.config))
         if has_gates(job.cfg) and any(
-                row['table'] in (2, 3) and run.id in row['runs']
-                for row in self.ledger.content['rows']):
+            row['table'] in (2, 3) and run.id in row['runs']
+            for row in self.ledger.content['rows']
+        ):
             self._measure_gates(run, entry, job)
-        values = ', '.join(f'{k} {v:.1f}'
-                           for k, v in result['metrics'].items())
-        self.display.event(f'{run.id}: done in '
-                           f'{duration(entry["wall_s"])}: {values}')
+        values = ', '.join(f'{k} {v:.1f}' for k, v in result['metrics'].items())
+        self.display.event(f'{run.id}: done in {duration(entry["wall_s"])}: {values}')
 
     def _measure_gates(self, run, entry, job):
         """Fig. 5, on some images of the validation split."""
         dataset = job.cfg.val_dataloader.dataset
-        images = Path(dataset.data_root,
-                      dataset.get('data_prefix') or dataset.split)
+        images = Path(dataset.data_root, dataset.get('data_prefix') or dataset.split)
         classes = sorted(p.name for p in images.glob('*') if p.is_dir())
         if not classes:
-            self.display.event(f'{run.id}: no gates by class, since {images} '
-                               'has no class folders')
+            self.display.event(
+                f'{run.id}: no gates by class, since {images} has no class folders'
+            )
             return
         folder = self.setting.work_dir(run)
         command = [
@@ -279,14 +291,21 @@ class Executor:
             shown(REPO / 'tools/visualize_gates.py'),
             shown(job.file),
             shown(job.checkpoint),
-            shown(images), '--max-images', '10', '--out',
-            shown(folder / 'gates'), '--classes', *classes[:CLASSES]
+            shown(images),
+            '--max-images',
+            '10',
+            '--out',
+            shown(folder / 'gates'),
+            '--classes',
+            *classes[:CLASSES],
         ]
         with self._process(command, folder / 'gates.log') as process:
             process.wait()
         if process.returncode:
-            self.display.event(f'{run.id}: its gates could not be drawn:\n' +
-                               _tail(folder / 'gates.log'))
+            self.display.event(
+                f'{run.id}: its gates could not be drawn:\n'
+                + _tail(folder / 'gates.log')
+            )
             return
         text = (folder / 'gates/gates.json').read_text(encoding='utf-8')
         entry['gates'] = json.loads(text)
@@ -317,16 +336,22 @@ def collect(work_dir: Path, cfg: Config) -> dict:
     names = METRICS[cfg.default_scope]
     factor = 100 if cfg.default_scope == 'mmdet' else 1
     curves = {
-        name: _thin([(step, entry[name]) for step, entry in
-                     sorted(train.items()) if name in entry])
-        for name in sorted({name for entry in train.values()
-                            for name in entry})
+        name: _thin(
+            [
+                (step, entry[name])
+                for step, entry in sorted(train.items())
+                if name in entry
+            ]
+        )
+        for name in sorted({name for entry in train.values() for name in entry})
         if name in ('loss', 'lr', 'temp') or name.startswith('G_')
     }
     for key, name in names.items():
-        points = [(step, entry[key] * factor)
-                  for step, entry in sorted(val.items())
-                  if _usable(entry.get(key))]
+        points = [
+            (step, entry[key] * factor)
+            for step, entry in sorted(val.items())
+            if _usable(entry.get(key))
+        ]
         if points:
             curves[f'val/{name}'] = _thin(points)
 
@@ -334,7 +359,8 @@ def collect(work_dir: Path, cfg: Config) -> dict:
     last = val.get(length, {})
     metrics = {
         name: round(last[key] * factor, 4)
-        for key, name in names.items() if _usable(last.get(key))
+        for key, name in names.items()
+        if _usable(last.get(key))
     }
     loss = train[max(train)]['loss'] if train else None
     first = next(iter(names))
@@ -344,15 +370,17 @@ def collect(work_dir: Path, cfg: Config) -> dict:
     elif not last:
         error = 'it was not validated after its last iteration'
     elif names[first] not in metrics:
-        error = (f'its last validation has no {first}' +
-                 (': the model finds nothing' if 'coco' in first else ''))
+        error = f'its last validation has no {first}' + (
+            ': the model finds nothing' if 'coco' in first else ''
+        )
     memory = [e['memory'] for e in train.values() if 'memory' in e]
     return dict(
         validated=bool(last),
         metrics={} if error else metrics,
         curves=curves,
         peak_memory_mb=max(memory, default=None),
-        error=error)
+        error=error,
+    )
 
 
 def _usable(value):
@@ -362,8 +390,9 @@ def _usable(value):
 
 def _thin(points):
     """At most ``POINTS`` finite points, the last one kept."""
-    points = [[step, float(f'{value:.5g}')] for step, value in points
-              if math.isfinite(value)]
+    points = [
+        [step, float(f'{value:.5g}')] for step, value in points if math.isfinite(value)
+    ]
     stride = math.ceil(len(points) / POINTS) or 1
     return points[::-1][::stride][::-1]
 
@@ -373,7 +402,7 @@ def _tail(log):
     return '\n'.join(lines[-TAIL:])
 
 
-def count(cfg: Config, published: bool) -> Dict[str, float]:
+def count(cfg: Config, published: bool) -> dict[str, float]:
     """Parameters in millions and multiply-accumulates in billions.
 
     Args:
@@ -387,23 +416,24 @@ def count(cfg: Config, published: bool) -> Dict[str, float]:
         steps = {s.type: s for s in cfg.test_dataloader.dataset.pipeline}
         size = (
             steps['CenterCrop'].crop_size
-            if scope == 'mmpretrain' else steps['Resize'].scale)
+            if scope == 'mmpretrain'
+            else steps['Resize'].scale
+        )
         shape = (size, size) if isinstance(size, int) else tuple(size[::-1])
     model = build_model(cfg)
     params = (
         paper_params(model, 4)
-        if published and scope == 'mmdet' else count_params(model))
-    return dict(
-        params=params / 1e6, flops=count_flops(model, shape).total() / 1e9)
+        if published and scope == 'mmdet'
+        else count_params(model)
+    )
+    return dict(params=params / 1e6, flops=count_flops(model, shape).total() / 1e9)
 
 
 def _versions():
     return dict(
         python=platform.python_version(),
-        **{
-            name: importlib.import_module(name).__version__
-            for name in PACKAGES
-        })
+        **{name: importlib.import_module(name).__version__ for name in PACKAGES},
+    )
 
 
 def _commit():
@@ -413,7 +443,8 @@ def _commit():
             cwd=REPO,
             capture_output=True,
             text=True,
-            check=True).stdout.strip()
+            check=True,
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -425,11 +456,10 @@ def _hardware(log, count):
     if gpu:
         return dict(device=gpu[1].strip(), count=count)
     info = Path('/proc/cpuinfo')
-    name = info.is_file() and re.search(r'model name\s*: (.+)',
-                                        info.read_text())
+    name = info.is_file() and re.search(r'model name\s*: (.+)', info.read_text())
     return dict(
-        device=name[1].strip() if name else platform.processor() or 'CPU',
-        count=count)
+        device=name[1].strip() if name else platform.processor() or 'CPU', count=count
+    )
 
 
 def duration(seconds: float) -> str:
@@ -462,22 +492,21 @@ class Display:
             return
         self.shown = now
         executor = self.executor
-        part = progress(executor.setting.work_dir(run) / LOG,
-                        executor.job(run).cfg)
+        part = progress(executor.setting.work_dir(run) / LOG, executor.job(run).cfg)
         states = [executor.ledger.runs[i]['status'] for i in executor.plan]
         eta = self.remaining(run, part)
-        text = (f'{states.count("done")} of {len(states)} runs done' +
-                (f', {states.count("failed")} failed'
-                 if 'failed' in states else '') +
-                f'; {run.id} at {part:.0%}' +
-                (f', about {duration(eta)} left for all'
-                 if eta is not None else ''))
+        text = (
+            f'{states.count("done")} of {len(states)} runs done'
+            + (f', {states.count("failed")} failed' if 'failed' in states else '')
+            + f'; {run.id} at {part:.0%}'
+            + (f', about {duration(eta)} left for all' if eta is not None else '')
+        )
         if self.tty:
             print(f'\r\033[K{text}', end='', flush=True)
         else:
             self.event(text)
 
-    def remaining(self, run: Run, part: float) -> Optional[float]:
+    def remaining(self, run: Run, part: float) -> float | None:
         """Seconds until all is done, by what runs took so far.
 
         A run is expected to take as long as others of its kind (classifier,
@@ -492,21 +521,18 @@ class Display:
                 done = part
             if done > 0.02:
                 kind, length = self._kind(other)
-                costs.setdefault(kind, []).append(
-                    (entry['wall_s'] / done, length))
+                costs.setdefault(kind, []).append((entry['wall_s'] / done, length))
         if not costs:
             return None
         totals = [total for kind in costs.values() for total, _ in kind]
-        left = 0.
+        left = 0.0
         for other in self.executor.plan.values():
             if ledger.runs[other.id]['status'] not in ('waiting', 'running'):
                 continue
             kind, length = self._kind(other)
             if kind in costs:
                 known = costs[kind]
-                total = (
-                    sum(t for t, _ in known) / sum(n for _, n in known) *
-                    length)
+                total = sum(t for t, _ in known) / sum(n for _, n in known) * length
             else:
                 total = sum(totals) / len(totals)
             left += total * (1 - part if other is run else 1)
@@ -516,7 +542,8 @@ class Display:
         cfg = self.executor.job(run).cfg
         loop = cfg.train_cfg
         return (cfg.model.type, cfg.model.backbone.get('depth')), (
-            loop.get('max_epochs') or loop.max_iters)
+            loop.get('max_epochs') or loop.max_iters
+        )
 
 
 def progress(log: Path, cfg: Config) -> float:
@@ -526,9 +553,11 @@ def progress(log: Path, cfg: Config) -> float:
         text = file.read().decode(errors='replace')
     found = re.findall(
         r'(?:Epoch\(train\)\s*\[\s*(\d+)\]|Iter\(train\)\s*)'
-        r'\[\s*(\d+)/(\d+)\]', text)
+        r'\[\s*(\d+)/(\d+)\]',
+        text,
+    )
     if not found:
-        return 0.
+        return 0.0
     epoch, i, of = found[-1]
     part = int(i) / int(of)
     if epoch:

@@ -1,10 +1,10 @@
 """ledger.json: what was asked for, what has been run, and how it went."""
+
 import json
 from pathlib import Path
-from typing import Dict, List, Optional
 
-from ra_mm import paper
-from ra_mm.utils.files import whole_file
+from ra_mm.fileio import atomic_write
+from ra_mm.reproduce import paper
 
 VERSION = 1
 
@@ -22,7 +22,8 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.path = Path(folder) / 'ledger.json'
         self.content = dict(
-            version=VERSION, scale=None, data=None, seeds=0, rows=[], runs={})
+            version=VERSION, scale=None, data=None, seeds=0, rows=[], runs={}
+        )
         if self.path.exists():
             self.content = self._read()
 
@@ -32,19 +33,22 @@ class Ledger:
             content = json.loads(self.path.read_text(encoding='utf-8'))
             version = content['version']
         except (ValueError, KeyError, TypeError) as e:
-            raise ValueError(f'{self.path} is no ledger of a reproduction '
-                             f'({type(e).__name__}: {e}): {remedy}') from e
+            raise ValueError(
+                f'{self.path} is no ledger of a reproduction '
+                f'({type(e).__name__}: {e}): {remedy}'
+            ) from e
         if version != VERSION:
             raise ValueError(
                 f'{self.path} is of version {version!r}, this tool reads and '
-                f'writes version {VERSION}: {remedy}')
+                f'writes version {VERSION}: {remedy}'
+            )
         return content
 
     @property
-    def runs(self) -> Dict[str, dict]:
+    def runs(self) -> dict[str, dict]:
         return self.content['runs']
 
-    def check(self, scale: str, data: Optional[str]) -> None:
+    def check(self, scale: str, data: str | None) -> None:
         """Refuse to mix scales or datasets in one ledger.
 
         Raises:
@@ -54,24 +58,28 @@ class Ledger:
             if self.content['scale'] and self.content[key] != value:
                 raise ValueError(
                     f'{self.path} is of --{key} {self.content[key]}, asked '
-                    f'for is {value}: choose another folder with --out')
+                    f'for is {value}: choose another folder with --out'
+                )
 
-    def add(self, scale: str, data: Optional[str], seeds: int,
-            rows: List[dict], runs: Dict[str, dict]) -> None:
+    def add(
+        self,
+        scale: str,
+        data: str | None,
+        seeds: int,
+        rows: list[dict],
+        runs: dict[str, dict],
+    ) -> None:
         """Add what is asked for now to what was before."""
         content = self.content
-        content.update(
-            scale=scale, data=data, seeds=max(seeds, content['seeds']))
+        content.update(scale=scale, data=data, seeds=max(seeds, content['seeds']))
         for run_id, run in runs.items():
             self.runs.setdefault(run_id, run)
         there = {_key(row): row for row in content['rows']}
         for row in rows:
             before = there.setdefault(_key(row), row)
-            before['runs'] = sorted(
-                {*before['runs'], *row['runs']}, key=_seed)
+            before['runs'] = sorted({*before['runs'], *row['runs']}, key=_seed)
         order = [(row.table, row.group, row.name) for row in paper.rows()]
-        content['rows'] = sorted(
-            there.values(), key=lambda row: order.index(_key(row)))
+        content['rows'] = sorted(there.values(), key=lambda row: order.index(_key(row)))
 
     def save(self) -> None:
         """Write it, whole or not at all.
@@ -80,13 +88,14 @@ class Ledger:
             OSError: If it cannot be written; the one before stays.
         """
         try:
-            with whole_file(self.path) as file:
+            with atomic_write(self.path) as file:
                 json.dump(self.content, file, indent=1, allow_nan=False)
         except OSError as e:
             raise OSError(
                 f'{self.path} cannot be written: {e.strerror}. As it was '
                 'before, it is whole; the same command goes on from '
-                'there') from e
+                'there'
+            ) from e
 
 
 def _key(row):

@@ -1,11 +1,13 @@
 """What is to be run for which rows, in which order, by which commands."""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
+from typing import Optional
 
 from mmengine.config import Config
 
-from ra_mm import paper
+from ra_mm.reproduce import paper
 
 from .data import Dataset, shapes, use
 from .demo import shrink
@@ -26,9 +28,10 @@ class Setting:
         gpus (int): Number of processes.
         launcher (str): 'none', 'pytorch' or 'slurm'.
     """
+
     scale: str
     folder: Path
-    data: Optional[Dataset] = None
+    data: Dataset | None = None
     gpus: int = 1
     launcher: str = 'none'
 
@@ -45,6 +48,7 @@ class Run:
         seed (int): Seed of everything that is random.
         needs (Run, optional): What its backbone starts from.
     """
+
     config: Path
     seed: int
     needs: Optional['Run'] = None
@@ -66,15 +70,15 @@ class Job:
         checkpoint (Path): What is left after the last iteration.
         scaling (str, optional): What ``--auto-scale-lr`` does, if anything.
     """
+
     cfg: Config
     file: Path
-    command: List[str]
+    command: list[str]
     checkpoint: Path
-    scaling: Optional[str]
+    scaling: str | None
 
 
-def choose_rows(words: Sequence[str],
-                texts: Sequence[str] = ()) -> List[paper.Row]:
+def choose_rows(words: Sequence[str], texts: Sequence[str] = ()) -> list[paper.Row]:
     """The rows that are asked for.
 
     Args:
@@ -94,11 +98,11 @@ def choose_rows(words: Sequence[str],
     rows = paper.rows(*numbers)
     for text in texts:
         if not any(_has(row, text) for row in rows):
-            raise ValueError(f'--rows {text!r}: no row has this in its name. '
-                             'There are:\n' +
-                             '\n'.join(f'  {row}' for row in rows))
-    return [row for row in rows
-            if not texts or any(_has(row, text) for text in texts)]
+            raise ValueError(
+                f'--rows {text!r}: no row has this in its name. '
+                'There are:\n' + '\n'.join(f'  {row}' for row in rows)
+            )
+    return [row for row in rows if not texts or any(_has(row, text) for text in texts)]
 
 
 def _has(row, text):
@@ -117,23 +121,24 @@ def check_rows(rows: Sequence[paper.Row], data: Dataset) -> None:
             raise ValueError(
                 f'{row}: --data takes detection (Tables 4 and 5, Faster and '
                 'Mask R-CNN) and classification (Tables 2, 3 and 6 to 10), '
-                'not UperNet; choose others with --rows')
+                'not UperNet; choose others with --rows'
+            )
         if (scope == 'mmdet') != data.is_detection:
             raise ValueError(
                 f'{row}: --data {data.root} holds '
                 f'{"boxes" if data.is_detection else "class folders"}, which '
-                'go with ' +
-                ('Tables 4 and 5' if data.is_detection else
-                 'Tables 2, 3 and 6 to 10'))
+                'go with '
+                + ('Tables 4 and 5' if data.is_detection else 'Tables 2, 3 and 6 to 10')
+            )
         if 'mask' in row.config.stem and not data.masks:
             raise ValueError(
                 f'{row}: Mask R-CNN needs a segmentation for each object, '
                 f'which {data.root} does not have; choose --rows "Faster '
-                'R-CNN"')
+                'R-CNN"'
+            )
 
 
-def make_plan(rows: Sequence[paper.Row], seeds: int,
-              own: bool) -> Dict[str, Run]:
+def make_plan(rows: Sequence[paper.Row], seeds: int, own: bool) -> dict[str, Run]:
     """The runs that the rows need, each once, by id.
 
     Args:
@@ -154,11 +159,10 @@ def make_plan(rows: Sequence[paper.Row], seeds: int,
     return runs
 
 
-def runs_of(row: paper.Row, seeds: int, own: bool) -> List[Run]:
+def runs_of(row: paper.Row, seeds: int, own: bool) -> list[Run]:
     """The runs of one row, one for each seed, see :func:`make_plan`."""
     return [
-        Run(row.config, seed,
-            Run(row.start, seed) if row.start and not own else None)
+        Run(row.config, seed, Run(row.start, seed) if row.start and not own else None)
         for seed in range(seeds)
     ]
 
@@ -171,8 +175,10 @@ def make_job(run: Run, setting: Setting) -> Job:
         shrink(cfg, own=setting.data is not None)
     if not whole:
         use(
-            cfg, setting.data or shapes(
-                setting.folder / 'data', cfg.default_scope != 'mmpretrain'))
+            cfg,
+            setting.data
+            or shapes(setting.folder / 'data', cfg.default_scope != 'mmpretrain'),
+        )
         if setting.data and cfg.model.backbone.get('frozen_stages', -1) > 0:
             # An attention there would stay untrained; all rows alike.
             cfg.model.backbone.frozen_stages = 0
@@ -182,7 +188,8 @@ def make_job(run: Run, setting: Setting) -> Job:
         options['default_hooks.gates.type'] = 'ra_mm.GateLogHook'
         if not whole:
             options['default_hooks.gates.interval'] = min(
-                50, cfg.default_hooks.logger.interval)
+                50, cfg.default_hooks.logger.interval
+            )
     if run.needs:
         options.update(_start(cfg, make_job(run.needs, setting).checkpoint))
 
@@ -191,8 +198,10 @@ def make_job(run: Run, setting: Setting) -> Job:
     command = [
         *_launch(setting, cfg),
         shown(REPO / 'tools/train.py'),
-        shown(file), '--work-dir',
-        shown(work_dir), '--auto-scale-lr'
+        shown(file),
+        '--work-dir',
+        shown(work_dir),
+        '--auto-scale-lr',
     ]
     if setting.launcher != 'none':
         command += ['--launcher', setting.launcher]
@@ -200,8 +209,9 @@ def make_job(run: Run, setting: Setting) -> Job:
         command += ['--cfg-options', *(f'{k}={v}' for k, v in options.items())]
     else:
         cfg.merge_from_dict(options)
-    return Job(cfg, file, command, work_dir / last_checkpoint(cfg),
-               scaling(cfg, setting.gpus))
+    return Job(
+        cfg, file, command, work_dir / last_checkpoint(cfg), scaling(cfg, setting.gpus)
+    )
 
 
 def last_checkpoint(cfg: Config) -> str:
@@ -215,19 +225,20 @@ def has_gates(cfg: Config) -> bool:
     """Whether the model has reverse attention, not a rival or none."""
     backbone = cfg.model.backbone
     attention = backbone.get('attention') or {}
-    return (backbone.type.startswith('ra_mm.') and attention.get(
-        'type', 'ra_mm.ReverseAttention') == 'ra_mm.ReverseAttention')
+    return (
+        backbone.type.startswith('ra_mm.')
+        and attention.get('type', 'ra_mm.ReverseAttention') == 'ra_mm.ReverseAttention'
+    )
 
 
-def scaling(cfg: Config, gpus: int) -> Optional[str]:
+def scaling(cfg: Config, gpus: int) -> str | None:
     """What ``--auto-scale-lr`` does to the learning rate, if anything."""
     base = cfg.auto_scale_lr.base_batch_size
     images = cfg.train_dataloader.batch_size * gpus
     if images == base:
         return None
     lr = cfg.optim_wrapper.optimizer.lr
-    return (f'lr {lr:g} -> {lr * images / base:g} ({images} of {base} images '
-            'a step)')
+    return f'lr {lr:g} -> {lr * images / base:g} ({images} of {base} images a step)'
 
 
 def _start(cfg, checkpoint):
@@ -255,15 +266,17 @@ def _launch(setting, cfg):
     if setting.launcher == 'none':
         return ['python']
     if setting.launcher == 'pytorch':
-        return [
-            'torchrun', '--standalone', f'--nproc_per_node={setting.gpus}'
-        ]
+        return ['torchrun', '--standalone', f'--nproc_per_node={setting.gpus}']
     a_node = min(setting.gpus, GPUS_A_NODE)
     return [
-        'srun', f'--gres=gpu:{a_node}', f'--ntasks={setting.gpus}',
+        'srun',
+        f'--gres=gpu:{a_node}',
+        f'--ntasks={setting.gpus}',
         f'--ntasks-per-node={a_node}',
         f'--cpus-per-task={max(1, cfg.train_dataloader.num_workers)}',
-        '--kill-on-bad-exit=1', 'python', '-u'
+        '--kill-on-bad-exit=1',
+        'python',
+        '-u',
     ]
 
 

@@ -1,4 +1,5 @@
 """A reproduction's ledger as a page: report.md and report.html."""
+
 import re
 from collections import Counter
 from datetime import datetime
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ra_mm.utils.files import whole_file
+from ra_mm.fileio import atomic_write
 
 from .charts import fig5, table_charts
 from .ledger import Ledger
@@ -86,17 +87,20 @@ def write_report(folder: Path) -> None:
     """
     folder = Path(folder)
     if not (folder / 'ledger.json').is_file():
-        raise ValueError(f'{folder} has no ledger.json: expected the folder '
-                         'of a reproduction')
+        raise ValueError(
+            f'{folder} has no ledger.json: expected the folder of a reproduction'
+        )
     ledger = Ledger(folder).content
     tables = [
         make_table(ledger, list(rows))
         for _, rows in groupby(ledger['rows'], lambda row: row['table'])
     ]
-    pages = [('report.md', _markdown(ledger, tables, folder)),
-             ('report.html', _html(ledger, tables, folder))]
+    pages = [
+        ('report.md', _markdown(ledger, tables, folder)),
+        ('report.html', _html(ledger, tables, folder)),
+    ]
     for name, text in pages:
-        with whole_file(folder / name) as file:
+        with atomic_write(folder / name) as file:
             file.write(text)
 
 
@@ -108,7 +112,8 @@ def _title(ledger):
         return f'plain, SE, CBAM and RA on {Path(ledger["data"]).name}'
     tables = dict.fromkeys(str(row['table']) for row in ledger['rows'])
     return f'Reverse attention: Table{"s" * (len(tables) != 1)} ' + (
-        ', '.join(tables) or '2 to 10')
+        ', '.join(tables) or '2 to 10'
+    )
 
 
 def _banner(ledger):
@@ -122,20 +127,21 @@ def _facts(ledger):
     """Label and value of what the reader has to know first."""
     runs = list(ledger['runs'].values())
     states = Counter(run['status'] for run in runs)
-    versions = {' '.join(version) for run in runs
-                for version in (run.get('versions') or {}).items()
-                if version[1]}
+    versions = {
+        ' '.join(version)
+        for run in runs
+        for version in (run.get('versions') or {}).items()
+        if version[1]
+    }
     commits = {run['commit'] for run in runs if run.get('commit')}
-    usual = ('drawn shapes' if ledger['scale'] == 'demo' else
-             'ImageNet-1K, COCO, ADE20K')
+    usual = 'drawn shapes' if ledger['scale'] == 'demo' else 'ImageNet-1K, COCO, ADE20K'
     return {
         'Scale': ledger['scale'] or 'none yet',
         'Data': ledger['data'] or usual,
         'Seeds': f'{ledger["seeds"]} a row',
         'Runs': f'{states["done"]} done, {states["running"]} running, '
         f'{states["failed"]} failed, {states["waiting"]} not run',
-        'Training time':
-        f'{duration(sum(run.get("wall_s") or 0 for run in runs))} in all',
+        'Training time': f'{duration(sum(run.get("wall_s") or 0 for run in runs))} in all',
         'Hardware': hardware(runs) or 'none yet',
         'Versions': ', '.join(sorted(versions)) or 'none yet',
         'Commit': ', '.join(sorted(commits)) or 'unknown',
@@ -144,9 +150,11 @@ def _facts(ledger):
 
 
 def _failed(ledger):
-    return [(name, run.get('error') or 'nothing in its log')
-            for name, run in ledger['runs'].items()
-            if run['status'] == 'failed']
+    return [
+        (name, run.get('error') or 'nothing in its log')
+        for name, run in ledger['runs'].items()
+        if run['status'] == 'failed'
+    ]
 
 
 def _again(folder):
@@ -160,30 +168,40 @@ def _markdown(ledger, tables, folder):
     banner = _banner(ledger)
     warning = [f'**{banner}**', ''] if banner else []
     lines = [f'# {_md(_title(ledger))}', '', *warning]
-    lines += [f'- {label}: {_md(value)}'
-              for label, value in _facts(ledger).items()]
+    lines += [f'- {label}: {_md(value)}' for label, value in _facts(ledger).items()]
     lines += ['', 'With charts: [report.html](report.html)', '']
     for table in tables:
-        heads = [''] + [f'{head}: {sub}' if sub else head
-                        for head, subs in table['heads'] for sub in subs]
-        lines += [f'## {_md(table["title"])}', '', *warning, _md(table['how']),
-                  '', _md_row(heads), '|---' * len(heads) + '|']
+        heads = [''] + [
+            f'{head}: {sub}' if sub else head
+            for head, subs in table['heads']
+            for sub in subs
+        ]
+        lines += [
+            f'## {_md(table["title"])}',
+            '',
+            *warning,
+            _md(table['how']),
+            '',
+            _md_row(heads),
+            '|---' * len(heads) + '|',
+        ]
         group = None
         for row, cells in table['body']:
             if row['group'] != group:
                 group = row['group']
                 lines.append(_md_row([group] + [''] * (len(heads) - 1)))
-            texts = [f'{c.text} {c.small}' + f' ({c.note})' * bool(c.note)
-                     for c in cells]
+            texts = [
+                f'{c.text} {c.small}' + f' ({c.note})' * bool(c.note) for c in cells
+            ]
             lines.append(_md_row([row['name'], *texts]))
-        lines += [''] + [f'({i}) {_md(note)}  '
-                         for i, note in enumerate(table['notes'], 1)]
+        lines += [''] + [
+            f'({i}) {_md(note)}  ' for i, note in enumerate(table['notes'], 1)
+        ]
         lines += [''] + [f'- {_md(text)}' for text in table['readings']] + ['']
     for name, error in _failed(ledger):
         lines += [f'## Failed: {_md(name)}', '']
         lines += [f'    {line}' for line in error.splitlines()] + ['']
-    return '\n'.join([*lines, '## This report again', '',
-                      f'    {_again(folder)}', ''])
+    return '\n'.join([*lines, '## This report again', '', f'    {_again(folder)}', ''])
 
 
 def _md(text):
@@ -203,62 +221,88 @@ def _html(ledger, tables, folder):
     for table in tables:
         readings = (f'<p>{escape(text)}</p>' for text in table['readings'])
         charts = table_charts(ledger, table, drawn)
-        sections.append((table['title'], ''.join(
-            [_html_table(table, banner), *readings, *charts])))
+        sections.append(
+            (table['title'], ''.join([_html_table(table, banner), *readings, *charts]))
+        )
     sections += [
         ('Fig. 5: gates by channel and class', ''.join(fig5(ledger, banner))),
-        ('Failed runs',
-         ''.join(f'<h3>{escape(name)}</h3><pre>{escape(error)}</pre>'
-                 for name, error in _failed(ledger))),
+        (
+            'Failed runs',
+            ''.join(
+                f'<h3>{escape(name)}</h3><pre>{escape(error)}</pre>'
+                for name, error in _failed(ledger)
+            ),
+        ),
         ('All runs', _html_runs(ledger)),
-        ('This report again', '<p>From ledger.json alone, without training:'
-         f'</p><pre>{escape(_again(folder))}</pre>')
+        (
+            'This report again',
+            '<p>From ledger.json alone, without training:'
+            f'</p><pre>{escape(_again(folder))}</pre>',
+        ),
     ]
-    sections = [(f's{i}', *section) for i, section in enumerate(sections)
-                if section[1]]
-    return '\n'.join([
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width">',
-        f'<title>{banner}{": " * bool(banner)}{title}</title>',
-        f'<style>{CSS}</style></head><body>',
-        f'<div class="banner">{banner}</div>' * bool(banner),
-        f'<h1>{title}</h1><dl>',
-        *(f'<dt>{label}</dt><dd>{escape(value)}</dd>'
-          for label, value in _facts(ledger).items()),
-        '</dl><nav>',
-        *(f'<a href="#{place}">{escape(head.partition(":")[0])}</a>'
-          for place, head, _ in sections),
-        '</nav>',
-        *(f'<h2 id="{place}">{escape(head)}</h2>\n{text}'
-          for place, head, text in sections),
-        '</body></html>\n',
-    ])
+    sections = [(f's{i}', *section) for i, section in enumerate(sections) if section[1]]
+    return '\n'.join(
+        [
+            '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width">',
+            f'<title>{banner}{": " * bool(banner)}{title}</title>',
+            f'<style>{CSS}</style></head><body>',
+            f'<div class="banner">{banner}</div>' * bool(banner),
+            f'<h1>{title}</h1><dl>',
+            *(
+                f'<dt>{label}</dt><dd>{escape(value)}</dd>'
+                for label, value in _facts(ledger).items()
+            ),
+            '</dl><nav>',
+            *(
+                f'<a href="#{place}">{escape(head.partition(":")[0])}</a>'
+                for place, head, _ in sections
+            ),
+            '</nav>',
+            *(
+                f'<h2 id="{place}">{escape(head)}</h2>\n{text}'
+                for place, head, text in sections
+            ),
+            '</body></html>\n',
+        ]
+    )
 
 
 def _html_table(table, banner):
     heads, body, group = table['heads'], [], None
     firsts = np.cumsum([0] + [len(subs) for _, subs in heads])
-    top = ''.join(f'<th class="first" colspan="{len(subs)}">{escape(head)}'
-                  '</th>' for head, subs in heads)
-    subs = ''.join(f'<th class="{"first" * (i == 0)}">{sub}</th>'
-                   for _, subs in heads for i, sub in enumerate(subs))
+    top = ''.join(
+        f'<th class="first" colspan="{len(subs)}">{escape(head)}</th>'
+        for head, subs in heads
+    )
+    subs = ''.join(
+        f'<th class="{"first" * (i == 0)}">{sub}</th>'
+        for _, subs in heads
+        for i, sub in enumerate(subs)
+    )
     for row, cells in table['body']:
         if row['group'] != group:
             group = row['group']
-            body.append(f'<tr class="group"><th colspan="{firsts[-1] + 1}">'
-                        f'<span>{escape(group)}</span></th></tr>')
+            body.append(
+                f'<tr class="group"><th colspan="{firsts[-1] + 1}">'
+                f'<span>{escape(group)}</span></th></tr>'
+            )
         body.append(f'<tr><th class="name">{escape(row["name"])}</th>')
         for i, cell in enumerate(cells):
             note = f'<sup>({cell.note})</sup>' * bool(cell.note)
             small = f'<small>{escape(cell.small)}</small>' * bool(cell.small)
-            body.append(f'<td class="{cell.kind}{" first" * (i in firsts)}">'
-                        f'{escape(cell.text)}{note}{small}</td>')
+            body.append(
+                f'<td class="{cell.kind}{" first" * (i in firsts)}">'
+                f'{escape(cell.text)}{note}{small}</td>'
+            )
     notes = ''.join(f'<li>{escape(note)}</li>' for note in table['notes'])
-    return ('<div class="wide"><table><caption>'
-            f'<b class="demo">{banner}</b> {escape(table["how"])}</caption>'
-            f'<thead><tr><th class="name"></th>{top}</tr><tr>'
-            f'<th class="name"></th>{subs}</tr></thead><tbody>{"".join(body)}'
-            f'</tbody></table></div><ol class="notes">{notes}</ol>')
+    return (
+        '<div class="wide"><table><caption>'
+        f'<b class="demo">{banner}</b> {escape(table["how"])}</caption>'
+        f'<thead><tr><th class="name"></th>{top}</tr><tr>'
+        f'<th class="name"></th>{subs}</tr></thead><tbody>{"".join(body)}'
+        f'</tbody></table></div><ol class="notes">{notes}</ol>'
+    )
 
 
 def _html_runs(ledger):
@@ -267,17 +311,36 @@ def _html_runs(ledger):
     for name, run in ledger['runs'].items():
         memory, seconds = run.get('peak_memory_mb'), run.get('wall_s')
         status = run['status'].replace('waiting', 'not run')
-        texts = (name, status, run.get('needs') or '–',
-                 duration(seconds) if seconds else '–',
-                 f'{memory:.0f} MB' if memory else '–', hardware([run]),
-                 run.get('scaling') or '–')
+        texts = (
+            name,
+            status,
+            run.get('needs') or '–',
+            duration(seconds) if seconds else '–',
+            f'{memory:.0f} MB' if memory else '–',
+            hardware([run]),
+            run.get('scaling') or '–',
+        )
         lines += ['<tr>', *(f'<td class="text">{escape(t)}' for t in texts)]
-    heads = ('Run', 'Status', 'Starts from', 'Time', 'Peak memory', 'Hardware',
-             'Scaled')
-    commands = '\n'.join(run['command'] for run in ledger['runs'].values()
-                         if run.get('command'))
-    return ('<div class="wide"><table><thead><tr>' +
-            ''.join(f'<th class="name">{head}' for head in heads) +
-            f'</thead><tbody>{"".join(lines)}</tbody></table></div><details>'
+    heads = (
+        'Run',
+        'Status',
+        'Starts from',
+        'Time',
+        'Peak memory',
+        'Hardware',
+        'Scaled',
+    )
+    commands = '\n'.join(
+        run['command'] for run in ledger['runs'].values() if run.get('command')
+    )
+    return (
+        (
+            '<div class="wide"><table><thead><tr>'
+            + ''.join(f'<th class="name">{head}' for head in heads)
+            + f'</thead><tbody>{"".join(lines)}</tbody></table></div><details>'
             f'<summary>Commands</summary><pre>{escape(commands)}</pre>'
-            '</details>') if lines else '<p>No row has been asked for.</p>'
+            '</details>'
+        )
+        if lines
+        else '<p>No row has been asked for.</p>'
+    )

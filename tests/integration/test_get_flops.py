@@ -1,0 +1,176 @@
+"""Parameters and multiply-accumulates, beside the paper's and by hand."""
+
+import importlib.util
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
+
+import pytest
+from mmengine.config import Config
+
+from ra_mm.reproduce import paper
+
+spec = importlib.util.spec_from_file_location(
+    'get_flops', paper.CONFIGS.parent / 'tools/get_flops.py'
+)
+tool = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tool)
+
+
+def build(name):
+    return tool.build_model(Config.fromfile(paper.CONFIGS / name))
+
+
+def flops(name, shape):
+    return tool.count_flops(build(name), shape)
+
+
+def check_params(row, model):
+    count = Decimal(tool.paper_params(model, row.table)) / 10**6
+    agrees = count.quantize(row.paper['params']) == row.paper['params']
+    assert agrees != ('params' in row.misprints), (row, count)
+
+
+@pytest.mark.parametrize('row', paper.rows(2, 3), ids=str)
+def test_tables_2_and_3(row):
+    """Every digit of Param., and of FLOPs by the counter that is told of.
+
+    thop 0.1.1 counts 4 for an element of a batch norm, where FlopAnalyzer
+    counts 2; sums and divides to pool for the classifier; and does not see
+    what an attention does besides convolutions.
+    """
+    model = build(row.config)
+    check_params(row, model)
+
+    analyzer = tool.count_flops(model, (224, 224))
+    count = analyzer.by_operator()
+    thop = count['conv'] + count['linear'] + 2 * count['batch_norm']
+    thop += model.head.in_channels * (7 * 7 + 1)
+    thop, printed = Decimal(thop) / 10**9, row.paper['flops']
+    # Table 3 is cut off.
+    rounding = ROUND_DOWN if row.table == 3 else ROUND_HALF_UP
+    assert thop.quantize(printed, rounding) == printed
+    # And ours has no other parts than these.
+    rest = {'adaptive_avg_pool2d', 'mul', 'div', 'mean', 'linalg_vector_norm'}
+    assert count.keys() <= {'conv', 'linear', 'batch_norm'} | rest
+
+
+@pytest.mark.parametrize('row', paper.rows(4), ids=str)
+def test_table_4_params(row):
+    check_params(row, build(row.config))
+
+
+@pytest.mark.parametrize(
+    'plain, ra, channels',
+    [
+        (
+            'imagenet/r18.py',
+            'imagenet/ra_r18.py',
+            [(64, 16, 2), (128, 8, 2), (256, 4, 2), (512, 2, 2)],
+        ),
+        (
+            'imagenet/mobilenetv2_1.0.py',
+            'imagenet/ra_mobilenetv2_1.0.py',
+            [(24, 16, 1), (32, 8, 2), (64, 4, 3), (96, 4, 2), (160, 2, 2)],
+        ),
+    ],
+)
+def test_reverse_attention_is_counted(plain, ra, channels):
+    """Sums of squares and G * x, and per channel mean, N, gamma and temp."""
+    expected = sum(blocks * (2 * c * side**2 + 4 * c) for c, side, blocks in channels)
+    difference = flops(ra, (64, 64)).total() - flops(plain, (64, 64)).total()
+    assert difference == expected
+
+
+def test_se_and_cbam_are_counted():
+    """At 64x64, by hand; 4 stages of 2 blocks."""
+    stages = [(64, 16), (128, 8), (256, 4), (512, 2)]
+    plain = flops('imagenet/r18.py', (64, 64)).total()
+    # Pooling, two layers of C * C / 16, scaling.
+    se = sum(2 * (2 * c * s**2 + 2 * c * c // 16) for c, s in stages)
+    assert flops('imagenet/se_r18.py', (64, 64)).total() - plain == se
+    # Two poolings of which one sums, twice two layers, scaling; mean over the
+    # channels, 7x7 convolution of 2 maps, scaling.
+    cbam = sum(2 * (4 * c * s**2 + 4 * c * c // 16 + 2 * 49 * s**2) for c, s in stages)
+    assert flops('imagenet/cbam_r18.py', (64, 64)).total() - plain == cbam
+
+
+def test_detector():
+    """1,000 proposals, whatever the untrained weights."""
+    count = flops('faster_rcnn_r50.py', (96, 160))
+    a_box = 256 * 7 * 7 * 1024 + 1024 * 1024 + 1024 * (81 + 4 * 80)
+    assert count.by_operator()['linear'] == 1000 * a_box
+
+
+def test_model(capsys):
+    tool.main(
+        [
+            str(paper.CONFIGS / 'imagenet/ra_r18.py'),
+            '--shape',
+            '64',
+            '--cfg-options',
+            'model.head.num_classes=10',
+        ]
+    )
+    out = capsys.readouterr().out
+    assert 'ra_r18.py, 64 x 64 pixels' in out
+    lines = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line}
+    model = 11_691_432 - 990 * 513
+    assert lines['model'][0] == f'{model / 1e6:.3f}'
+    assert lines['head'] == ['0.005', '0.000']
+    assert lines['trainable'] == lines['model'][:1]
+
+
+def test_shape_and_frozen_parameters(capsys):
+    """A segmenter of a rectangle; a detector whose stem is frozen."""
+    tool.main([str(paper.CONFIGS / 'demo/upernet_ra_r18.py'), '--shape', '64', '96'])
+    out = capsys.readouterr().out
+    assert '64 x 96 pixels (H x W)' in out
+    assert 'decode_head' in out and 'auxiliary_head' in out
+    model = build('faster_rcnn_ra_r50.py')
+    frozen = 64 * 3 * 49 + 2 * 64 + 215_808 + 3 * 256
+    assert tool.count_params(model) == tool.count_params(model, True) + frozen
+
+
+def test_paper(capsys, monkeypatch):
+    rows = [paper.rows(2)[0], paper.rows(2)[3], paper.rows(2)[7]]
+    monkeypatch.setattr(paper, 'rows', lambda *tables: rows)
+    tool.main(['--paper', '2'])
+    out = capsys.readouterr().out
+    assert 'Table 2, ResNet18\n' in out
+    assert 'ResNet18                11.69    11.69   +0.00     1.824' in out
+    assert '25.56    25.57   +0.01*    4.134    4.123  -0.011' in out
+    assert "* Table 2, ResNet50, +RA: 25.57 with RA's 15,104" in out
+
+
+@pytest.mark.parametrize(
+    'argv, message',
+    [
+        ([], 'expected a config, or --paper'),
+        (['a.py', '--paper'], 'expected a config, or --paper'),
+        (['--paper', '5'], 'invalid choice: 5 (choose from 2, 3, 4)'),
+        (['--paper', '--shape', '64'], '--paper goes without --shape'),
+        (['a.py', '--shape', '0'], '--shape 0: expected height and width'),
+        (['a.py', '--shape', '1', '2', '3'], '--shape 1 2 3: expected height'),
+        (['a.py'], 'a.py: there is no such config file'),
+        (['a.py', '--cfg-options', 'a'], "'a' is not of the form KEY=VALUE"),
+        (
+            [
+                str(paper.CONFIGS / 'imagenet/ra_r18.py'),
+                '--cfg-options',
+                'model.backbone.depth=17',
+            ],
+            'depth=17',
+        ),
+    ],
+)
+def test_mistakes(argv, message, capsys):
+    with pytest.raises(SystemExit) as error:
+        tool.main(argv)
+    assert error.value.code != 0
+    assert message in capsys.readouterr().err
+
+
+def test_no_model(tmp_path, capsys):
+    (tmp_path / 'empty.py').write_text('a = 1\n')
+    with pytest.raises(SystemExit):
+        tool.main([str(tmp_path / 'empty.py')])
+    assert 'has no model' in capsys.readouterr().err

@@ -1,0 +1,293 @@
+"""Real runs of the real tools, as small as they get."""
+
+import json
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import mmdet
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / 'configs/demo/faster_rcnn_ra_r18.py'
+EPOCHS, ITERS = 3, 8  # 16 images, 2 a step
+ANNEALING = 16  # iterations
+
+
+def options(data):
+    """The demo at 64x64 pixels for 3 epochs of 8 iterations."""
+    loader = [
+        f'{part}_dataloader.{key}'
+        for part in ('train', 'val', 'test')
+        for key in (
+            f'dataset.data_root={data}',
+            'num_workers=0',
+            'persistent_workers=False',
+        )
+    ]
+    return [
+        '--cfg-options',
+        *loader,
+        'train_dataloader.batch_size=2',
+        'train_dataloader.dataset.pipeline.2.scale=(64,64)',
+        'model.backbone.base_channels=8',
+        'model.neck.in_channels=[8,16,32,64]',
+        *(
+            f'{part}_evaluator.ann_file={data}/annotations/val.json'
+            for part in ('val', 'test')
+        ),
+        f'train_cfg.max_epochs={EPOCHS}',
+        'train_cfg.val_interval=1',
+        'default_hooks.logger.interval=1',
+        'custom_hooks.0.length=2',
+        'randomness.seed=0',
+    ]
+
+
+def command(*args, launcher=()):
+    return [sys.executable, *launcher, *map(str, args)]
+
+
+def run(*args, cwd, **kwargs):
+    return subprocess.run(
+        command(*args, **kwargs), cwd=cwd, text=True, capture_output=True
+    )
+
+
+def scalars(work_dir):
+    """The training log: (iteration, temp, loss), a line an iteration."""
+    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        for line in path.read_text().splitlines():
+            entry = json.loads(line)
+            if 'temp' in entry:
+                yield entry['step'] - 1, entry['temp'], entry['loss']
+
+
+@pytest.fixture(scope='module')
+def trained(shapes, tmp_path_factory):
+    """A finished run of tools/train.py, from another folder."""
+    cwd = tmp_path_factory.mktemp('run')
+    done = run(ROOT / 'tools/train.py', DEMO, *options(shapes), cwd=cwd)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return cwd / 'work_dirs/faster_rcnn_ra_r18'
+
+
+def test_train(trained):
+    log = list(scalars(trained))
+    assert [i for i, _, _ in log] == list(range(EPOCHS * ITERS))
+    assert [temp for _, temp, _ in log] == pytest.approx(
+        [max(1, 30 - 29 * i / ANNEALING) for i in range(EPOCHS * ITERS)]
+    )
+    losses = [loss for _, _, loss in log]
+    assert sum(losses[-8:]) < sum(losses[:8])
+    assert (trained / 'last_checkpoint').read_text().endswith('epoch_3.pth')
+
+
+def test_kill_and_resume(trained, shapes, tmp_path):
+    """SIGKILL in the middle of the second epoch, then --resume."""
+    args = [ROOT / 'tools/train.py', DEMO, '--work-dir', tmp_path]
+    process = subprocess.Popen(
+        command(*args, *options(shapes)),
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while process.poll() is None:
+        # Killed as soon as the second epoch is under way.
+        if len(list(scalars(tmp_path))) > ITERS + 2:
+            process.send_signal(signal.SIGKILL)
+            break
+        os.sched_yield()
+    process.wait()
+    killed = list(scalars(tmp_path))
+    assert ITERS < len(killed) < EPOCHS * ITERS
+
+    # Logs are in folders named by the second.
+    while time.strftime('%Y%m%d_%H%M%S') <= max(
+        p.name for p in tmp_path.iterdir() if p.is_dir()
+    ):
+        os.sched_yield()
+    done = run(*args, '--resume', *options(shapes), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    resumed = list(scalars(tmp_path))[len(killed) :]
+    assert [i for i, _, _ in resumed] == list(range(ITERS, EPOCHS * ITERS))
+    whole = {i: temp for i, temp, _ in scalars(trained)}
+    assert {i: temp for i, temp, _ in resumed} == {
+        i: whole[i] for i in range(ITERS, EPOCHS * ITERS)
+    }
+
+
+def test_never_without_a_checkpoint(train, configs, tmp_path, monkeypatch):
+    """What is outdated is deleted after its successor is there."""
+    there = []
+    replace = os.replace
+
+    def watched(part, path):
+        there.append({p.name for p in (tmp_path / 'work').glob('*.pth')})
+        replace(part, path)
+
+    monkeypatch.setattr(os, 'replace', watched)
+    train(
+        configs / 'classifier.py',
+        '--cfg-options',
+        'train_cfg.max_epochs=3',
+        'train_cfg.val_interval=4',
+        'default_hooks.checkpoint.max_keep_ckpts=1',
+    )
+    assert there == [set(), {'epoch_1.pth'}, {'epoch_2.pth'}]
+    assert {
+        p.name for p in (tmp_path / 'work').iterdir() if p.suffix in ('.pth', '.part')
+    } == {'epoch_3.pth'}
+
+
+def test_scores_and_schedules_can_be_resumed(train, configs, tmp_path, capsys):
+    """NumPy's float32 as the best score, and OneCycleLR's functions."""
+    config = tmp_path / 'segmenter.py'
+    config.write_text(f"""
+_base_ = '{configs}/segmenter.py'
+train_cfg = dict(max_iters=4, val_interval=2)
+default_hooks = dict(checkpoint=dict(interval=2, save_best='mIoU'))
+param_scheduler = dict(
+    _delete_=True, type='OneCycleLR', eta_max=0.01, total_steps=4,
+    by_epoch=False)
+train_dataloader = dict(dataset=dict(metainfo=dict(source=dict(a=1))))
+""")
+    train(config)
+    train(config, '--resume', tmp_path / 'work/iter_2.pth')
+    assert (tmp_path / 'work/iter_4.pth').exists()
+    assert 'not safely load' not in ''.join(capsys.readouterr())
+    # The best so far was saved after its validation.
+    validated = [
+        entry['step']
+        for path in sorted((tmp_path / 'work').glob('*/vis_data/scalars.json'))
+        for entry in map(json.loads, path.read_text().splitlines())
+        if 'mIoU' in entry
+    ]
+    assert validated == [2, 4, 4]
+
+
+def test_resume_in_a_config(train, configs, tmp_path, capsys):
+    """Without mmengine's note of the last checkpoint, too."""
+    train(configs / 'classifier.py', '--cfg-options', 'resume=True')
+    (tmp_path / 'work/last_checkpoint').unlink()
+    train(
+        configs / 'classifier.py',
+        '--cfg-options',
+        'resume=True',
+        'train_cfg.max_epochs=2',
+    )
+    logs = sorted((tmp_path / 'work').glob('*/*.log'))
+    assert 'resumed epoch: 1' in logs[-1].read_text()
+
+
+def test_lines_of_the_readme(train, shapes, tmp_path):
+    """Class folders of one's own, at once to the end."""
+    (lines,) = re.findall(
+        r"^    _base_ = './ra_r18.py'\n(?:    .*\n)+",
+        (ROOT / 'README.md').read_text(),
+        re.M,
+    )
+    names = 'circle', 'square', 'star', 'triangle'
+    for old, new in (
+        ("'./ra", f"'{ROOT}/configs/imagenet/ra"),
+        ("'data/pets'", f"'{shapes}/classes'"),
+        ("('cat', 'dog')", repr(names)),
+        ('num_classes=2', 'num_classes=4'),
+    ):
+        assert old in lines
+        lines = lines.replace(old, new)
+    (tmp_path / 'own.py').write_text(textwrap.dedent(lines))
+    train(
+        tmp_path / 'own.py',
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+        'custom_hooks.0.length=1',
+        'train_dataloader.batch_size=8',
+        *(
+            f'{part}_dataloader.{option}'
+            for part in ('train', 'val')
+            for option in ('num_workers=0', 'persistent_workers=False')
+        ),
+    )
+    saved = torch.load(tmp_path / 'work/epoch_1.pth', weights_only=False)
+    assert saved['meta']['dataset_meta']['classes'] == names
+
+
+def test_two_processes(shapes, tmp_path):
+    """torchrun and gloo: half the iterations, of twice the images."""
+    done = run(
+        ROOT / 'tools/train.py',
+        DEMO,
+        '--launcher',
+        'pytorch',
+        '--work-dir',
+        tmp_path,
+        *options(shapes),
+        cwd=tmp_path,
+        launcher=(
+            '-m',
+            'torch.distributed.run',
+            '--nproc_per_node=2',
+            '--master_port=0',
+            '--rdzv_backend=c10d',
+            '--rdzv_endpoint=localhost:0',
+        ),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    temps = [temp for _, temp, _ in scalars(tmp_path)]
+    iters = ITERS // 2
+    assert temps == pytest.approx(
+        [max(1, 30 - 29 * i / (2 * iters)) for i in range(EPOCHS * iters)]
+    )
+
+
+def test_same_figures_as_mmdets_own_tool(trained, shapes, tmp_path):
+    """Metrics and predictions, to the last digit; and pictures.
+
+    The checkpoint is from the middle of the annealing, and gives what the
+    validation gave at that time.
+    """
+    own = Path(mmdet.__file__).parent / '.mim/tools/test.py'
+    results = []
+    for i, tool in enumerate([ROOT / 'tools/test.py', own]):
+        work_dir = tmp_path / str(i)
+        done = run(
+            tool,
+            DEMO,
+            trained / 'epoch_1.pth',
+            '--work-dir',
+            work_dir,
+            '--out',
+            work_dir / 'out.pkl',
+            '--show-dir',
+            'pictures',
+            *options(shapes),
+            cwd=tmp_path,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        (path,) = work_dir.glob('*/*.json')
+        metrics = json.loads(path.read_text())
+        predictions = pickle.loads((work_dir / 'out.pkl').read_bytes())
+        assert len(predictions) == 8
+        assert len(list(work_dir.glob('*/pictures/*'))) == 8
+        results.append(
+            (
+                {k: v for k, v in metrics.items() if 'mAP' in k},
+                [p['pred_instances']['scores'].tolist() for p in predictions],
+            )
+        )
+    assert results[0] == results[1]
+    (log,) = trained.glob('*/vis_data/scalars.json')
+    validated = next(
+        json.loads(line) for line in log.read_text().splitlines() if 'mAP' in line
+    )
+    for name, value in results[0][0].items():
+        assert validated[name] == value
+    assert any(sum(scores, []) for scores in [results[0][1]])

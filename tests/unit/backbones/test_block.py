@@ -1,0 +1,365 @@
+"""What holds for every backbone and every attention."""
+
+import copy
+import importlib
+
+import mmpretrain.models
+import pytest
+import torch
+from mmcv.cnn import fuse_conv_bn
+from mmengine import ConfigDict
+from mmengine.model import ExponentialMovingAverage
+
+import ra_mm.backbones
+from ra_mm.layers import CBAM, SE, ReverseAttention, force_path
+
+SMALL = dict(
+    RAResNet=dict(depth=18, base_channels=4, stem_channels=4),
+    RAResNeXt=dict(
+        depth=50, base_channels=4, stem_channels=4, groups=2, width_per_group=2
+    ),
+    RAMobileNetV2=dict(widen_factor=0.1),
+)
+RA = dict(type='ra_mm.ReverseAttention')
+VARIANTS = [
+    RA,
+    *(dict(RA, aggregation=a) for a in ('l1', 'gap', 'gmp', 'abs_gap', 'abs_gmp')),
+    *(dict(RA, normalization=n) for n in ('none', 'bn', 'ln')),
+    *(dict(RA, activation=a) for a in ('sigmoid', 'softmax')),
+]
+RIVALS = [dict(type='ra_mm.SE'), dict(type='ra_mm.CBAM')]
+
+
+def build(family, **kwargs):
+    return getattr(ra_mm.backbones, family)(**{**SMALL[family], **kwargs})
+
+
+def attentions(model):
+    return [m for m in model.modules() if isinstance(m, (ReverseAttention, SE, CBAM))]
+
+
+def tails(*outs):
+    """How many tails autograd's graph of the outputs has of each path."""
+    names = []
+    todo, seen = [out.grad_fn for out in outs], set()
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            names.append(node.name())
+            todo.extend(n for n, _ in node.next_functions)
+    return dict(
+        fused=names.count('_BNTailBackward'), given=names.count('_TailBackward')
+    )
+
+
+def run(model, x):
+    """Outputs, gradients by name and statistics of a training step."""
+    model.train()
+    x = x.detach().requires_grad_()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # for drop_path
+        outs = model(x)
+    loss = sum((out * out.detach().cos()).sum() for out in outs)
+    names, weights = zip(*model.named_parameters())
+    grads = torch.autograd.grad(loss, [x, *weights])
+    return outs, dict(zip(['x', *names], grads)), dict(model.named_buffers())
+
+
+@pytest.mark.parametrize(
+    'family, kwargs',
+    [
+        ('RAResNet', dict(depth=18)),
+        ('RAResNet', dict(depth=34)),
+        ('RAResNet', dict(depth=50, style='caffe')),
+        ('RAResNet', dict(depth=50, deep_stem=True)),
+        ('RAResNet', dict(depth=50, deep_stem=True, avg_down=True)),
+        ('RAResNet', dict(depth=50, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))),
+        ('RAResNet', dict(depth=18, drop_path_rate=0.5)),
+        ('RAResNeXt', dict(out_indices=(0, 1, 2, 3))),
+        ('RAMobileNetV2', dict(widen_factor=0.25, out_indices=range(8))),
+        ('RAMobileNetV2', dict(norm_cfg=dict(type='GN', num_groups=2))),
+    ],
+)
+@pytest.mark.parametrize('path', ['fused', 'reference'])
+def test_gamma_0_is_the_plain_backbone(family, kwargs, path, randomise):
+    """The same outputs, gradients and statistics in training mode.
+
+    To the bit on the reference path; the fused one sums in another order.
+    """
+    if family == 'RAResNet':
+        kwargs = dict(
+            base_channels=8, stem_channels=8, out_indices=(0, 1, 2, 3), **kwargs
+        )
+    ra = build(family, **kwargs)
+    plain = randomise(
+        getattr(mmpretrain.models, family[2:])(**{**SMALL[family], **kwargs})
+    )
+    assert not ra.load_state_dict(plain.state_dict(), strict=False)[1]
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 64, 64, generator=g)
+    exact = dict(rtol=0, atol=0)
+    if path == 'fused':
+        plain, ra, x, exact = plain.double(), ra.double(), x.double(), {}
+    expected = run(plain, x)
+    with force_path(path):
+        ours = run(ra, x)
+    for name in list(ours[1]) + list(ours[2]):
+        if '.attention.' in name:
+            ours[1].pop(name, None), ours[2].pop(name, None)
+    torch.testing.assert_close(ours, expected, **exact)
+
+
+@pytest.mark.parametrize(
+    'memory_format', [torch.contiguous_format, torch.channels_last]
+)
+@pytest.mark.parametrize(
+    'family, kwargs, fused, given',
+    [
+        ('RAResNet', dict(), 8, 0),
+        ('RAResNet', dict(norm_eval=True), 8, 0),
+        ('RAResNet', dict(drop_path_rate=0.5), 1, 7),  # never the first block's
+        ('RAResNet', dict(norm_cfg=dict(type='GN', num_groups=2)), 0, 8),
+        ('RAResNeXt', dict(), 16, 0),
+        ('RAMobileNetV2', dict(), 11, 0),
+        ('RAMobileNetV2', dict(norm_cfg=dict(type='GN', num_groups=2)), 0, 11),
+    ],
+)
+def test_paths_agree(family, kwargs, fused, given, memory_format, randomise):
+    """Every tail takes the path it can; the step is the reference's."""
+    model = randomise(build(family, **kwargs)).double()
+    model.to(memory_format=memory_format)
+    reference = copy.deepcopy(model)
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 64, 64, generator=g, dtype=torch.float64)
+    x = x.to(memory_format=memory_format)
+    ours = run(model, x)
+    with force_path('reference'):
+        expected = run(reference, x)
+    assert tails(*ours[0]) == dict(fused=fused, given=given)
+    assert tails(*expected[0]) == dict(fused=0, given=0)
+    torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize('family', SMALL)
+@pytest.mark.parametrize(
+    'attention',
+    VARIANTS + RIVALS,
+    ids=lambda cfg: '-'.join(cfg.values()).removeprefix('ra_mm.'),
+)
+def test_every_parameter_learns(family, attention, randomise):
+    """A finite gradient arrives at every parameter, of every attention."""
+    model = randomise(build(family, attention=attention)).train()
+    g = torch.Generator().manual_seed(0)
+    out = model(torch.randn(2, 3, 64, 64, generator=g))[-1]
+    (out * torch.randn(out.shape, generator=g)).sum().backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all(), name
+        if name.endswith('attention.gamma'):
+            assert p.grad.any(), name
+
+
+@pytest.mark.parametrize('family', SMALL)
+@pytest.mark.parametrize('attention', [RA, *RIVALS])
+def test_checkpointing_equals_plain(family, attention, randomise):
+    outs = []
+    state = randomise(build(family, attention=attention)).state_dict()
+    for with_cp in (False, True):
+        model = build(family, attention=attention, with_cp=with_cp)
+        model.load_state_dict(state)
+        g = torch.Generator().manual_seed(0)
+        x = torch.randn(2, 3, 64, 64, generator=g, requires_grad=True)
+        calls = []
+        convs = [m for m in model.layer4.modules() if hasattr(m, 'stride')]
+        next(
+            m for m in convs if isinstance(m, torch.nn.Conv2d)
+        ).register_forward_pre_hook(lambda *args: calls.append(args))
+        y = model.train()(x)[-1]
+        (y * torch.randn(y.shape, generator=g)).sum().backward()
+        assert len(calls) == 1 + with_cp  # again in the backward pass
+        outs.append((y, x.grad, *(p.grad for p in model.parameters())))
+    for a, b in zip(*outs):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize('family', SMALL)
+@pytest.mark.parametrize('attention', [RA, *RIVALS])
+def test_folded_batch_norms(family, attention, randomise):
+    """mmcv puts the norms into the convolutions, before deployment."""
+    model = randomise(build(family, attention=attention)).double().eval()
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 64, 64, generator=g, dtype=torch.float64)
+    expected = model(x)[-1]
+    folded = fuse_conv_bn(model)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
+    ours = folded(x)[-1]
+    torch.testing.assert_close(ours, expected)
+    assert tails(ours)['given'] == len(attentions(model)) * (attention is RA)
+
+
+@pytest.mark.parametrize('family', SMALL)
+def test_averaged_model(family, randomise):
+    """An EMA copies a model that has trained, and goes its own way."""
+    model = randomise(build(family)).double()
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 64, 64, generator=g, dtype=torch.float64)
+    run(model, x)
+    average = ExponentialMovingAverage(model, momentum=0.5)
+    average.update_parameters(model)  # the first update copies
+    torch.testing.assert_close(average(x), model(x), rtol=0, atol=0)
+    before = copy.deepcopy(average.module.state_dict())
+    run(model, x)
+    torch.testing.assert_close(average.module.state_dict(), before, rtol=0, atol=0)
+
+
+def test_bn_variant_follows_norm_eval():
+    model = build(
+        'RAResNet', norm_eval=True, attention=dict(RA, normalization='bn')
+    ).train()
+    assert not any(layer.bn.training for layer in attentions(model))
+    assert model(torch.ones(1, 3, 32, 32))  # a batch of one image
+
+
+@pytest.mark.parametrize(
+    'cfg, message',
+    [
+        (dict(type='ra_mm.ReverseAttn'), "ReverseAttn'.* is not in"),
+        (dict(RA, agregation='l1'), "'agregation'"),
+        (dict(RA, aggregation='L1'), "aggregation='L1'.*'l2', 'l1', 'gap'"),
+        (dict(RA, channels=64), "'channels'"),
+        (dict(aggregation='l1'), '"type"'),
+        ('ra_mm.SE', "attention='ra_mm.SE'"),
+        (None, 'attention=None.*without attention, mmpretrain has'),
+    ],
+)
+@pytest.mark.parametrize('family', SMALL)
+def test_wrong_attention(family, cfg, message):
+    with pytest.raises(ValueError, match=f'(?s){message}'):
+        build(family, attention=cfg)
+
+
+@pytest.mark.parametrize('scope', ['mmdet', 'mmseg', 'mmpretrain'])
+@pytest.mark.parametrize('family', SMALL)
+def test_builds_in_every_scope(scope, family):
+    """As a config states it, and wherever: no import is needed."""
+    registry = importlib.import_module(f'{scope}.registry').MODELS
+    for attention in (RA, *RIVALS):
+        model = registry.build(
+            ConfigDict(type=f'ra_mm.{family}', attention=attention, **SMALL[family])
+        )
+        layers = attentions(model)
+        name = attention['type'].removeprefix('ra_mm.')
+        assert layers and {type(m).__name__ for m in layers} == {name}
+
+
+# The Pretrained init
+
+
+@pytest.mark.parametrize('family', SMALL)
+@pytest.mark.parametrize('attention', [RA, dict(RA, normalization='bn'), *RIVALS])
+@pytest.mark.parametrize(
+    'prefix, as_list', [(None, False), ('backbone.', True), ('backbone', False)]
+)
+def test_whole_model_weights(family, attention, prefix, as_list, tmp_path, randomise):
+    """The attention travels; a list of initialisers does not overwrite."""
+    source = randomise(build(family, attention=attention))
+    for layer in attentions(source):
+        if hasattr(layer, 'temp'):
+            layer.temp.fill_(4.0)
+    state = {f'backbone.{k}': v for k, v in source.state_dict().items()}
+    state['head.fc.weight'] = torch.zeros(10, 512)
+    torch.save(dict(state_dict=state, meta=dict(epoch=3)), tmp_path / 'a.pth')
+    cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'), prefix=prefix)
+    if as_list:
+        cfg = [dict(type='Kaiming', layer='Conv2d'), cfg]
+    model = build(family, attention=attention, init_cfg=cfg)
+    model.init_weights()
+    own = model.state_dict()
+    for key, value in source.state_dict().items():
+        assert torch.equal(own[key], value), key
+
+
+@pytest.mark.parametrize('family', SMALL)
+@pytest.mark.parametrize('attention', [RA, *RIVALS])
+def test_plain_weights(family, attention, tmp_path, randomise, pretrained):
+    """The plain backbone's weights fit beside a new attention of any kind.
+
+    Here by the names that they have in a wrapper, as of DDP.
+    """
+    plain = randomise(getattr(mmpretrain.models, family[2:])(**SMALL[family]))
+    torch.save(
+        {f'module.{k}': v for k, v in plain.state_dict().items()}, tmp_path / 'a.pth'
+    )
+    model = pretrained(family, tmp_path / 'a.pth', attention=attention, **SMALL[family])
+    own = model.state_dict()
+    for key, value in plain.state_dict().items():
+        assert torch.equal(own[key], value), key
+
+
+def drop(*ends):
+    return lambda state: {k: v for k, v in state.items() if not k.endswith(ends)}
+
+
+@pytest.mark.parametrize(
+    'family, change, kwargs, message',
+    [
+        ('RAResNet', drop('bn1.weight'), {}, r'9 missing \(bn1.weight'),
+        ('RAResNet', drop('0.attention.gamma'), {}, '4 missing'),
+        ('RAResNet', lambda s: s, dict(depth=34), r'missing \(layer1.2'),
+        ('RAResNet', lambda s: s, dict(deep_stem=True), r'stem.0.conv.weight'),
+        (
+            'RAResNet',
+            lambda s: s,
+            dict(base_channels=8),
+            r'layer1.0.conv1.weight \(4, 4, 3, 3\) instead of \(8, 4, 3, 3\)',
+        ),
+        (
+            'RAResNet',
+            drop('temp'),
+            dict(attention=RIVALS[0]),
+            r'8 unexpected \(layer1.0.attention.gamma',
+        ),
+        (
+            'RAResNet',
+            lambda s: {**s, 'layer4.7.conv1.weight': torch.ones(1)},
+            {},
+            r'1 unexpected \(layer4.7',
+        ),
+        ('RAResNet', lambda s: {'fc.weight': torch.ones(2, 2)}, {}, 'missing'),
+        ('RAResNet', lambda s: {**s, 'iteration': 3}, {}, 'no weights'),
+        ('RAResNet', lambda s: [1, 2], {}, 'holds a list'),
+        ('RAResNeXt', lambda s: s, dict(groups=1), 'size mismatch'),
+        ('RAMobileNetV2', lambda s: s, dict(widen_factor=0.5), 'another shape'),
+        ('RAMobileNetV2', drop('layer2.1.conv.2.bn.bias'), {}, '1 missing'),
+    ],
+)
+def test_wrong_weights(family, change, kwargs, message, tmp_path, pretrained):
+    torch.save(change(build(family).state_dict()), tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match=message):
+        pretrained(family, tmp_path / 'a.pth', **{**SMALL[family], **kwargs})
+
+
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        (b'', 'truncated'),
+        (b'not a checkpoint', 'is not a PyTorch checkpoint'),
+        ('truncated', 'truncated'),
+        (b'cos\nsystem\n(S"touch pwned"\ntR.', 'holds more than weights'),
+    ],
+)
+def test_not_a_checkpoint(content, message, tmp_path, monkeypatch, pretrained):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / 'a.pth'
+    if content == 'truncated':
+        torch.save(build('RAResNet').state_dict(), path)
+        content = path.read_bytes()[:-1000]
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f'a.pth.*{message}'):
+        pretrained('RAResNet', path, **SMALL['RAResNet'])
+    assert not (tmp_path / 'pwned').exists()
+
+
+def test_no_checkpoint(tmp_path, pretrained):
+    with pytest.raises(FileNotFoundError, match='no such checkpoint'):
+        pretrained('RAResNet', tmp_path / 'a.pth', depth=18)

@@ -1,0 +1,104 @@
+"""What is particular to RA-MobileNetV2."""
+
+import pytest
+import torch
+import torchvision
+
+from ra_mm.backbones import RAMobileNetV2
+from ra_mm.layers import ReverseAttention
+
+# MobileNetV2's Table 2: the blocks of each stage, all but the first of which
+# repeat the width at stride 1 and so have a skip connection.
+BLOCKS = (1, 2, 3, 4, 3, 3, 1)
+
+
+def attentions(width):
+    return {
+        name
+        for name, m in RAMobileNetV2(width).named_modules()
+        if isinstance(m, ReverseAttention)
+    }
+
+
+def test_attention_on_skip_connections_only():
+    expected = {
+        f'layer{s}.{b}.attention'
+        for s, blocks in enumerate(BLOCKS, 1)
+        for b in range(1, blocks)
+    }
+    assert len(expected) == 10
+    for width in (0.5, 0.75, 1.0, 1.4):
+        assert attentions(width) == expected
+    # Widths are multiples of 8: here the first block keeps its width, too.
+    assert attentions(0.1) == expected | {'layer1.0.attention'}
+
+
+def test_frozen_stages_and_norm_eval():
+    model = RAMobileNetV2(0.25, frozen_stages=2, norm_eval=True).train()
+    frozen = {k for k, p in model.named_parameters() if not p.requires_grad}
+    assert {'conv1.conv.weight', 'layer2.1.attention.gamma'} <= frozen
+    assert 'layer3.1.attention.gamma' not in frozen
+    assert not any(
+        m.training for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)
+    )
+    assert model.eval() is model
+
+
+@pytest.mark.parametrize(
+    'watched',
+    [
+        lambda block: block.conv,
+        lambda block: block.conv[-1],
+        lambda block: block.conv[-1].norm,
+        lambda block: block.attention,
+    ],
+)
+def test_hooks_see_the_residual(watched, randomise):
+    """Whichever module they are on, that gives F(x) or gets it."""
+    model = randomise(RAMobileNetV2(0.1)).double()
+    block = model.layer2[1]
+    x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
+    expected = block(x)
+    F = block.conv(x)
+    seen = []
+    watched(block).register_forward_hook(
+        lambda m, args, out: seen.append((args[0], out))
+    )
+    torch.testing.assert_close(block(x), expected)
+    assert len(seen) == 1
+    torch.testing.assert_close(seen[0][watched(block) is not block.attention], F)
+
+
+@pytest.mark.parametrize('width', [0.5, 1.0])
+def test_torchvision_weights(width, tmp_path, randomise, pretrained):
+    """torchvision has other names for the same weights."""
+    plain = randomise(torchvision.models.mobilenet_v2(width_mult=width)).eval()
+    torch.save(plain.state_dict(), tmp_path / 'tv.pth')
+    model = pretrained('RAMobileNetV2', tmp_path / 'tv.pth', widen_factor=width)
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(model(x)[0], plain.features(x))
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (
+            lambda s: torchvision.models.mobilenet_v3_small().state_dict(),
+            r'missing[\s\S]*conv1.conv.weight',
+        ),
+        (lambda s: dict(sorted(s.items())), r'missing[\s\S]*conv1.conv.weight'),
+        (
+            lambda s: {k: v for k, v in s.items() if k != 'features.2.conv.2.weight'},
+            r'missing[\s\S]*conv1.conv.weight',
+        ),
+        (
+            lambda s: torchvision.models.mobilenet_v2(width_mult=0.5).state_dict(),
+            'size mismatch',
+        ),
+    ],
+)
+def test_wrong_torchvision_weights(change, message, tmp_path, pretrained):
+    state = torchvision.models.mobilenet_v2(width_mult=0.25).state_dict()
+    torch.save(change(state), tmp_path / 'tv.pth')
+    with pytest.raises(ValueError, match=message):
+        pretrained('RAMobileNetV2', tmp_path / 'tv.pth', widen_factor=0.25)

@@ -1,0 +1,126 @@
+"""What is particular to RA-ResNet and RA-ResNeXt."""
+
+import mmpretrain.models
+import mmseg.models.backbones
+import pytest
+import torch
+import torchvision
+
+from ra_mm.backbones import RAResNet, RAResNeXt
+from ra_mm.layers import ReverseAttention, force_path
+
+
+@pytest.mark.parametrize(
+    'model, depths', [(RAResNet, (18, 34, 50, 101, 152)), (RAResNeXt, (50, 101, 152))]
+)
+def test_every_block_has_attention(model, depths):
+    """The projection blocks that open a stage included."""
+    for depth in depths:
+        backbone = model(depth, base_channels=4, stem_channels=4)
+        for layer, blocks in zip(backbone.res_layers, backbone.stage_blocks):
+            layers = [
+                block.attention
+                for block in getattr(backbone, layer)
+                if isinstance(block.attention, ReverseAttention)
+            ]
+            assert len(layers) == blocks
+
+
+def test_frozen_stages_and_norm_eval():
+    model = RAResNet(18, frozen_stages=1, norm_eval=True).train()
+    frozen = {k for k, p in model.named_parameters() if not p.requires_grad}
+    assert {'conv1.weight', 'layer1.1.attention.gamma'} <= frozen
+    assert 'layer2.0.attention.gamma' not in frozen
+    assert not any(
+        m.training for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)
+    )
+    assert model.eval() is model
+
+
+@pytest.mark.parametrize('model', [RAResNet, RAResNeXt])
+def test_zero_init_residual(model):
+    model = model(50)
+    model.init_weights()
+    assert not model.layer3[2].bn3.weight.any()
+    assert model.layer3[2].bn2.weight.all()
+
+
+def test_unknown_depth():
+    with pytest.raises(ValueError, match='depth=51: .* one of 18, 34, 50'):
+        RAResNet(51)
+    with pytest.raises(ValueError, match='depth=18: .* one of 50, 101, 152'):
+        RAResNeXt(18)
+
+
+@pytest.mark.parametrize(
+    'type, name', [('RAResNet', 'resnet18'), ('RAResNeXt', 'resnext50_32x4d')]
+)
+def test_torchvision_weights(type, name, tmp_path, randomise, pretrained):
+    plain = randomise(getattr(torchvision.models, name)()).eval()
+    torch.save(plain.state_dict(), tmp_path / 'tv.pth')
+    depth = 18 if type == 'RAResNet' else 50
+    model = pretrained(type, tmp_path / 'tv.pth', depth=depth)
+    plain.avgpool = plain.fc = torch.nn.Identity()
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(model(x)[0].flatten(1), plain(x))
+    missing, unexpected = model.load_state_dict(plain.state_dict(), False)
+    assert all(k.endswith('attention.gamma') for k in missing)
+    assert not unexpected
+
+
+@pytest.mark.parametrize('depth', [18, 50])
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        dict(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4), contract_dilation=True),
+        dict(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4)),
+    ],
+)
+def test_resnet_v1c_weights(depth, options, tmp_path, randomise, pretrained):
+    """mmseg's ResNet; its deep stem has other names for the same weights."""
+    options = dict(options, depth=depth, num_stages=4, out_indices=(3,))
+    plain = randomise(mmseg.models.backbones.ResNetV1c(**options))
+    plain.eval()  # returns None
+    torch.save(dict(state_dict=plain.state_dict()), tmp_path / 'v1c.pth')
+    model = pretrained('RAResNet', tmp_path / 'v1c.pth', deep_stem=True, **options)
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(model(x)[0], plain(x)[0])
+
+
+def saved_bytes(model, x):
+    """The activations that autograd keeps of a forward pass."""
+    kept = {}
+
+    def pack(t):
+        if t.ndim > 1 and len(t) == len(x):  # no weight, nor a copy of one
+            kept[t.untyped_storage().data_ptr()] = t  # the address stays its
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        out = model(x)[0]
+    assert out.requires_grad
+    return sum(t.untyped_storage().nbytes() for t in kept.values())
+
+
+@pytest.mark.parametrize(
+    'path, amp, least, most',
+    [
+        ('fused', False, 1.07, 1.072),
+        ('fused', True, 1.07, 1.073),
+        ('given', False, 1.32, 1.34),
+        ('reference', False, 1.32, 1.34),
+    ],
+)
+def test_saved_activations(path, amp, least, most):
+    """Those of ResNet-50, against the plain one's.
+
+    The fused path keeps the shortcut of the four projection blocks, which is
+    1.070, and two numbers a plane.
+    """
+    x = torch.randn(1, 3, 224, 224)
+    with torch.autocast('cpu', torch.bfloat16, enabled=amp), force_path(path):
+        ratio = saved_bytes(RAResNet(50), x) / saved_bytes(
+            mmpretrain.models.ResNet(50), x
+        )
+    assert least <= round(ratio, 3) <= most

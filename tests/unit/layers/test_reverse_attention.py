@@ -1,0 +1,242 @@
+"""ReverseAttention against the paper's equations, written out in NumPy."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from ra_mm.layers import ReverseAttention
+
+AGGREGATIONS = ('l2', 'l1', 'gap', 'gmp', 'abs_gap', 'abs_gmp')
+NORMALIZATIONS = ('m-grn', 'none', 'bn', 'ln')
+ACTIVATIONS = ('1+', 'sigmoid', 'softmax')
+EVERY = list(product(AGGREGATIONS, NORMALIZATIONS, ACTIVATIONS))
+# The rows of Tables 6, 7 and 8: at most one step differs from the default.
+ROWS = [v for v in EVERY if sum(map(str.__ne__, v, EVERY[0])) <= 1]
+
+
+def paper_gate(F, gamma, temp, variant, eps=1e-6):
+    """G by Eqs. 3, 4, 5 and 8 and Tables 6, 7 and 8, element by element."""
+    aggregation, normalization, activation = variant
+    images, channels = F.shape[:2]
+    P = np.empty((images, channels))
+    for n, c in np.ndindex(images, channels):
+        v = F[n, c].ravel()
+        P[n, c] = {
+            'l2': (v * v).sum() ** 0.5,
+            'l1': abs(v).sum(),
+            'gap': v.sum() / len(v),
+            'gmp': v.max(),
+            'abs_gap': abs(v.sum() / len(v)),
+            'abs_gmp': abs(v.max()),
+        }[aggregation]
+
+    N = np.empty_like(P)
+    for n, c in np.ndindex(images, channels):
+        row, column = P[n], P[:, c]  # an image's channels, a channel's images
+        mean = sum(row) / channels
+        if normalization == 'm-grn':
+            N[n, c] = P[n, c] / (mean + eps)
+        elif normalization == 'none':
+            N[n, c] = P[n, c]
+        elif normalization == 'ln':
+            sigma = (sum((p - mean) ** 2 for p in row) / channels) ** 0.5
+            N[n, c] = (P[n, c] - mean) / (sigma + eps)
+        else:
+            mu = sum(column) / images
+            variance = sum((p - mu) ** 2 for p in column) / images
+            N[n, c] = (P[n, c] - mu) / (variance + eps) ** 0.5
+
+    G = np.empty_like(P)
+    for n, c in np.ndindex(images, channels):
+        z = gamma * N[n] / temp
+        if activation == '1+':
+            G[n, c] = 1 + z[c]
+        elif activation == 'sigmoid':
+            G[n, c] = 1 / (1 + np.exp(-z[c]))
+        else:
+            G[n, c] = np.exp(z[c]) / sum(np.exp(z))
+    return G
+
+
+def layer_and_inputs(variant=(), channels=6, size=(3, 6, 5, 4), dtype=torch.float64):
+    g = torch.Generator().manual_seed(0)
+    layer = ReverseAttention(channels, *variant).to(dtype)
+    layer.gamma.data.normal_(generator=g)
+    layer.temp.fill_(7.5)
+    # A mean other than 0: Eq. 5 has a pole where the signed P's mean is 0.
+    F = torch.randn(size, dtype=dtype, generator=g) + 0.5
+    return layer, F, torch.randn(size, dtype=dtype, generator=g)
+
+
+@pytest.mark.parametrize('variant', EVERY)
+def test_paper(variant):
+    layer, F, x = layer_and_inputs(variant)
+    G = paper_gate(F.numpy(), layer.gamma.detach().numpy(), 7.5, variant)
+    y = F.numpy() + G[:, :, None, None] * x.numpy()
+    np.testing.assert_allclose(
+        layer.gate(F).detach().numpy(), G, rtol=1e-12, atol=1e-12
+    )
+    np.testing.assert_allclose(layer(F, x).detach().numpy(), y, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize('variant', EVERY)
+def test_gradients(variant):
+    layer, F, x = layer_and_inputs(variant, 4, (3, 4, 2, 1))
+    F.requires_grad_()
+    x.requires_grad_()
+
+    def sum_of(gamma, F, x):
+        return torch.func.functional_call(layer, {'gamma': gamma}, (F, x))
+
+    assert gradcheck(sum_of, (layer.gamma, F, x))
+
+
+@pytest.mark.parametrize('variant', EVERY)
+@pytest.mark.parametrize('zeros', ['plane', 'image', 'all'])
+def test_gradients_at_0(variant, zeros):
+    for training in (True, False):
+        layer, F, x = layer_and_inputs(variant)
+        layer.train(training)
+        F[{'plane': (0, 1), 'image': 0, 'all': slice(None)}[zeros]] = 0
+        F.requires_grad_()
+        x.requires_grad_()
+        y = layer(F, x)
+        assert y.isfinite().all()
+        y.square().sum().backward()
+        for grad in (F.grad, x.grad, layer.gamma.grad):
+            assert grad.isfinite().all()
+        if zeros == 'all' and variant == ROWS[0]:
+            # y = x: dL/dF is the residual sum's, gamma's is 0
+            assert torch.equal(F.grad, 2 * x)
+            assert torch.equal(layer.gamma.grad, torch.zeros(6))
+
+
+@pytest.mark.parametrize('variant', EVERY)
+def test_gate_of_zero(variant):
+    """G(0) = 1, exactly, for the variants that are documented to have it."""
+    aggregation, normalization, activation = variant
+    layer, F, _ = layer_and_inputs(variant)
+    F[1, 2] = 0
+    G = layer.gate(F)
+    if normalization in ('m-grn', 'none') and activation == '1+':
+        assert G[1, 2] == 1
+        assert torch.equal(layer.gate(torch.zeros_like(F)), torch.ones(3, 6))
+    else:
+        assert (G[1, 2] - 1).abs() > 1e-3
+
+
+@pytest.mark.parametrize('variant', EVERY)
+def test_start(variant):
+    """gamma = 0: the residual sum, a half of the shortcut, a C-th of it."""
+    layer, F, x = layer_and_inputs(variant)
+    layer.gamma.data.zero_()
+    if variant[2] == '1+':
+        assert torch.equal(layer(F, x), F + x)
+    else:
+        share = 2 if variant[2] == 'sigmoid' else 6
+        torch.testing.assert_close(layer(F, x), F + x / share)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('variant', ROWS)
+def test_half_precision(variant, dtype):
+    """Large maps of large values, whose sum of squares (2e9) is no float16."""
+    layer, F, x = layer_and_inputs(variant, 4, (2, 4, 200, 336), torch.float32)
+    F = (100 * F + 100).to(dtype).requires_grad_()
+    x = x.to(dtype)
+    y = layer(F, x)
+    G = torch.from_numpy(
+        paper_gate(
+            F.detach().double().numpy(),
+            layer.gamma.detach().double().numpy(),
+            7.5,
+            variant,
+        )
+    )
+    torch.testing.assert_close(layer.gate(F), G.float(), rtol=1e-4, atol=1e-4)
+    product = G[:, :, None, None] * x
+    rounding = 2 * torch.finfo(dtype).eps * (F.abs() + product.abs())
+    assert y.dtype == dtype
+    assert ((y - (F + product)).abs() <= rounding + 1e-6).all()
+    with torch.autocast('cpu', dtype):
+        assert layer.gate(F).dtype == torch.float32
+        y = layer(F, x)
+    assert y.dtype == dtype
+    y.float().mean().backward()
+    assert F.grad.dtype == dtype and F.grad.isfinite().all()
+    assert layer.gamma.grad.isfinite().all()
+
+
+def test_bn_running_statistics():
+    """Not training, 'bn' normalizes by what it has seen, one image too."""
+    layer, F, _ = layer_and_inputs(('l2', 'bn', '1+'))
+    P = F.square().sum((2, 3)).sqrt()
+    mean, var = torch.zeros(6).double(), torch.ones(6).double()
+    for _ in range(2):
+        layer.gate(F)
+        mean = 0.9 * mean + 0.1 * P.mean(0)
+        var = 0.9 * var + 0.1 * P.var(0)
+    layer.eval()
+    N = (P - mean) / (var + 1e-6).sqrt()
+    torch.testing.assert_close(layer.gate(F), 1 + layer.gamma * N / 7.5)
+    torch.testing.assert_close(layer.gate(F[:1]), 1 + layer.gamma * N[:1] / 7.5)
+    assert {'bn.running_mean', 'bn.running_var'} < set(layer.state_dict())
+
+
+def test_bn_of_one_image():
+    layer, F, x = layer_and_inputs(('l2', 'bn', '1+'))
+    with pytest.raises(ValueError, match="'bn'.* on a batch of 1: .*SyncBN"):
+        layer(F[:1], x[:1])
+    synced = torch.nn.SyncBatchNorm.convert_sync_batchnorm(layer)
+    assert isinstance(synced.bn, torch.nn.SyncBatchNorm)
+
+
+@pytest.mark.parametrize(
+    'argument, value, expected',
+    [
+        ('aggregation', 'L2', "'l2', 'l1', 'gap', 'gmp', 'abs_gap', 'abs_gmp'"),
+        ('normalization', None, "'m-grn', 'none', 'bn', 'ln'"),
+        ('activation', ['1+'], r"'1\+', 'sigmoid', 'softmax'"),
+    ],
+)
+def test_unknown_values(argument, value, expected):
+    with pytest.raises(ValueError, match=f'{argument}=.*{expected}'):
+        ReverseAttention(4, **{argument: value})
+
+
+def test_temp_round_trip():
+    layer, F, x = layer_and_inputs()
+    other = ReverseAttention(6).double()
+    other.load_state_dict(layer.state_dict())
+    assert other.temp == 7.5 and torch.equal(other(F, x), layer(F, x))
+    assert set(layer.state_dict()) == {'gamma', 'temp'}
+
+
+def test_weights_without_temp_mean_temp_1():
+    layer, _, _ = layer_and_inputs()
+    result = layer.load_state_dict({'gamma': torch.ones(6)})  # strict
+    assert not result.missing_keys and layer.temp == 1
+    layer.temp.fill_(7.5)
+    layer.load_state_dict({}, strict=False)
+    assert layer.temp == 1
+
+
+@pytest.mark.parametrize(
+    'variant', [(), ('abs_gmp', 'bn', 'softmax'), ('l1', 'ln', 'sigmoid')]
+)
+def test_changing_temp_does_not_recompile(variant):
+    layer, F, x = layer_and_inputs(variant, dtype=torch.float32)
+    compilations = []
+
+    def backend(graph, example_inputs):
+        compilations.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(layer, backend=backend, fullgraph=True)
+    for temp in (30.0, 20.5, 1.0):
+        layer.temp.fill_(temp)
+        torch.testing.assert_close(compiled(F, x), layer(F, x))
+    assert len(compilations) == 1

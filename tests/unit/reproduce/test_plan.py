@@ -1,0 +1,151 @@
+"""What is run for which rows: order, commands, and weights that fit."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config, DictAction
+from mmengine.registry import MODELS, init_default_scope
+
+from ra_mm.reproduce import paper
+from ra_mm.reproduce.data import read
+from ra_mm.reproduce.plan import Setting, choose_rows, make_job, make_plan
+
+FULL = Setting('full', Path('out'), gpus=2, launcher='pytorch')
+DEMO = Setting('demo', Path('out'))
+
+
+def plan_of(*words, seeds=1, own=False, rows=()):
+    return make_plan(choose_rows(words, rows), seeds, own)
+
+
+def trained_config(job, setting):
+    """What tools/train.py makes of the job's command line."""
+    if setting.scale == 'demo':
+        return job.cfg
+    options = job.command[job.command.index('--cfg-options') + 1 :]
+    cfg = Config.fromfile(job.file)
+    cfg.merge_from_dict(
+        {
+            key: DictAction._parse_iterable(value)
+            for key, value in (option.split('=', 1) for option in options)
+        }
+    )
+    return cfg
+
+
+def shapes_of_backbone(cfg):
+    init_default_scope(cfg.default_scope)
+    state = MODELS.build(cfg.model.backbone).state_dict()
+    return {key: value.shape for key, value in state.items()}
+
+
+def test_every_row_has_its_run_and_each_run_is_there_once():
+    plan = plan_of('all')
+    configs = [run.config for run in plan.values()]
+    assert len(configs) == len(set(configs)) == 57
+    assert set(configs) == {row.config for row in paper.rows()}
+    # Table 2's +RA is also Table 6's L2-Norm, and so on.
+    assert sum(row.config.stem == 'ra_r18' for row in paper.rows()) == 5
+
+
+def test_prerequisites_come_first_with_the_same_seed():
+    plan = plan_of('table4', 'table5', seeds=2)
+    ids = list(plan)
+    assert len(ids) == 2 * (4 + 12)
+    for run in plan.values():
+        if run.needs:
+            assert run.needs.seed == run.seed
+            assert ids.index(run.needs.id) < ids.index(run.id)
+    assert not any(run.needs for run in plan_of('table4', own=True).values())
+    assert len(plan_of('table4', own=True)) == 8
+
+
+def test_rows_are_chosen_by_text():
+    rows = choose_rows(['table4'], ['faster r-cnn'])
+    assert [row.name for row in rows] == ['Baseline', '+SE', '+CBAM', '+RA']
+    assert len(choose_rows(['table4', 'table5'], ['+RA', '+SE'])) == 8
+    with pytest.raises(ValueError, match='table11: expected table2, .* all'):
+        choose_rows(['table11'])
+    with pytest.raises(ValueError, match="'RB'(.|\n)*Table 4, .*, [+]RA"):
+        choose_rows(['table4'], ['+RA', 'RB'])
+
+
+def test_command_of_an_imagenet_run():
+    plan = plan_of('table4')
+    assert ' '.join(make_job(plan['ra_r50-seed0'], FULL).command[1:]) == (
+        '--standalone --nproc_per_node=2 tools/train.py '
+        'configs/imagenet/ra_r50.py --work-dir out/runs/ra_r50-seed0 '
+        '--auto-scale-lr --launcher pytorch --cfg-options randomness.seed=0 '
+        'default_hooks.gates.type=ra_mm.GateLogHook'
+    )
+
+
+def test_command_for_slurm():
+    plan = plan_of('table4')
+    setting = replace(FULL, gpus=16, launcher='slurm')
+    job = make_job(plan['faster_rcnn_r50-seed0'], setting)
+    assert ' '.join(job.command) == (
+        'srun --gres=gpu:8 --ntasks=16 --ntasks-per-node=8 --cpus-per-task=2 '
+        '--kill-on-bad-exit=1 python -u tools/train.py '
+        'configs/faster_rcnn_r50.py --work-dir out/runs/faster_rcnn_r50-seed0 '
+        '--auto-scale-lr --launcher slurm --cfg-options randomness.seed=0 '
+        'model.backbone.init_cfg.checkpoint=out/runs/r50-seed0/epoch_100.pth '
+        'model.backbone.init_cfg.prefix=backbone.'
+    )
+    assert job.scaling == 'lr 0.02 -> 0.04 (32 of 16 images a step)'
+    # Table 1's 256 images a step are 2 GPUs' in the configs.
+    assert make_job(plan['r50-seed0'], FULL).scaling is None
+
+
+@pytest.mark.parametrize('setting', [FULL, DEMO], ids=['full', 'demo'])
+@pytest.mark.parametrize(
+    'run', [run for run in plan_of('all').values() if run.needs], ids=lambda run: run.id
+)
+def test_imagenet_weights_fit(run, setting):
+    """Names and shapes of both backbones, and where they are looked for."""
+    job, start = make_job(run, setting), make_job(run.needs, setting)
+    cfg = trained_config(job, setting)
+    assert shapes_of_backbone(start.cfg) == shapes_of_backbone(cfg)
+    init = cfg.model.backbone.init_cfg
+    assert init.type == 'Pretrained'
+    assert init.checkpoint == str(start.checkpoint)
+    assert cfg.model.get('pretrained') is None
+    # mmdet's and mmseg's own are told where the weights are in the file.
+    is_ours = cfg.model.backbone.type.startswith('ra_mm.')
+    assert init.get('prefix') == (None if is_ours else 'backbone.')
+
+
+@pytest.mark.parametrize('run', plan_of('all').values(), ids=lambda r: r.id)
+def test_demo_keeps_what_the_row_is_about(run):
+    full, demo = Config.fromfile(run.config), make_job(run, DEMO).cfg
+    for key in ('type', 'depth', 'attention'):
+        expected = full.model.backbone.get(key)
+        if expected == 'ResNetV1c':
+            expected = 'ResNet'  # ImageNet's have the plain stem
+        assert demo.model.backbone.get(key) == expected
+    assert demo.model.type == full.model.type
+    types = [
+        [hook.type for hook in cfg.get('custom_hooks', [])] for cfg in (full, demo)
+    ]
+    assert types[0] == types[1]
+    assert demo.auto_scale_lr.base_batch_size == (demo.train_dataloader.batch_size)
+    loops = full.train_cfg, demo.train_cfg
+    if full.default_scope == 'mmpretrain':
+        assert loops[0].max_epochs == 10 * loops[1].max_epochs
+        if types[0]:  # 10 of 100 epochs are 1 of 10
+            assert demo.custom_hooks[0].length == 1
+    if full.default_scope == 'mmseg' and types[0]:
+        assert (
+            demo.custom_hooks[0].length / loops[1].max_iters
+            == full.custom_hooks[0].length / loops[0].max_iters
+        )
+
+
+def test_no_attention_is_frozen_untrained(shapes):
+    """On one's own data nothing but torchvision's weights comes before."""
+    setting = replace(FULL, data=read(shapes))
+    for run in plan_of('table4', own=True).values():
+        backbone = make_job(run, setting).cfg.model.backbone
+        assert backbone.frozen_stages == 0
+        assert backbone.init_cfg.checkpoint == 'torchvision://resnet50'
