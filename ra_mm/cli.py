@@ -7,7 +7,7 @@ import os.path as osp
 import re
 import sys
 import traceback
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,7 +20,7 @@ from mmengine.runner import Runner
 
 from ra_mm.engine.config import iter_dicts
 from ra_mm.engine.samples import name_samples
-from ra_mm.errors import warn
+from ra_mm.errors import UserError, warn
 from ra_mm.registry import HOOKS, MODELS
 from ra_mm.validation import shorten
 
@@ -58,15 +58,7 @@ def get_parser(prog: str, description: str) -> ArgumentParser:
         help='folder of logs and checkpoints, ./work_dirs/<name of the '
         'config> if neither this nor the config says otherwise',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        type=key_value,
-        metavar='KEY=VALUE',
-        help='settings that override the config: key=value, and '
-        'key="[a,b]" or key=a,b for a list, without white space',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -85,32 +77,52 @@ def key_value(text: str) -> str:
     return text
 
 
-def load_config(args: Namespace) -> Config:
-    """The config that the common flags describe.
+def add_cfg_options(parser: ArgumentParser) -> None:
+    """Add ``--cfg-options``, as in all OpenMMLab tools."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        type=key_value,
+        metavar='KEY=VALUE',
+        help='settings that override the config: key=value, and '
+        'key="[a,b]" or key=a,b for a list, without white space',
+    )
+
+
+def load_config(
+    path: str,
+    cfg_options: dict | None = None,
+    work_dir: str | None = None,
+    launcher: str = 'none',
+) -> Config:
+    """Read a config file and merge command line options into it.
 
     Args:
-        args (Namespace): Parsed by :func:`get_parser`.
+        path (str): The config file.
+        cfg_options (dict, optional): Values by dotted key.
+        work_dir (str, optional): Defaults to the config's own, or else to
+            ``./work_dirs/<name of the config>``.
+        launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'.
 
     Returns:
         Config: With ``work_dir``, ``launcher`` and, for mmpretrain, the
         dataloader settings that its own tools add.
 
     Raises:
-        ValueError: If the file cannot be read, or an option of
-            ``--cfg-options`` has no place in it.
+        UserError: If the file cannot be read, or an option has no place in it.
     """
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if not osp.isfile(args.config):
+    if not osp.isfile(path):
         raise ValueError(
-            f'{args.config}: '
+            f'{path}: '
             + (
                 'a folder, name a file in it'
-                if osp.isdir(args.config)
+                if osp.isdir(path)
                 else 'there is no such config file'
             )
         )
     try:
-        cfg = Config.fromfile(args.config)
+        cfg = Config.fromfile(path)
     except Exception as e:  # a config is Python code: anything can happen
         reason = f'{type(e).__name__}: {e}'
         if 'mmsegmentation is not installed' in reason:
@@ -120,15 +132,15 @@ def load_config(args: Namespace) -> Config:
                 "file by its path: __import__('mmseg').__path__[0] + "
                 "'/.mim/configs/...', as configs/upernet_r50.py does"
             )
-        raise ValueError(f'{args.config} cannot be read as a config: {reason}') from e
+        raise ValueError(f'{path} cannot be read as a config: {reason}') from e
 
-    if args.cfg_options:
-        _merge_options(cfg, args.cfg_options)
-    cfg.launcher = args.launcher
-    if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
+    if cfg_options:
+        _merge_options(cfg, cfg_options)
+    cfg.launcher = launcher
+    if work_dir is not None:
+        cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
-        stem = osp.splitext(osp.basename(args.config))[0]
+        stem = osp.splitext(osp.basename(path))[0]
         cfg.work_dir = osp.join('./work_dirs', stem)
 
     if cfg.get('default_scope') == 'mmpretrain':
@@ -255,7 +267,7 @@ def end_processes() -> None:
 
 
 @contextmanager
-def one_line_errors(prog: str) -> Iterator[None]:
+def report_user_errors(prog: str) -> Iterator[None]:
     """Turn a user's mistake into one message and exit status 1.
 
     A mistake is a wrong value, file or config, wherever it is found before
@@ -303,6 +315,8 @@ def _is_unknown_metric(error):
 
 
 def _is_mistake(error):
+    if isinstance(error, UserError):
+        return True
     if _is_misfit(error) or _is_unknown_metric(error):
         return True
     functions = {

@@ -37,7 +37,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.benchmark import timer
 
 from ra_mm.analysis import cost_report as cost
-from ra_mm.cli import one_line_errors
+from ra_mm.cli import report_user_errors
 from ra_mm.layers import ReverseAttention, force_path
 from ra_mm.reproduce import paper
 
@@ -588,7 +588,7 @@ def run(args, argv) -> dict:
 
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
-    with one_line_errors(PROG):
+    with report_user_errors(PROG):
         args = parse_args(argv)
         torch.set_num_threads(args.threads)
         torch.backends.cudnn.benchmark = True

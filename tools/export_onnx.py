@@ -28,12 +28,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from ra_mm.cli import key_value, load_config, one_line_errors
+from ra_mm.cli import add_cfg_options, load_config, report_user_errors
 from ra_mm.engine.checkpoint_io import read_state_dict
 from ra_mm.engine.strict_load import StrictLoadHook
 from ra_mm.fileio import atomic_write, check_writable
@@ -77,15 +77,7 @@ def parse_args(argv):
         f'float32 in PyTorch and may be off by {TOLERANCE[torch.float16]} '
         f'instead of {TOLERANCE[torch.float32]}',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        type=key_value,
-        metavar='KEY=VALUE',
-        help='settings that override the config, as for tools/train.py',
-    )
-    parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
+    add_cfg_options(parser)
     args = parser.parse_args(argv)
     if len(args.shape) > 2 or min(args.shape) < 1:
         parser.error(
@@ -363,11 +355,11 @@ def check_packages() -> None:
 
 
 def main(argv=None):
-    with one_line_errors(PROG):
+    with report_user_errors(PROG):
         args = parse_args(argv)
         check_packages()
         check_writable('--out', Path(args.out).parent)
-        cfg = load_config(args)
+        cfg = load_config(args.config, args.cfg_options)
         network = Network(build_model(cfg)).eval()
         # It loads the weights too.
         StrictLoadHook(whole=True).after_load_checkpoint(

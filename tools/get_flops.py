@@ -11,7 +11,7 @@ What is counted, and what is free: see ra_mm/analysis/complexity.py.
 from argparse import ArgumentParser
 from decimal import Decimal
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from ra_mm.analysis.complexity import (
     SHAPES,
@@ -20,7 +20,7 @@ from ra_mm.analysis.complexity import (
     count_params,
     paper_params,
 )
-from ra_mm.cli import key_value, load_config, one_line_errors
+from ra_mm.cli import add_cfg_options, load_config, report_user_errors
 from ra_mm.reproduce import paper
 
 PROG = 'tools/get_flops.py'
@@ -52,14 +52,7 @@ def parse_args(argv):
         'classifier, 800 1280 for a detector, 512 512 for a segmenter if not '
         'given',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        type=key_value,
-        metavar='KEY=VALUE',
-        help='settings that override the config, as for tools/train.py',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         '--paper',
         type=table,
@@ -69,7 +62,6 @@ def parse_args(argv):
         help="instead of a config: the paper's Tables 2, 3, 4 or those given, "
         'beside what their models have here',
     )
-    parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
     args = parser.parse_args(argv)
     if (args.config is None) == (args.paper is None):
         parser.error('expected a config, or --paper')
@@ -153,10 +145,10 @@ def print_paper(tables) -> None:
 
 
 def main(argv=None):
-    with one_line_errors(PROG):
+    with report_user_errors(PROG):
         args = parse_args(argv)
         if args.paper is None:
-            print_model(load_config(args), args.shape)
+            print_model(load_config(args.config, args.cfg_options), args.shape)
         else:
             print_paper(args.paper)
 

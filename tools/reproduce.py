@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from ra_mm.cli import one_line_errors
+from ra_mm.cli import report_user_errors
 from ra_mm.datasets.shapes import write_shapes
 from ra_mm.reproduce import data as own_data
 from ra_mm.reproduce.execute import Executor, lock, new_entry
@@ -157,7 +157,7 @@ def dry_run(plan, setting, ledger) -> None:
 
 
 def main(argv=None):
-    with one_line_errors(PROG):
+    with report_user_errors(PROG):
         args = parse_args(argv)
         if args.tables[0] == 'report':
             write_report(Path(args.tables[1]))

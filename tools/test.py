@@ -7,6 +7,7 @@
         --launcher pytorch
 """
 
+import os
 from copy import deepcopy
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from ra_mm.cli import (
     end_processes,
     get_parser,
     load_config,
-    one_line_errors,
+    report_user_errors,
 )
 from ra_mm.engine.strict_load import StrictLoadHook
 from ra_mm.errors import warn
@@ -49,6 +50,7 @@ def parse_args(argv):
     )
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     args = parser.parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         parser.error(f'--out {args.out}: expected a name that ends in .pkl or .pickle')
     return args
@@ -126,9 +128,9 @@ def augment(cfg):
 
 
 def main(argv=None):
-    with one_line_errors(PROG):
+    with report_user_errors(PROG):
         args = parse_args(argv)
-        cfg = load_config(args)
+        cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         for key in {'load_from', 'resume'} & set(args.cfg_options or ()):
             raise ValueError(
                 f'--cfg-options {key}: the checkpoint is what '

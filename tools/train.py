@@ -6,12 +6,14 @@
     torchrun --nproc_per_node=8 tools/train.py CONFIG --launcher pytorch
 """
 
+import os
+
 from ra_mm.cli import (
     build_runner,
     end_processes,
     get_parser,
     load_config,
-    one_line_errors,
+    report_user_errors,
 )
 from ra_mm.engine.checkpoint_io import (
     ValidateResumedHook,
@@ -40,7 +42,9 @@ def parse_args(argv):
         help='continue from this checkpoint, or from the last one in the '
         'work directory',
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
 
 
 def merge_args(cfg, args):
@@ -70,9 +74,9 @@ def merge_args(cfg, args):
 
 
 def main(argv=None):
-    with one_line_errors(PROG):
+    with report_user_errors(PROG):
         args = parse_args(argv)
-        cfg = load_config(args)
+        cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         merge_args(cfg, args)
         check(cfg, 'train', auto_resume=args.resume == 'auto')
         runner = build_runner(cfg)

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.device import get_device
 from mmengine.model import revert_sync_batchnorm
@@ -33,7 +33,7 @@ from rich.progress import Progress
 from torch import nn
 
 from ra_mm.analysis import gates
-from ra_mm.cli import key_value, load_config, one_line_errors
+from ra_mm.cli import add_cfg_options, load_config, report_user_errors
 from ra_mm.engine.checkpoint_io import read_state_dict
 from ra_mm.engine.strict_load import StrictLoadHook
 from ra_mm.fileio import atomic_write, check_writable
@@ -72,15 +72,7 @@ def parse_args(argv):
     parser.add_argument(
         '--device', help='such as cuda:1, by default the GPU if there is one'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        type=key_value,
-        metavar='KEY=VALUE',
-        help='settings that override the config, as for tools/train.py',
-    )
-    parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
+    add_cfg_options(parser)
     args = parser.parse_args(argv)
     if args.max_images < 1:
         parser.error(f'--max-images {args.max_images}: expected 1 or more')
@@ -181,9 +173,9 @@ def get_reader(cfg: Config, model: nn.Module) -> Callable:
 
 
 def main(argv=None):
-    with one_line_errors(PROG):
+    with report_user_errors(PROG):
         args = parse_args(argv)
-        cfg = load_config(args)
+        cfg = load_config(args.config, args.cfg_options)
         images = find_images(args.images, args.classes, args.max_images)
         model = load_model(cfg, args.checkpoint, args.device or get_device())
         blocks = gates.find_blocks(model.backbone)

@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from ra_mm.cli import one_line_errors
+from ra_mm.cli import report_user_errors
 from ra_mm.preflight import check
 
 # The config and the command line
@@ -577,7 +577,7 @@ def test_bug_like_a_mistake_keeps_its_traceback(bug, kind):
         bug()
 
     with pytest.raises(kind):
-        with one_line_errors('tool'):
+        with report_user_errors('tool'):
             _save_best_checkpoint()
 
 
@@ -586,10 +586,10 @@ def test_bug_keeps_its_traceback(monkeypatch):
     def run_iter():  # as mmengine's loops call it
         raise ValueError('a bug')
 
-    with pytest.raises(ValueError), one_line_errors('tools/train.py'):
+    with pytest.raises(ValueError), report_user_errors('tools/train.py'):
         run_iter()
-    with pytest.raises(RuntimeError), one_line_errors('tools/train.py'):
+    with pytest.raises(RuntimeError), report_user_errors('tools/train.py'):
         raise RuntimeError
     monkeypatch.setenv('RA_MM_TRACEBACK', '1')
-    with pytest.raises(ValueError), one_line_errors('tools/train.py'):
+    with pytest.raises(ValueError), report_user_errors('tools/train.py'):
         raise ValueError

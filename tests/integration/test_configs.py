@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from argparse import Namespace
 from copy import deepcopy
 from decimal import Decimal
 from functools import cache
@@ -120,15 +119,7 @@ def load(name):
 
 @cache
 def _load(name):
-    return load_config(
-        Namespace(
-            config=str(paper.CONFIGS / name),
-            work_dir=None,
-            launcher='none',
-            local_rank=0,
-            cfg_options=None,
-        )
-    )
+    return load_config(str(paper.CONFIGS / name))
 
 
 class OneStep(Hook):

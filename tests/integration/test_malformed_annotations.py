@@ -19,7 +19,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from PIL import Image
 
-from ra_mm.cli import one_line_errors
+from ra_mm.cli import report_user_errors
 from ra_mm.engine.samples import name_samples
 from ra_mm.preflight import check
 
@@ -221,7 +221,7 @@ def looked_at(whole_config, tmp_path):
         dataset = cfg.train_dataloader.dataset
         dataset.ann_file = str(path)
         dataset.pipeline[1].with_mask = with_mask
-        with one_line_errors('tools/train.py'):
+        with report_user_errors('tools/train.py'):
             check(cfg, 'train')
         return cfg
 
@@ -302,7 +302,7 @@ def load(cfg, part='train'):
     runner = SimpleNamespace(build_dataloader=Runner.build_dataloader)
     name_samples(runner)
     scope = DefaultScope.overwrite_default_scope(cfg.default_scope)
-    with one_line_errors('tools/train.py'), scope:
+    with report_user_errors('tools/train.py'), scope:
         loader = copy.deepcopy(cfg[f'{part}_dataloader'])
         loader.sampler = dict(type='DefaultSampler', shuffle=False)
         loader = runner.build_dataloader(loader)
@@ -460,7 +460,7 @@ def test_missing_image(message, spoilt_data, kind):
         path.unlink()
 
     def look():
-        with one_line_errors('tools/train.py'):
+        with report_user_errors('tools/train.py'):
             check(cfg, 'train')
 
     assert (

@@ -17,7 +17,7 @@ import test_malformed_configs
 import torch
 from mmengine.config import Config
 
-from ra_mm.cli import one_line_errors
+from ra_mm.cli import report_user_errors
 from ra_mm.engine.checkpoint_io import read_checkpoint, read_state_dict
 from ra_mm.preflight import check
 
@@ -63,7 +63,7 @@ def looked_at(whole_config, tmp_path, monkeypatch):
         else:
             cfg.load_from = str(path)
             cfg.resume = way == 'resume'
-        with one_line_errors('tools/train.py'):
+        with report_user_errors('tools/train.py'):
             check(cfg, 'test' if way == 'test' else 'train')
 
     return look
@@ -299,7 +299,7 @@ def test_downloaded_code_is_not_run(message, whole_config, tmp_path, monkeypatch
     cfg.load_from = url
 
     def look():
-        with one_line_errors('tools/test.py'):
+        with report_user_errors('tools/test.py'):
             check(cfg, 'test')
 
     assert 'holds more than weights' in message(look)

@@ -8,7 +8,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import HOOKS, MODELS
 
-from ra_mm.cli import build_runner, one_line_errors
+from ra_mm.cli import build_runner, report_user_errors
 from ra_mm.preflight import check
 
 nan, inf = math.nan, math.inf
@@ -115,7 +115,7 @@ NAMES = [
 
 def build(cfg):
     registry = HOOKS if 'Hook' in cfg['type'] else MODELS
-    with one_line_errors('tools/train.py'):
+    with report_user_errors('tools/train.py'):
         registry.build(dict(cfg))
 
 
@@ -294,7 +294,7 @@ def put(cfg, path, value):
 def test_value(message, whole_config, path, value):
 
     def look():
-        with one_line_errors('tools/train.py'):
+        with report_user_errors('tools/train.py'):
             check(put(whole_config, path, value), 'train')
 
     text = message(look)
@@ -311,7 +311,7 @@ def test_part(message, whole_config, tmp_path, path, value, expected):
         cfg = put(whole_config, 'work_dir', str(tmp_path))
         cfg.experiment_name = tmp_path.name
         cfg = put(cfg, path, value)
-        with one_line_errors('tools/train.py'):
+        with report_user_errors('tools/train.py'):
             check(cfg, 'train')
             build_runner(cfg).train()
 
