@@ -9,7 +9,7 @@ leaves the rest to ``attention.tail(z, norm, shortcut, activation)``, see
 from collections.abc import Callable, Mapping
 
 import torch.utils.checkpoint as cp
-from mmengine.model import PretrainedInit
+from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 
 from ra_mm.engine.checkpoint_io import read_state_dict
@@ -18,12 +18,14 @@ from ra_mm.errors import UserError
 from ra_mm.layers import ResidualSum
 from ra_mm.registry import MODELS
 
+IDENTITY = nn.Identity()
 
-class AttentionBlock:
+
+class AttentionBlock(BaseModule):
     """Mixin that replaces the sum of a residual block by an attention.
 
     A subclass defines :meth:`residual_branch`, and also :meth:`shortcut` where
-    it is not x and ``activation`` if one follows the sum. Everything else,
+    it is not x and :attr:`activation` if one follows the sum. Everything else,
     with the names in the state dict, stays the block's.
 
     Args:
@@ -35,8 +37,6 @@ class AttentionBlock:
             the module does not have, or a module of another kind.
     """
 
-    activation: nn.Module = nn.Identity()
-
     def __init__(self, *args, attention: Mapping, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.attention = build_attention(attention, self.out_channels)
@@ -47,6 +47,10 @@ class AttentionBlock:
 
     def shortcut(self, x: Tensor) -> Tensor:
         return x
+
+    @property
+    def activation(self) -> nn.Module:
+        return IDENTITY
 
     def forward(self, x: Tensor) -> Tensor:
         def inner_forward(x):
@@ -77,7 +81,7 @@ def build_attention(cfg: Mapping, channels: int) -> ResidualSum:
     return attention
 
 
-class StrictPretrained:
+class StrictPretrained(BaseModule):
     """Mixin for backbones: ``Pretrained`` weights fit completely, or it raises.
 
     ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)`` takes the
@@ -113,7 +117,7 @@ class StrictPretrained:
 
 
 def load_pretrained(
-    backbone: nn.Module, checkpoint: str, prefix: str | None = None
+    backbone: StrictPretrained, checkpoint: str, prefix: str | None = None
 ) -> None:
     """Load a checkpoint into a backbone, see :class:`StrictPretrained`."""
     source = read_state_dict(checkpoint)

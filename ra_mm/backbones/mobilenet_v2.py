@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 
-from mmengine.model import BaseModule
 from mmpretrain.models.backbones import mobilenet_v2
 from torch import Tensor, nn
 
@@ -12,7 +11,7 @@ from ra_mm.registry import MODELS
 from .block import AttentionBlock, StrictPretrained
 
 
-class RAInvertedResidual(AttentionBlock, BaseModule):
+class RAInvertedResidual(AttentionBlock):
     """MobileNetV2's residual block with ``attention(F(x), x)`` as its sum.
 
     Args:

@@ -107,6 +107,8 @@ class MGRN(nn.Module):
             a forward pass, if 'bn' trains on a batch of one image.
     """
 
+    temp: Tensor
+
     def __init__(
         self,
         channels: int,

@@ -17,11 +17,17 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as nn_module
+
+try:  # whether torch.compile or torch.export traces this call
+    from torch.compiler import is_compiling
+except ImportError:  # before PyTorch 2.3
+    from torch._dynamo import is_compiling
 
 PATHS = ('reference', 'given', 'fused', 'compiled')
 DEFAULT = 'fused'
@@ -42,11 +48,6 @@ GLOBAL_HOOKS = (
     '_global_forward_pre_hooks',
 )
 
-# Whether torch.compile or torch.export traces this call; the public name is
-# there from PyTorch 2.3 on.
-is_compiling = getattr(torch.compiler, 'is_compiling', None)
-if is_compiling is None:
-    is_compiling = torch._dynamo.is_compiling
 
 _max_path = DEFAULT
 
@@ -107,7 +108,7 @@ def path_applies(path: str, F: Tensor, x: Tensor, scale: Tensor) -> bool:
     )
 
 
-def is_plain_bn(norm: Callable, z: Tensor) -> bool:
+def is_plain_bn(norm: Callable, z: Tensor) -> TypeGuard[nn.BatchNorm2d]:
     """Whether :func:`.bn_tail` does exactly what calling ``norm`` would."""
     return (
         type(norm) is nn.BatchNorm2d

@@ -275,15 +275,16 @@ def _needs_double_backward():
 def _differentiable(function, dy, *inputs):
     """The gradients of ``function(*inputs)``, with a graph of their own."""
     # Views, so that an input computed from another gets a gradient of its own.
-    inputs = [t if t is None else t.view_as(t) for t in inputs]
+    inputs = tuple(t if t is None else t.view_as(t) for t in inputs)
     learns = [t is not None and t.requires_grad for t in inputs]
-    grads = torch.autograd.grad(
-        function(*inputs),
-        [t for t, yes in zip(inputs, learns) if yes],
-        dy,
-        create_graph=True,
+    grads = iter(
+        torch.autograd.grad(
+            function(*inputs),
+            [t for t, yes in zip(inputs, learns) if yes],
+            dy,
+            create_graph=True,
+        )
     )
-    grads = iter(grads)
     return [next(grads) if yes else None for yes in learns]
 
 
