@@ -9,8 +9,9 @@ from mmengine.runner import EpochBasedTrainLoop
 
 from ra_mm.errors import UserError
 from ra_mm.layers import MGRN
+from ra_mm.layers.temp_schedule import check_schedule, first_temp, is_trained, temp_at
 from ra_mm.registry import HOOKS
-from ra_mm.validation import BOOL, check_arg, integer, number
+from ra_mm.validation import BOOL, check_arg
 
 START_TEMP = 'ra_mm_start_temp'  # key in the run's message hub, saved with it
 
@@ -57,13 +58,7 @@ class TempAnnealingHook(Hook):
         by_epoch: bool = True,
     ) -> None:
         check_arg(BOOL, by_epoch=by_epoch)
-        check_arg(number(), start=start, end=end)
-        if not start >= end > 0:
-            raise ValueError(
-                f'start={start}, end={end}: expected start >= end > 0, since temp '
-                'falls from start to end'
-            )
-        check_arg(integer(1), length=length)
+        check_schedule(start, end, length)
         self.start = start
         self.end = end
         self.length = length
@@ -82,12 +77,12 @@ class TempAnnealingHook(Hook):
                 'hook from custom_hooks, or use an RA backbone'
             )
 
+        _warn_of_frozen_gates(runner)
         hub = runner.message_hub
         if runner.iter == 0:
-            trained = any(bool(gate.gamma.any()) for gate in self.gates)
-            temp = max(gate.temp.item() for gate in self.gates)
-            hub.update_info(START_TEMP, max(temp, self.end) if trained else self.start)
-            if trained:
+            temp = first_temp(self.gates, self.start, self.end)
+            hub.update_info(START_TEMP, temp)
+            if is_trained(self.gates):
                 runner.logger.info(f'RA starts from trained weights with temp = {temp}')
         self.start_temp = hub.get_info(START_TEMP, self.start)
 
@@ -108,11 +103,6 @@ class TempAnnealingHook(Hook):
             else f'temp is {self.end} throughout'
         )
 
-    def temp_at(self, progress: float) -> float:
-        """temp after so many units of ``length``, 0 at the start."""
-        remaining = max(0, 1 - progress / self.length)
-        return self.end + (self.start_temp - self.end) * remaining
-
     def before_train_iter(
         self, runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
@@ -120,10 +110,26 @@ class TempAnnealingHook(Hook):
             progress = runner.epoch + batch_idx * self.fraction_per_iter
         else:
             progress = runner.iter * self.fraction_per_iter
-        temp = self.temp_at(progress)
+        temp = temp_at(progress / self.length, self.start_temp, self.end)
         for gate in self.gates:
             gate.temp.fill_(temp)  # in place: no recompilation, no device sync
         runner.message_hub.update_scalar('train/temp', temp)
+
+
+def _warn_of_frozen_gates(runner):
+    gates = [m for m in runner.model.modules() if isinstance(m, MGRN)]
+    frozen = [gate for gate in gates if not gate.gamma.requires_grad]
+    if frozen:
+        message = f'{len(frozen)} of {len(gates)} gates are frozen with their blocks'
+        plain = sum(not gate.gamma.any() for gate in frozen)
+        if plain:
+            runner.logger.warning(
+                f'{message}. In {plain} of them gamma = 0, so their blocks stay plain '
+                'residual blocks: use weights that were trained with RA, or let them '
+                'learn, for example by frozen_stages=0'
+            )
+        else:
+            runner.logger.info(f'{message} and keep their trained gamma')
 
 
 def _iters_per_epoch(runner) -> int:
