@@ -22,5 +22,5 @@ HOOKS = Registry(
 )
 
 # The layers need PyTorch alone and do not know the registry.
-for layer in (layers.CBAM, layers.ReverseAttention, layers.SE):
+for layer in layers.NAMES.values():
     MODELS.register_module(module=layer)

@@ -23,6 +23,7 @@ AGGREGATIONS = {
     'gmp': lambda F, dtype: F.amax(dim=(2, 3)).to(dtype),
     'abs_gap': lambda F, dtype: F.mean(dim=(2, 3), dtype=dtype).abs(),
     'abs_gmp': lambda F, dtype: F.amax(dim=(2, 3)).to(dtype).abs(),
+    'ones': lambda F, dtype: F.new_ones(F.shape[:2], dtype=dtype),  # not the paper's
 }
 
 
@@ -76,6 +77,7 @@ class MGRN(nn.Module):
     aggregation   'gmp'     P_i = maximum of F_i; unstable             yes
     aggregation   'abs_gap' P_i = abs(mean of F_i), Table 6's GAP†     yes
     aggregation   'abs_gmp' P_i = abs(maximum of F_i), Table 6's GMP†  yes
+    aggregation   'ones'    P_i = 1: G does not look at F, a control   no
     normalization 'm-grn'   N_i by Eq. 5                               yes
     normalization 'none'    N_i = P_i                                  yes
     normalization 'bn'      N_i by Eq. 4 over the images of a batch    no
@@ -86,7 +88,9 @@ class MGRN(nn.Module):
     ============= ========= ========================================== ========
 
     The paper found training with 'gap' and 'gmp' unstable: they are signed,
-    so the mean that Eq. 5 divides by can come arbitrarily close to 0. With
+    so the mean that Eq. 5 divides by can come arbitrarily close to 0. 'ones',
+    which the paper does not have, makes N_i 1 / (1 + eps) by 'm-grn' and 1 by
+    'none': see :class:`.StaticGate`. With
     gamma = 0, '1+' is the plain residual sum under every normalization;
     'sigmoid' starts at G = 1/2, 'softmax' at G = 1/C.
 
@@ -96,7 +100,7 @@ class MGRN(nn.Module):
 
     Args:
         channels (int): Channels C of F(x).
-        aggregation (str): P, a row of Table 6. Defaults to 'l2'.
+        aggregation (str): P, a row of Table 6, or 'ones'. Defaults to 'l2'.
         normalization (str): N, a row of Table 7. Defaults to 'm-grn'.
         activation (str): A row of Table 8. Defaults to '1+'.
         eps (float): Added to the denominator in Eqs. 4 and 5. Defaults to
