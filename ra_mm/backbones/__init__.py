@@ -1,4 +1,5 @@
+from .converted import build_converted
 from .mobilenet_v2 import RAMobileNetV2
 from .resnet import RAResNet, RAResNeXt
 
-__all__ = ['RAMobileNetV2', 'RAResNeXt', 'RAResNet']
+__all__ = ['RAMobileNetV2', 'RAResNeXt', 'RAResNet', 'build_converted']

@@ -1,40 +1,13 @@
 """MobileNetV2 whose residual sum is an attention."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from mmpretrain.models.backbones import mobilenet_v2
-from torch import Tensor, nn
 
-from ra_mm.ops.dispatch import has_hooks
+from ra_mm.conversion import convert
 from ra_mm.registry import MODELS
 
-from .block import AttentionBlock, StrictPretrained
-
-
-class RAInvertedResidual(AttentionBlock):
-    """MobileNetV2's residual block with ``attention(F(x), x)`` as its sum.
-
-    Args:
-        block (InvertedResidual): mmpretrain's block with a skip connection,
-            whose convolutions this one takes over.
-        attention (dict): See :class:`.block.AttentionBlock`.
-    """
-
-    def __init__(
-        self, block: mobilenet_v2.InvertedResidual, attention: Mapping
-    ) -> None:
-        self.out_channels = block.conv[-1].out_channels
-        super().__init__(attention=attention)
-        self.conv = block.conv
-        self.with_cp = block.with_cp
-
-    def residual_branch(self, x: Tensor) -> tuple[Tensor, Callable]:
-        *first, last = self.conv
-        if has_hooks(self.conv) or has_hooks(last):
-            return self.conv(x), nn.Identity()
-        for layer in first:
-            x = layer(x)
-        return last(x, norm=False), last.norm
+from .pretrained import StrictPretrained
 
 
 @MODELS.register_module()
@@ -45,14 +18,14 @@ class RAMobileNetV2(StrictPretrained, mobilenet_v2.MobileNetV2):
     'RA block'): 10 of the 17 blocks. With gamma = 0 and the same weights it
     computes what mmpretrain's (and torchvision's) MobileNetV2 computes.
 
-    A ``Pretrained`` init is strict, see :class:`.block.StrictPretrained`; it
+    A ``Pretrained`` init is strict, see :class:`.StrictPretrained`; it
     takes torchvision's checkpoints, too.
 
     Args:
         widen_factor (float): Width multiplier, 0.5, 0.75 and 1 in the paper.
             Defaults to 1.
-        attention (dict): Config of the block's attention, see
-            :class:`.block.AttentionBlock`. Defaults to
+        attention (dict): Config of the blocks' attention, without ``channels``,
+            see :func:`ra_mm.convert`. Defaults to
             ``dict(type='ra_mm.ReverseAttention')``.
         **kwargs: As for :class:`mmpretrain.models.MobileNetV2`, for example
             ``out_indices`` (defaults to ``(7, )``), ``frozen_stages``,
@@ -68,15 +41,8 @@ class RAMobileNetV2(StrictPretrained, mobilenet_v2.MobileNetV2):
         attention: Mapping = dict(type='ra_mm.ReverseAttention'),
         **kwargs,
     ) -> None:
-        self.attention = attention  # super() calls make_layer, which needs it
         super().__init__(widen_factor=widen_factor, **kwargs)
-
-    def make_layer(self, **kwargs) -> nn.Sequential:
-        layer = super().make_layer(**kwargs)
-        for i, block in enumerate(layer):
-            if block.use_res_connect:
-                layer[i] = RAInvertedResidual(block, self.attention)
-        return layer
+        convert(self, attention, log=None)
 
     def rename_keys(self, state: Mapping) -> Mapping:
         """torchvision's state dict has the same entries in the same order."""

@@ -1,84 +1,13 @@
-"""The residual block whose sum is an attention, and strict pre-trained weights.
+"""Strict pre-trained weights for the backbones."""
 
-The only forward pass of all attention blocks is :meth:`AttentionBlock.forward`:
-the block computes its residual branch up to the last norm, its shortcut, and
-leaves the rest to ``attention.tail(z, norm, shortcut, activation)``, see
-:class:`ra_mm.layers.ResidualSum`.
-"""
+from collections.abc import Mapping
 
-from collections.abc import Callable, Mapping
-
-import torch.utils.checkpoint as cp
 from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 
 from ra_mm.engine.checkpoint_io import read_state_dict
 from ra_mm.engine.strict_load import format_mismatch, load_weights, strip_prefix
 from ra_mm.errors import UserError
-from ra_mm.layers import ResidualSum
-from ra_mm.registry import MODELS
-
-IDENTITY = nn.Identity()
-
-
-class AttentionBlock(BaseModule):
-    """Mixin that replaces the sum of a residual block by an attention.
-
-    A subclass defines :meth:`residual_branch`, and also :meth:`shortcut` where
-    it is not x and :attr:`activation` if one follows the sum. Everything else,
-    with the names in the state dict, stays the block's.
-
-    Args:
-        attention (dict): Config of a :class:`ra_mm.layers.ResidualSum`, which
-            is built with ``channels=C``.
-
-    Raises:
-        ValueError: If the config names no registered module, arguments that
-            the module does not have, or a module of another kind.
-    """
-
-    def __init__(self, *args, attention: Mapping, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.attention = build_attention(attention, self.out_channels)
-
-    def residual_branch(self, x: Tensor) -> tuple[Tensor, Callable]:
-        """Return z and norm such that ``F(x) = norm(z)``."""
-        raise NotImplementedError
-
-    def shortcut(self, x: Tensor) -> Tensor:
-        return x
-
-    @property
-    def activation(self) -> nn.Module:
-        return IDENTITY
-
-    def forward(self, x: Tensor) -> Tensor:
-        def inner_forward(x):
-            z, norm = self.residual_branch(x)
-            return self.attention.tail(z, norm, self.shortcut(x), self.activation)
-
-        if self.with_cp and x.requires_grad:
-            return cp.checkpoint(inner_forward, x, use_reentrant=False)
-        return inner_forward(x)
-
-
-def build_attention(cfg: Mapping, channels: int) -> ResidualSum:
-    """Build the attention of a block, see :class:`AttentionBlock`."""
-    try:
-        attention = MODELS.build(dict(**cfg, channels=channels))
-    except (KeyError, TypeError) as e:
-        raise ValueError(
-            f'attention={cfg!r}: {e.args[0]}. Expected the config, without '
-            "channels, of 'ra_mm.ReverseAttention', 'ra_mm.SE', 'ra_mm.CBAM' or "
-            'your own registered subclass of ra_mm.layers.ResidualSum. For a '
-            "backbone without attention use mmpretrain's"
-        ) from e
-    if not isinstance(attention, ResidualSum):
-        raise ValueError(
-            f'attention={cfg!r}: {type(attention).__name__} is not a subclass of '
-            'ra_mm.layers.ResidualSum, whose forward(F, x) returns the sum'
-        )
-    return attention
 
 
 class StrictPretrained(BaseModule):

@@ -16,8 +16,9 @@ FLOORS = [
     {'reproduce', 'check_env'},
 ]
 FLOOR_OF = {name: i for i, floor in enumerate(FLOORS) for name in floor}
-# The only imports between neighbours on floors 2 and 3: plain ingredients.
+# The only imports between neighbours on floors 1 to 3: plain ingredients.
 INGREDIENTS = {
+    ('conversion', 'registry'),  # for attentions that are given as a config
     ('backbones', 'engine'),
     ('preflight', 'cli'),
     ('analysis', 'cli'),
@@ -77,5 +78,5 @@ assert MGRN(16)(F).shape == (2, 16)
 def test_layers_need_torch_alone():
     """A forward and a backward pass of every layer and of the fused tail."""
     # PyTorch itself may want argparse.
-    code = WITHOUT_OPENMMLAB.replace("import sys\n", 'import sys\nimport torch\n', 1)
+    code = WITHOUT_OPENMMLAB.replace('import sys\n', 'import sys\nimport torch\n', 1)
     subprocess.run([sys.executable, '-c', code], check=True, cwd=PACKAGE.parent)

@@ -1,0 +1,84 @@
+"""The residual block whose sum is an attention."""
+
+import functools
+from collections.abc import Callable
+
+import torch.utils.checkpoint as cp
+from torch import Tensor, nn
+
+from ra_mm.layers import ResidualSum
+
+from .rules import Rule, find_rule, full_name
+
+
+class AttentionBlock:
+    """Mixin that replaces the sum of a residual block by its ``attention``.
+
+    This is the only forward pass of all attention blocks: the rule computes the
+    residual branch up to the last norm, the shortcut and the activation, and
+    ``attention.tail`` does the rest, see :class:`ra_mm.layers.ResidualSum`.
+
+    A converted block is an instance of a subclass of this mixin and of its
+    own class. Everything but the forward pass, with the names in the state
+    dict, stays the block's.
+    """
+
+    attention: ResidualSum
+    operands: Callable[..., tuple]
+    plain_class: type[nn.Module]
+
+    def forward(self, x: Tensor) -> Tensor:
+        def inner_forward(x):
+            z, norm, shortcut, act = self.operands(x)
+            if type(z) is Tensor and z.shape != shortcut.shape:
+                raise ValueError(
+                    f'{full_name(self.plain_class)}: F(x) of shape {tuple(z.shape)} '
+                    f'does not fit the shortcut of shape {tuple(shortcut.shape)}. The '
+                    'rule of this class has to apply what the block does to its '
+                    'shortcut, see ra_mm.conversion.add_rule'
+                )
+            return self.attention.tail(z, norm, shortcut, act)
+
+        # OpenMMLab's blocks checkpoint themselves, others' are checkpointed.
+        if getattr(self, 'with_cp', False) and x.requires_grad:
+            return cp.checkpoint(inner_forward, x, use_reentrant=False)
+        return inner_forward(x)
+
+    def __reduce_ex__(self, protocol):
+        """By the name of its own class: the subclass is made at run time."""
+        _, _, *state = super().__reduce_ex__(max(protocol, 2))
+        return _new_block, (self.plain_class,), *state
+
+
+def insert_attention(block: nn.Module, attention: ResidualSum) -> None:
+    """Make a block that has a rule an :class:`AttentionBlock`."""
+    rule = find_rule(type(block))
+    assert rule is not None
+    block.attention = attention
+    block.__class__ = _attention_class(type(block), rule)
+
+
+@functools.cache
+def _attention_class(cls: type, rule: Rule) -> type:
+    return type(
+        f'Attention{cls.__name__}',
+        (AttentionBlock, cls),
+        dict(
+            __doc__=f'{cls.__name__} with an attention as its sum.',
+            __module__=cls.__module__,
+            operands=rule.operands,
+            plain_class=cls,
+        ),
+    )
+
+
+def _new_block(cls: type) -> nn.Module:
+    """An attention block without its state, for copy and pickle."""
+    rule = find_rule(cls)
+    if rule is None:
+        raise ValueError(
+            f'{full_name(cls)} has no rule here: add the one that the pickled model '
+            'was converted with, see ra_mm.conversion.add_rule'
+        )
+    block_class = _attention_class(cls, rule)
+    return block_class.__new__(block_class)

@@ -1,0 +1,200 @@
+"""Rules: how each kind of residual block computes the operands of its sum."""
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ra_mm.ops.dispatch import has_hooks
+
+IDENTITY = nn.Identity()
+
+
+class Rule(NamedTuple):
+    """How a kind of block computes its sum, see :func:`add_rule`."""
+
+    operands: Callable[[nn.Module, Tensor], tuple]
+    channels: Callable[[nn.Module], int]
+    has_shortcut: Callable[[nn.Module], bool]
+
+
+_RULES: dict[type | str, Rule] = {}
+
+
+def add_rule(
+    *classes: type | str,
+    channels: Callable[[nn.Module], int],
+    has_shortcut: Callable[[nn.Module], bool] = lambda block: True,
+) -> Callable:
+    """Teach :func:`ra_mm.convert` a kind of residual block.
+
+    It decorates the function that computes the operands of the sum: a block
+    ``y = act(norm(z) + shortcut)`` becomes ``y = act(attention(norm(z),
+    shortcut))``. For example::
+
+        @add_rule(MyBlock, channels=lambda block: block.conv2.out_channels)
+        def my_block(block, x):
+            z = block.conv2(block.act(block.norm1(block.conv1(x))))
+            return z, block.norm2, block.shortcut(x), block.act
+
+    If the residual branch is a chain of the block's modules, one call of
+    :func:`add_chain` does the same. Check a rule with ``torch.equal`` on the
+    outputs of the block before and after :func:`ra_mm.convert`.
+
+    A rule holds for the classes and for those subclasses that inherit their
+    ``forward``. A later rule for the same class replaces the earlier one.
+
+    Args:
+        *classes (type or str): Classes of blocks, or their full names such as
+            'package.module.Class', which then need not be imported.
+        channels (callable): Returns the number of channels of a block's output.
+        has_shortcut (callable): Returns whether a block adds a shortcut at all.
+            By default, all do.
+
+    Returns:
+        callable: A decorator. The decorated function takes the block and its
+        input x, and returns the arguments of
+        :meth:`ra_mm.layers.ResidualSum.tail`: z and a callable norm such that
+        ``F(x) = norm(z)`` has the shape of z, the shortcut, and the activation
+        after the sum. Where no norm ends the branch, or no activation follows,
+        :data:`IDENTITY` takes its place.
+
+    Raises:
+        ValueError: If one of the classes is not an nn.Module.
+    """
+    for cls in classes:
+        is_module = isinstance(cls, type) and issubclass(cls, nn.Module)
+        if not is_module and not (isinstance(cls, str) and '.' in cls):
+            raise ValueError(
+                f'add_rule({cls!r}): expected a subclass of nn.Module, or its full '
+                "name such as 'package.module.Class'"
+            )
+
+    def register(operands):
+        for cls in classes:
+            _RULES[cls] = Rule(operands, channels, has_shortcut)
+        return operands
+
+    return register
+
+
+def add_chain(
+    *classes: type | str,
+    branch: str,
+    after: str = '',
+    shortcut: str = '',
+    act: str = '',
+    has_shortcut: Callable[[nn.Module], bool] = lambda block: True,
+) -> None:
+    """A rule for blocks whose branches are chains of their modules.
+
+    For example::
+
+        add_chain(
+            MyBlock, branch='conv1 bn1 relu conv2 bn2', shortcut='downsample', act='relu'
+        )
+
+    In all chains, an attribute that is None is skipped, and one that may be
+    absent has a '?' after its name. An attribute may also be a list of names.
+
+    Args:
+        *classes (type or str): As for :func:`add_rule`.
+        branch (str): Names of the modules from x up to and including the last
+            norm, separated by spaces.
+        after (str): Names of the modules between that norm and the sum, such as
+            an SE layer and drop path.
+        shortcut (str): Names of the modules on the shortcut.
+        act (str): Name of the activation after the sum.
+        has_shortcut (callable): As for :func:`add_rule`.
+    """
+    first = branch.split()
+    last = first.pop()
+
+    def operands(block, x):
+        z, norm = split_norm(getattr(block, last), _through(block, first, x))
+        tail = [m for m in _modules(block, after.split()) if not _does_nothing(m)]
+        if tail:
+            z = norm(z)
+            for module in tail[:-1]:
+                z = module(z)
+            norm = tail[-1]
+        activation = next(_modules(block, act.split()), IDENTITY)
+        return z, norm, _through(block, shortcut.split(), x), activation
+
+    def channels(block):
+        return [
+            m.out_channels
+            for part in _modules(block, branch.split())
+            for m in part.modules()
+            if isinstance(m, nn.Conv2d)
+        ][-1]
+
+    add_rule(*classes, channels=channels, has_shortcut=has_shortcut)(operands)
+
+
+def find_rule(cls: type) -> Rule | None:
+    """The rule for this class of blocks, if there is one."""
+    # A subclass with a forward of its own may compute anything.
+    cls = next((c for c in cls.__mro__ if 'forward' in vars(c)), cls)
+    return _RULES.get(cls) or _RULES.get(full_name(cls))
+
+
+def full_name(cls: type) -> str:
+    return f'{cls.__module__}.{cls.__qualname__}'
+
+
+def absent_classes() -> list[str]:
+    """Classes that rules name and that their modules, if imported, do not have."""
+    absent = []
+    for cls in _RULES:
+        if isinstance(cls, str):
+            module, _, name = cls.rpartition('.')
+            if module in sys.modules and not hasattr(sys.modules[module], name):
+                absent.append(cls)
+    return absent
+
+
+def split_norm(module: nn.Module, x: Tensor) -> tuple[Tensor, Callable]:
+    """z and norm such that ``module(x) = norm(z)``.
+
+    norm is the batch norm that ends the module, if one does, so that the fused
+    tail of reverse attention can compute it. The module may be a batch norm
+    itself, a Sequential, or mmcv's ConvModule. Hooks on it see what they would
+    see if it was called.
+    """
+    if isinstance(module, _BatchNorm):
+        return x, module
+    if not has_hooks(module):
+        if type(module).forward is nn.Sequential.forward:
+            *first, last = module
+            for layer in first:
+                x = layer(x)
+            return split_norm(last, x)
+        if full_name(type(module)) == 'mmcv.cnn.bricks.conv_module.ConvModule':
+            ends_in_norm = module.order[-2:] == ('norm', 'act')
+            if module.with_norm and ends_in_norm and not module.with_activation:
+                return module(x, norm=False), module.norm
+    return module(x), IDENTITY
+
+
+def _modules(block, names: Iterable[str]):
+    for name in names:
+        optional = name.endswith('?')
+        found = getattr(block, name[:-1], None) if optional else getattr(block, name)
+        if isinstance(found, list):
+            yield from _modules(block, found)
+        elif found is not None:
+            yield found
+
+
+def _through(block, names, x):
+    for module in _modules(block, names):
+        x = module(x)
+    return x
+
+
+def _does_nothing(module):
+    """An Identity, or a dropout or stochastic depth of probability 0."""
+    return isinstance(module, nn.Identity) or getattr(module, 'p', None) == 0
