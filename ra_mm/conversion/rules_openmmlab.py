@@ -115,6 +115,8 @@ def convnext(block, x):
     F = block.pointwise_conv2(F)
     if block.linear_pw_conv:
         F = F.permute(0, 3, 1, 2)
+        if x.is_contiguous():  # the sum has the layout of x, as in x + F
+            F = F.contiguous()
     if block.gamma is not None:
         F = F.mul(block.gamma.view(1, -1, 1, 1))
     return F, block.drop_path, x, IDENTITY

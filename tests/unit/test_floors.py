@@ -59,11 +59,14 @@ import sys
 for name in ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'argparse'):
     sys.modules[name] = None  # importing it raises ImportError
 import torch
-from ra_mm.layers import CBAM, SE, MGRN, ResidualSum, ReverseAttention, force_path
+import ra_mm
+from ra_mm.conversion import add_chain
+from ra_mm.layers import NAMES, MGRN, ResidualSum, ReverseAttention, force_path
 
 x = torch.randn(2, 16, 4, 4, requires_grad=True)
 F = torch.randn(2, 16, 4, 4)
-layers = [CBAM(16), SE(16), ResidualSum(), ReverseAttention(16)]
+layers = [ResidualSum()]
+layers += [kind(16) for name, kind in NAMES.items() if name != 'on_residual']
 layers += [ReverseAttention(16, aggregation='l1', normalization='bn')]
 for layer in layers:
     for path in ('reference', 'given', 'fused'):
@@ -72,11 +75,24 @@ for layer in layers:
         (grad,) = torch.autograd.grad(y.square().sum(), [x])
         assert y.shape == x.shape and grad.isfinite().all() and grad.any()
 assert MGRN(16)(F).shape == (2, 16)
+
+class Block(torch.nn.Sequential):
+    def forward(self, x):
+        return self[1](self[0](x)) + x
+
+add_chain(Block, branch='0 1')
+model = Block(torch.nn.Conv2d(16, 16, 1), torch.nn.BatchNorm2d(16))
+schedule = ra_mm.TempSchedule(ra_mm.convert(model), length=2)
+model(x).sum().backward()
+schedule.step()
+assert model.attention.gate.gamma.grad.any() and model.attention.gate.temp == 15.5
+for name in ('torchvision', 'timm'):
+    assert name not in sys.modules
 """
 
 
-def test_layers_need_torch_alone():
-    """A forward and a backward pass of every layer and of the fused tail."""
+def test_layers_and_conversion_need_torch_alone():
+    """A forward and a backward pass of every layer and of a converted model."""
     # PyTorch itself may want argparse.
     code = WITHOUT_OPENMMLAB.replace('import sys\n', 'import sys\nimport torch\n', 1)
     subprocess.run([sys.executable, '-c', code], check=True, cwd=PACKAGE.parent)

@@ -114,6 +114,17 @@ def test_wrong_arguments(kwargs, message):
         TempAnnealingHook(**kwargs)
 
 
+@pytest.mark.parametrize('gamma, warned', [(0.0, True), (1.0, False)])
+def test_frozen_gates(run, make_model, tmp_path, gamma, warned):
+    """Plain blocks that stay plain are worth a warning, trained gates are not."""
+    model = make_model()
+    model.ra.requires_grad_(False)
+    model.ra.gate.gamma.fill_(gamma)
+    run(TempAnnealingHook(length=2), model=model, stop_at=3)
+    log = ''.join(path.read_text() for path in tmp_path.glob('*/*.log'))
+    assert log.count('1 of 1 gates are frozen') == warned
+
+
 def test_model_without_ra(run, make_model):
     with pytest.raises(UserError, match='TempAnnealingHook'):
         run(TempAnnealingHook(), model=make_model(ra=False))

@@ -1,0 +1,105 @@
+"""ra_mm.Converted in configs of the toolboxes."""
+
+import importlib
+
+import mmdet.models
+import mmpretrain.models
+import pytest
+import torch
+from mmengine import ConfigDict
+from mmengine.registry import MODELS, init_default_scope
+
+from ra_mm.backbones import RAResNet
+from ra_mm.conversion import AttentionBlock
+from ra_mm.layers import SE, ReverseAttention, force_path
+
+RESNET = dict(depth=18, base_channels=8, stem_channels=8)
+
+
+def build(scope='mmengine', **kwargs):
+    registry = importlib.import_module(f'{scope}.registry').MODELS
+    return registry.build(ConfigDict(type='ra_mm.Converted', **kwargs))
+
+
+def blocks(model):
+    return [m for m in model.modules() if isinstance(m, AttentionBlock)]
+
+
+@pytest.mark.parametrize('scope', ['mmengine', 'mmdet', 'mmseg', 'mmpretrain'])
+def test_is_the_backbone_itself(scope):
+    model = build(scope, backbone=dict(type='mmpretrain.ResNet', **RESNET))
+    assert isinstance(model, mmpretrain.models.ResNet)
+    assert len(blocks(model)) == 8
+    assert list(model.state_dict()) == list(RAResNet(**RESNET).state_dict())
+
+
+def test_in_the_default_scope():
+    """The toolboxes' own configs have no scope before their types."""
+    init_default_scope('mmdet')
+    model = build('mmdet', backbone=dict(type='ResNet', depth=18, base_channels=8))
+    assert isinstance(model, mmdet.models.ResNet)
+
+
+def test_arguments_of_a_base_config():
+    """What a base config says of its backbone becomes the backbone's."""
+    model = build(
+        depth=50,
+        base_channels=8,
+        stem_channels=8,
+        backbone=dict(type='mmpretrain.ResNet', depth=18),
+    )
+    assert model.depth == 18 and model.base_channels == 8
+
+
+def test_attention_and_names():
+    model = build(
+        backbone=dict(type='mmpretrain.ResNet', **RESNET),
+        attention=dict(type='ra_mm.SE'),
+        names=['layer3', 'layer4'],
+        skip='*.0',
+    )
+    names = [n for n, m in model.named_modules() if isinstance(m, SE)]
+    assert names == ['layer3.1.attention', 'layer4.1.attention']
+
+
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(backbone=dict(depth=18)), 'backbone='),
+        (dict(backbone=dict(type='mmpretrain.VGG', depth=11)), 'VGG has no residual'),
+        (dict(backbone=dict(type='mmpretrain.ResNet', **RESNET), names='x'), "'x'"),
+        (
+            dict(
+                backbone=dict(type='mmpretrain.ResNet', **RESNET),
+                attention=dict(type='ra_mm.Sea'),
+            ),
+            'Sea',
+        ),
+    ],
+)
+def test_wrong_config(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        build(**kwargs)
+
+
+@pytest.mark.parametrize('wrapped', ['mmpretrain', 'mmdet', 'mmseg'])
+def test_own_weights_and_frozen_stages(wrapped, tmp_path, randomise):
+    """Its init_cfg loads plain weights; gates of frozen stages are frozen."""
+    cfg = dict(type=f'{wrapped}.ResNet', depth=18, base_channels=8)
+    plain = randomise(MODELS.build(dict(cfg)))
+    torch.save(plain.state_dict(), tmp_path / 'a.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'))
+    model = build(backbone=dict(cfg, frozen_stages=1, init_cfg=init_cfg))
+    model.init_weights()
+    for mode in (True, False):
+        model.train(mode)
+        plain.train(mode)
+        x = torch.randn(2, 3, 64, 64)
+        frozen = {
+            n
+            for n, m in model.named_modules()
+            if isinstance(m, ReverseAttention) and not m.gate.gamma.requires_grad
+        }
+        assert frozen == {'layer1.0.attention', 'layer1.1.attention'}
+    with force_path('reference'):
+        assert torch.equal(model(x)[-1], plain(x)[-1])

@@ -1,0 +1,212 @@
+"""SimAM, ECA, GRN and the controls against their equations, in NumPy."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.autograd import gradcheck
+
+from ra_mm.layers import (
+    ECA,
+    GRN,
+    MGRN,
+    NAMES,
+    GatedResidual,
+    OnResidual,
+    ReverseAttention,
+    SimAM,
+    StaticGate,
+)
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def simam(layer, F):
+    """Eq. 5 of SimAM, neuron by neuron; the attention is sigmoid(1 / e)."""
+    out = np.empty_like(F)
+    for n, c in np.ndindex(F.shape[:2]):
+        t = F[n, c]
+        mu = t.mean()
+        variance = ((t - mu) ** 2).sum() / max(t.size - 1, 1)
+        energy = (
+            4 * (variance + layer.lam) / ((t - mu) ** 2 + 2 * variance + 2 * layer.lam)
+        )
+        out[n, c] = sigmoid(1 / energy) * t
+    return out
+
+
+def eca(layer, F):
+    """Each channel's weight is a weighted sum of its neighbours' means."""
+    w = layer.conv.weight.detach().numpy()[0, 0]
+    images, channels = F.shape[:2]
+    out = np.empty_like(F)
+    for n, c in np.ndindex(images, channels):
+        total = 0.0
+        for k, weight in enumerate(w):
+            i = c + k - len(w) // 2
+            if 0 <= i < channels:
+                total += weight * F[n, i].mean()
+        out[n, c] = sigmoid(total) * F[n, c]
+    return out
+
+
+def norms(F):
+    """N of each channel: its L2 norm by the mean over the channels."""
+    n = np.sqrt((F**2).sum(axis=(2, 3)))
+    return n / (n.mean(axis=1, keepdims=True) + 1e-6)
+
+
+def grn(layer, F):
+    gamma, beta = (
+        p.detach().numpy()[None, :, None, None] for p in (layer.gamma, layer.beta)
+    )
+    return gamma * (F * norms(F)[:, :, None, None]) + beta + F
+
+
+def gated_residual(layer, F):
+    gamma = layer.gate.gamma.detach().numpy()
+    G = 1 + gamma / layer.gate.temp.item() * norms(F)
+    return G[:, :, None, None] * F
+
+
+TWINS = {SimAM: simam, ECA: eca, GRN: grn, GatedResidual: gated_residual}
+RIVALS = [*TWINS, StaticGate]
+
+
+def layer_and_inputs(kind, channels=6, size=(5, 3)):
+    torch.manual_seed(0)
+    layer = kind(channels).double()
+    for p in layer.parameters():
+        nn.init.normal_(p)
+    if hasattr(layer, 'gate'):
+        layer.gate.temp.fill_(2.5)
+    F, x = torch.randn(2, 3, channels, *size, dtype=torch.float64)
+    return layer, F, x
+
+
+@pytest.mark.parametrize('kind', TWINS)
+@pytest.mark.parametrize('channels, size', [(6, (5, 3)), (16, (4, 4)), (3, (1, 1))])
+def test_equation(kind, channels, size):
+    layer, F, x = layer_and_inputs(kind, channels, size)
+    expected = TWINS[kind](layer, F.numpy()) + x.numpy()
+    np.testing.assert_allclose(
+        layer(F, x).detach().numpy(), expected, rtol=1e-12, atol=1e-12
+    )
+
+
+def test_static_gate():
+    """It does not look at F; otherwise it is reverse attention."""
+    layer, F, x = layer_and_inputs(StaticGate)
+    gamma = layer.gate.gamma[:, None, None]
+    expected = F + (1 + gamma / 2.5) * x
+    torch.testing.assert_close(layer(F, x), expected)
+    assert list(layer.state_dict()) == list(ReverseAttention(6).state_dict())
+    assert torch.equal(layer.gate(F), layer.gate(F.neg() * 3))
+
+
+def test_ones_as_aggregation():
+    """Eq. 5 makes of P = 1 an N of 1 / (1 + eps)."""
+    F = torch.randn(2, 4, 3, 3, dtype=torch.float64)
+    for normalization, N in (('m-grn', 1 / (1 + 1e-6)), ('none', 1.0), ('ln', 0.0)):
+        gate = MGRN(4, aggregation='ones', normalization=normalization).double()
+        nn.init.constant_(gate.gamma, 0.5)
+        torch.testing.assert_close(
+            gate(F), torch.full((2, 4), 1 + 0.5 * N, dtype=F.dtype), rtol=0, atol=1e-12
+        )
+
+
+@pytest.mark.parametrize(
+    'channels, kernel', [(1, 1), (16, 3), (64, 3), (256, 5), (512, 5), (2048, 7)]
+)
+def test_kernel_size_of_eca(channels, kernel):
+    """Eq. 12; ECA-ResNet-50 has kernels of 5, 5, 5 and 7."""
+    assert ECA(channels).conv.kernel_size == (kernel,)
+
+
+@pytest.mark.parametrize('kind', [GRN, StaticGate, GatedResidual])
+def test_starts_as_the_plain_sum(kind):
+    _, F, x = layer_and_inputs(kind)
+    assert torch.equal(kind(6).double()(F, x), F + x)
+
+
+@pytest.mark.parametrize('kind', RIVALS)
+def test_gradients(kind):
+    layer, F, x = layer_and_inputs(kind, 4, (2, 3))
+    assert gradcheck(layer, (F.requires_grad_(), x.requires_grad_()))
+    F = torch.zeros_like(F).requires_grad_()  # a last norm that is initialised to 0
+    layer(F, x).sum().backward()
+    assert F.grad.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in layer.parameters())
+
+
+@pytest.mark.parametrize('kind', RIVALS)
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_low_precision(kind, dtype):
+    """Sums of large maps do not overflow, and the stream keeps its type."""
+    layer, F, x = layer_and_inputs(kind, 6, (40, 40))
+    layer, F = layer.float(), F * 10
+    with torch.autocast('cpu', dtype):
+        y = layer(F.to(dtype), x.to(dtype))
+    assert y.dtype == dtype
+    torch.testing.assert_close(
+        y.float(), layer(F.float(), x.float()), rtol=0.05, atol=0.3
+    )
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_registered(name):
+    from ra_mm.registry import MODELS
+
+    kind = NAMES[name]
+    kwargs = dict(layer=nn.Identity) if kind is OnResidual else {}
+    cfg = dict(type=f'ra_mm.{kind.__name__}', channels=8, **kwargs)
+    assert type(MODELS.build(cfg)) is kind
+
+
+class Halve(nn.Module):
+    def __init__(self, channels, factor=0.5):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((channels, 1, 1), factor))
+
+    def forward(self, x):
+        return self.weight * x
+
+
+def test_on_residual():
+    F, x = torch.randn(2, 3, 4, 5, 5)
+    adapter = OnResidual(4, Halve, factor=0.25)
+    torch.testing.assert_close(adapter(F, x), 0.25 * F + x)
+
+
+@pytest.mark.parametrize(
+    'layer, kwargs',
+    [('mmpretrain.models.utils.SELayer', dict(ratio=8)), ('timm.layers.EcaModule', {})],
+)
+def test_on_residual_of_a_library(layer, kwargs):
+    pytest.importorskip(layer.split('.')[0])
+    adapter = OnResidual(32, layer, **kwargs)
+    F, x = torch.randn(2, 3, 32, 5, 5)
+    torch.testing.assert_close(adapter(F, x), adapter.layer(F) + x)
+
+
+@pytest.mark.parametrize(
+    'layer, message',
+    [
+        ('no_such.Layer', 'no_such'),
+        ('torch.nn.NoLayer', 'NoLayer'),
+        ('Layer', "layer='Layer'"),
+        (lambda channels: channels, 'no nn.Module'),
+        (lambda channels: nn.AdaptiveAvgPool2d(1), r'\(2, 4, 5, 5\) to \(2, 4, 1, 1\)'),
+    ],
+)
+def test_wrong_layer(layer, message):
+    with pytest.raises(ValueError, match=message):
+        OnResidual(4, layer)(*torch.randn(2, 2, 4, 5, 5))
+
+
+@pytest.mark.parametrize('kind', RIVALS)
+def test_wrong_channels(kind):
+    with pytest.raises(ValueError, match='channels=0'):
+        kind(0)
