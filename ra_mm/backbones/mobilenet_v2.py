@@ -45,9 +45,9 @@ class RAMobileNetV2(StrictPretrained, mobilenet_v2.MobileNetV2):
         convert(self, attention, log=None)
 
     def rename_keys(self, state: Mapping) -> Mapping:
-        """torchvision's state dict has the same entries in the same order."""
+        """torchvision and timm have the same entries in the same order."""
         own = _entries(k for k in self.state_dict() if '.attention.' not in k)
-        theirs = _entries(k for k in state if k.startswith('features.'))
+        theirs = _entries(k for k in state if not k.startswith('classifier.'))
         if [k.split('.')[-1] for k in own] != [k.split('.')[-1] for k in theirs]:
             return state
         return {k: state[other] for k, other in zip(own, theirs)}

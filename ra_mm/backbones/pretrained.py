@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 
+import torch
 from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 
 from ra_mm.engine.checkpoint_io import read_state_dict
 from ra_mm.engine.strict_load import format_mismatch, load_weights, strip_prefix
 from ra_mm.errors import UserError
+from ra_mm.validation import check_arg, one_of
 
 
 class StrictPretrained(BaseModule):
@@ -17,6 +19,12 @@ class StrictPretrained(BaseModule):
     path or URL of a checkpoint of this backbone, of the plain one (its
     attention then stays as initialized), or of a complete model that has
     either as its ``backbone.``.
+
+    For images with another number of channels than the checkpoint's, the config
+    has to say what becomes of the first convolution: ``input_conv='repeat'``
+    repeats its weights over the channels, scaled by 3 / channels, and for one
+    channel sums them, as timm does; ``input_conv='init'`` leaves it as it is
+    initialized.
 
     Raises:
         UserError: When weights are loaded, if keys of the backbone are missing
@@ -29,8 +37,9 @@ class StrictPretrained(BaseModule):
         cfgs = [cfgs] if isinstance(cfgs, Mapping) else cfgs or []
         pretrained = [c for c in cfgs if c['type'] in ('Pretrained', PretrainedInit)]
         if pretrained:
+            cfg = pretrained[-1]
             load_pretrained(
-                self, pretrained[-1]['checkpoint'], pretrained[-1].get('prefix')
+                self, cfg['checkpoint'], cfg.get('prefix'), cfg.get('input_conv')
             )
             self.is_init = True
         else:
@@ -46,15 +55,22 @@ class StrictPretrained(BaseModule):
 
 
 def load_pretrained(
-    backbone: StrictPretrained, checkpoint: str, prefix: str | None = None
+    backbone: StrictPretrained,
+    checkpoint: str,
+    prefix: str | None = None,
+    input_conv: str | None = None,
 ) -> None:
     """Load a checkpoint into a backbone, see :class:`StrictPretrained`."""
+    check_arg(one_of(None, 'repeat', 'init'), input_conv=input_conv)
     source = read_state_dict(checkpoint)
     if prefix is None:
         source = strip_prefix(source, None)
         if any(k.startswith('backbone.') for k in source):
             prefix = 'backbone.'
     state = backbone.rename_keys(strip_prefix(source, prefix))
+
+    if input_conv:
+        state = _adapt_input_conv(backbone, state, input_conv)
 
     # Classifiers and heads are not part of the backbone.
     children = dict(backbone.named_children())
@@ -67,5 +83,27 @@ def load_pretrained(
         raise UserError(
             f'{checkpoint} does not fit {type(backbone).__name__}: '
             f'{format_mismatch(found)}. Give a checkpoint of the same backbone '
-            '(depth, stem, width, attention) or change init_cfg'
+            '(depth, stem, width, attention) or change init_cfg; for another number of '
+            "input channels, add input_conv='repeat' or input_conv='init' to it"
         )
+
+
+def _adapt_input_conv(backbone, state, how):
+    """Fit the weight of the first convolution to the input channels."""
+    name, conv = next(
+        (f'{n}.weight', m)
+        for n, m in backbone.named_modules()
+        if isinstance(m, nn.Conv2d)
+    )
+    weight, wanted = state.get(name), conv.weight.shape[1]
+    if weight is None or weight.ndim != 4 or weight.shape[1] == wanted:
+        return state
+    if how == 'init':
+        weight = conv.weight.detach()
+    elif wanted == 1:
+        weight = weight.sum(dim=1, keepdim=True)
+    else:
+        given = weight.shape[1]
+        index = torch.arange(wanted) % given
+        weight = weight[:, index] * (given / wanted)
+    return {**state, name: weight}

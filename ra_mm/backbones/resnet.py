@@ -62,8 +62,9 @@ class RAResNet(StrictPretrained, resnet.ResNet):
         return layer
 
     def rename_keys(self, state: Mapping) -> Mapping:
-        """The deep stem of mmdet and mmseg is flat."""
-        return {_rename_deep_stem(k): v for k, v in state.items()}
+        """mmdet, mmseg and timm name the deep stem and avg_down otherwise."""
+        own = self.state_dict()
+        return {_rename(key, state, own): value for key, value in state.items()}
 
 
 @MODELS.register_module()
@@ -79,16 +80,26 @@ class RAResNeXt(RAResNet, resnext.ResNeXt):
     """
 
 
-def _rename_deep_stem(key):
-    stem, *index = key.split('.')
-    names = {
-        '0': '0.conv',
-        '1': '0.bn',
-        '3': '1.conv',
-        '4': '1.bn',
-        '6': '2.conv',
-        '7': '2.bn',
-    }
-    if stem == 'stem' and len(index) == 2 and index[0] in names:
-        return f'stem.{names[index[0]]}.{index[1]}'
+# The deep stem as one Sequential: mmdet's and mmseg's stem, timm's conv1
+STEM = {
+    '0': 'stem.0.conv',
+    '1': 'stem.0.bn',
+    '3': 'stem.1.conv',
+    '4': 'stem.1.bn',
+    '6': 'stem.2.conv',
+    '7': 'stem.2.bn',
+}
+
+
+def _rename(key, state, own):
+    module, *index, entry = key.split('.')
+    if module in ('stem', 'conv1') and len(index) == 1 and index[0] in STEM:
+        return f'{STEM[index[0]]}.{entry}'
+    if module == 'bn1' and 'conv1.6.weight' in state:
+        return f'stem.2.bn.{entry}'
+    if 'downsample' in index:
+        # With avg_down, timm has an Identity where there is nothing to pool.
+        place = '.'.join([module, *index[:-1]])
+        if f'{place}.2.weight' in state and f'{place}.2.weight' not in own:
+            return f'{place}.{int(index[-1]) - 1}.{entry}'
     return key

@@ -88,6 +88,13 @@ add_chain(
     after='drop_path',
     has_shortcut=lambda block: block.with_residual,
 )
+# The first stage of EfficientNetV2; the activation comes before the sum.
+add_chain(
+    *_backbones('efficientnet_v2.EnhancedConvModule', 'mmpretrain'),
+    branch='conv norm activate',
+    after='drop_path',
+    has_shortcut=lambda block: block.has_skip,
+)
 
 # Darknet, CSPDarknet and CSPNeXt (YOLOv3, YOLOX, RTMDet)
 add_chain(*_backbones('darknet.ResBlock', 'mmdet'), branch='conv1 conv2')

@@ -103,9 +103,7 @@ def test_step_and_validation(base, backbone, data, blocks, tmp_path):
             return m.extract_feat(m.data_preprocessor(data)['inputs'])
 
     # gamma = 0 is the plain model
-    torch.testing.assert_close(
-        features(model), features(plain), rtol=1e-3, atol=1e-3
-    )
+    torch.testing.assert_close(features(model), features(plain), rtol=1e-3, atol=1e-3)
     model.train()
     optim = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1e-3))
     losses = model.train_step(data, optim)

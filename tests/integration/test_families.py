@@ -98,8 +98,8 @@ FAMILIES = {
         12,
     ),
     'mmpretrain EfficientNetV2': (
-        openmmlab('mmpretrain', 'EfficientNetV2', 'b0', **DROP),
-        15,
+        openmmlab('mmpretrain', 'EfficientNetV2', 's', **DROP),
+        35,
     ),
     'mmpretrain ConvNeXt': (
         openmmlab(

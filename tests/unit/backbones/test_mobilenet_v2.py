@@ -80,6 +80,15 @@ def test_torchvision_weights(width, tmp_path, randomise, pretrained):
     assert torch.equal(model(x)[0], plain.features(x))
 
 
+def test_timm_weights(tmp_path, randomise, pretrained):
+    timm = pytest.importorskip('timm')
+    plain = randomise(timm.create_model('mobilenetv2_050')).eval()
+    torch.save(plain.state_dict(), tmp_path / 'timm.pth')
+    model = pretrained('RAMobileNetV2', tmp_path / 'timm.pth', widen_factor=0.5)
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(model(x)[0], plain.forward_features(x))
+
+
 @pytest.mark.parametrize(
     'change, message',
     [

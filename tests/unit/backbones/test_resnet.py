@@ -7,6 +7,7 @@ import torch
 import torchvision
 
 from ra_mm.backbones import RAResNet, RAResNeXt
+from ra_mm.errors import UserError
 from ra_mm.layers import ReverseAttention, force_path
 
 
@@ -86,6 +87,68 @@ def test_resnet_v1c_weights(depth, options, tmp_path, randomise, pretrained):
     model = pretrained('RAResNet', tmp_path / 'v1c.pth', deep_stem=True, **options)
     x = torch.randn(1, 3, 64, 64)
     assert torch.equal(model(x)[0], plain(x)[0])
+
+
+@pytest.mark.parametrize(
+    'name, options',
+    [
+        ('resnet18', {}),
+        ('resnet18d', dict(deep_stem=True, avg_down=True)),
+        ('resnet50c', dict(deep_stem=True)),
+        ('resnet50d', dict(deep_stem=True, avg_down=True)),
+    ],
+)
+def test_timm_weights(name, options, tmp_path, randomise, pretrained):
+    """timm has other names for the deep stem and for avg_down."""
+    timm = pytest.importorskip('timm')
+    plain = randomise(timm.create_model(name)).eval()
+    torch.save(plain.state_dict(), tmp_path / 'timm.pth')
+    model = pretrained(
+        'RAResNet', tmp_path / 'timm.pth', depth=int(name[6:8]), **options
+    )
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(model(x)[0], plain.forward_features(x))
+
+
+SMALL = dict(depth=18, base_channels=8, stem_channels=8)
+
+
+@pytest.mark.parametrize('options', [{}, dict(deep_stem=True)])
+@pytest.mark.parametrize('channels', [1, 4, 6])
+def test_other_input_channels(options, channels, tmp_path, randomise):
+    """'repeat': a grey image gives what it gave before."""
+    options = dict(SMALL, **options)
+    plain = randomise(mmpretrain.models.ResNet(**options))
+    torch.save(plain.state_dict(), tmp_path / 'a.pth')
+    cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'))
+
+    def build(**init_cfg):
+        model = RAResNet(
+            in_channels=channels, init_cfg=dict(cfg, **init_cfg), **options
+        )
+        model.init_weights()
+        return model
+
+    plain.eval()
+    model = build(input_conv='repeat').eval()
+    if channels != 4:
+        grey = torch.randn(1, 1, 64, 64)
+        torch.testing.assert_close(
+            model(grey.expand(-1, channels, -1, -1))[0],
+            plain(grey.expand(-1, 3, -1, -1))[0],
+        )
+    first = 'stem.0.conv.weight' if options.get('deep_stem') else 'conv1.weight'
+    if channels == 4:
+        rgb = plain.state_dict()[first] * 3 / 4
+        assert torch.equal(model.state_dict()[first], rgb[:, [0, 1, 2, 0]])
+    model = build(input_conv='init').state_dict()
+    assert model[first].shape[1] == channels and model[first].any()
+    for name, value in plain.state_dict().items():
+        assert name == first or torch.equal(model[name], value), name
+    with pytest.raises(UserError, match=f'{first}.*input_conv'):
+        build()
+    with pytest.raises(ValueError, match="input_conv='mean'"):
+        build(input_conv='mean')
 
 
 def saved_bytes(model, x):
