@@ -350,7 +350,7 @@ def check_packages() -> None:
     if missing:
         raise ValueError(
             f'{" and ".join(missing)} must be installed: '
-            "python -m pip install 'ra_mm[export]'"
+            f'python -m pip install {" ".join(missing)}'
         )
 
 

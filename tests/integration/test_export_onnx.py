@@ -263,7 +263,7 @@ def test_mistakes(argv, message, configs, weights, tmp_path, monkeypatch, capsys
 def test_no_packages(configs, weights, monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     error = fails(capsys, configs / 'classifier.py', weights / 'classifier.pth')
-    assert 'onnx and onnxruntime' in error and 'ra_mm[export]' in error
+    assert 'onnx and onnxruntime' in error and 'install onnx onnxruntime' in error
 
 
 def test_too_far_off(configs, weights, tmp_path, monkeypatch, capsys):
