@@ -103,7 +103,7 @@ def test_ra_starts_as_the_baseline(name, tmp_path):
         torch.testing.assert_close(a, b)
 
 
-# Table 1: learning rate, weight decay, epochs, dropout
+# Learning rate, weight decay, epochs, dropout
 TABLE_1 = {
     'r18': (0.1, 0.0001, 100, 0),
     'r50': (0.1, 0.0001, 100, 0.2),
@@ -141,3 +141,15 @@ def test_table_1(name):
         assert schedule.milestones == [epochs * i // 10 for i in (3, 6, 9)]
     else:
         assert schedule.gamma**epochs == pytest.approx(0.98**300)
+
+
+def test_starts_from_its_own_backbone():
+    """Detectors start from the classifier with the same backbone and attention."""
+    for row in paper.rows(4, 5):
+        own, start = (
+            load(path.relative_to(paper.CONFIGS)).model.backbone
+            for path in (row.config, row.start)
+        )
+        assert own.get('attention') == start.get('attention'), row
+        assert (own.type == 'ra_mm.RAResNet') == (start.type == 'ra_mm.RAResNet'), row
+        assert own.depth == start.depth == 50, row
