@@ -297,7 +297,10 @@ def test_old_names_of_weights(run, saved, tmp_path):
         (['--classes', 'star', 'moon'], 'class moon'),
         (['--device', 'nvidia'], '--device nvidia: Expected one of cpu, cuda'),
         (['--image', 'none.png'], 'none.png'),
-        (['--cfg-options', 'model.backbone.depth=34'], 'its backbone is another'),
+        (
+            ['--cfg-options', 'model.backbone.depth=34'],
+            'backbone.layer1.2.conv1.weight',
+        ),
         (['--cfg-options', 'model.head.num_classes=5'], 'head.fc'),
         (
             ['--cfg-options', 'model.backbone.type=mmpretrain.ResNet'],
