@@ -205,6 +205,9 @@ def measure(
         if i >= MIN_ROUNDS and time.perf_counter() - begin > limit_s:
             rounds = i
             break
+        if not steps[1:]:  # all of them failed
+            ms = 1e3 * seconds(steps[0], number)
+            results[0]['pairs_ms'].append([ms, ms])
         for step, result in zip(steps[1:], results[1:]):
             pair = [steps[0], step]
             ms = {
