@@ -5,6 +5,7 @@ This measures what that changes at the sizes of a detector.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -73,7 +74,7 @@ def _compare_nms(libraries, device, count, rounds):
             kept=len(kept),
             different=len(set(kept.tolist()) ^ set(exact.tolist())),
             same_order=torch.equal(kept, exact),
-            ms=_milliseconds(lambda: nms(boxes, scores), rounds),
+            ms=_milliseconds(partial(nms, boxes, scores), rounds),
         )
 
 
@@ -104,7 +105,7 @@ def _compare_roi_align(libraries, device, shape, count, rounds):
             features=list(shape),
             rois=count,
             errors=dict(zip(['y', 'dfeatures'], errors)),
-            ms=_milliseconds(lambda: values_and_gradient(roi_align, *inputs), rounds),
+            ms=_milliseconds(partial(values_and_gradient, roi_align, *inputs), rounds),
         )
 
 
