@@ -151,6 +151,11 @@ def parse_args(argv):
         + ', '.join(part.name for part in gpu_report.parts('cuda')),
     )
     add(
+        '--resume',
+        action='store_true',
+        help='keep the finished parts of an earlier --gpu-report FILE.json',
+    )
+    add(
         '--tiny',
         action='store_true',
         help='try --gpu-report in seconds, with small inputs and no compilation',
@@ -267,6 +272,7 @@ def run_gpu_report(args, argv) -> None:
         args.minutes,
         environment(PROG, argv, args.device, args.commit),
         progress,
+        cost.read(args.gpu_report) if args.resume else None,
     )
     print(cost.report_tables(report))
 

@@ -20,6 +20,7 @@ from ra_mm.analysis.benchmark_cases import Case
 from ra_mm.analysis.benchmarking import measure
 from ra_mm.analysis.exactness import tail_errors
 from ra_mm.analysis.operator_check import operator_errors
+from ra_mm.errors import UserError
 
 EAGER_PATHS = ['reference', 'given', 'fused']
 RA = ['ra-naive', 'ra-given', 'ra-fused', 'ra-compiled']
@@ -125,6 +126,7 @@ def write_report(
     minutes: float,
     environment: dict,
     progress: Callable[[str], None],
+    earlier: dict | None = None,
 ) -> dict:
     """Run the parts, and write the report after each of their results.
 
@@ -134,6 +136,11 @@ def write_report(
         minutes (float): The time budget.
         environment (dict): Recorded as it is.
         progress (callable): Called with a line of text about the state.
+        earlier (dict, optional): An earlier report from the same machine and
+            commit, whose finished parts are kept and not run again.
+
+    Raises:
+        UserError: If the earlier report is from another machine or commit.
 
     Returns:
         dict: ``environment``, ``minutes`` and ``parts``, one dict for each
@@ -143,6 +150,14 @@ def write_report(
     """
     begin = time.monotonic()
     report = dict(environment=environment, minutes=minutes, parts=[])
+    if earlier:
+        for key in ('gpu', 'torch', 'commit'):
+            old, new = earlier['environment'].get(key), environment.get(key)
+            if old != new:
+                raise UserError(f'{out}: is a report for {key} {old}, not {new}')
+        report['parts'] += [p for p in earlier['parts'] if p['status'] == 'done']
+        finished = {p['name'] for p in report['parts']}
+        todo = [part for part in todo if part.name not in finished]
     for part in todo:
         left = 60 * minutes - (time.monotonic() - begin)
         entry = dict(name=part.name, status='running', seconds=0.0, results=[])

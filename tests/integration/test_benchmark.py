@@ -24,14 +24,8 @@ SMALL = '--model resnet18 --batch 2 --size 32 --device cpu'.split()
 
 
 def case(what='train', **kwargs):
-    settings = dict(
-        model='resnet18',
-        device='cpu',
-        precision='fp32',
-        layout='nchw',
-        batch=2,
-        size=32,
-    )
+    settings = dict(model='resnet18', device='cpu', precision='fp32')
+    settings |= dict(layout='nchw', batch=2, size=32)
     return benchmark_cases.Case(what, **(settings | kwargs))
 
 
