@@ -141,7 +141,7 @@ def parse_args(argv):
         metavar='FILE.json',
         help='measure everything of interest on a GPU, most important first',
     )
-    add('--minutes', type=positive, default=25, help='time budget of --gpu-report')
+    add('--minutes', type=float, default=25, help='time budget of --gpu-report')
     add(
         '--parts',
         nargs='+',
@@ -172,6 +172,8 @@ def parse_args(argv):
         )
     if args.rounds < 2:
         parser.error(f'--rounds {args.rounds}: quartiles need 2 or more')
+    if not args.minutes > 0:
+        parser.error(f'--minutes {args.minutes}: expected more than 0')
     if args.sweep and (args.what[1:] or 'detector' in args.what):
         parser.error('--sweep: expected one of --what tail, train, infer')
     if 'detector' in args.what:

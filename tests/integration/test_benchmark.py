@@ -304,6 +304,7 @@ def test_cases():
         ('--batch 0', '--batch: 0'),
         ('--size 1e3', '--size: 1e3'),
         ('--rounds 1', '--rounds 1'),
+        ('--minutes nan', '--minutes nan'),
         ('--sweep --what detector', '--sweep'),
         ('--what detector --model resnet18', 'resnet50'),
         ('--what detector --variants ra+compile', '+compile'),
