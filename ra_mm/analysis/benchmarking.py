@@ -113,7 +113,8 @@ class Step:
             storage = t.untyped_storage()
             if storage.data_ptr() not in own and not is_copy(t):
                 kept[storage.data_ptr()] = storage  # alive, so the address stays taken
-            return t
+            # Detached: an output that its own node saves would never be freed.
+            return t.detach()
 
         hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t)
         with self.settings(), hooks:
