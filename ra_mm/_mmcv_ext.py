@@ -246,16 +246,19 @@ def deform_conv_backward_input(
     )
     grad_input.copy_(grads[0])
     grad_offset.copy_(grads[2])
+    # torchvision computes all gradients at once: keep this one for the next call.
+    columns.resize_as_(grads[1]).copy_(grads[1])
 
 
 def deform_conv_backward_parameters(
     input, offset, grad_output, grad_weight, columns, ones, scale, **sizes
 ):
-    # mmcv hands over the gradient, and with it the shape, of the weight alone;
-    # its values have no part in its gradient.
-    tensors = _deform_tensors(input, torch.zeros_like(grad_weight), offset)
-    grads = _deform_backward(grad_output, tensors, _pick(sizes, _DEFORM), False)
-    grad_weight.add_(grads[1].to(grad_weight.dtype), alpha=scale)
+    if columns.shape != grad_weight.shape:  # no gradient of the input was asked for
+        # The values of the weight, which mmcv does not pass, have no part in it.
+        tensors = _deform_tensors(input, torch.zeros_like(grad_weight), offset)
+        grads = _deform_backward(grad_output, tensors, _pick(sizes, _DEFORM), False)
+        columns = grads[1]
+    grad_weight.add_(columns.to(grad_weight.dtype), alpha=scale)
 
 
 def modulated_deform_conv_forward(

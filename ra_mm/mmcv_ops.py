@@ -11,6 +11,7 @@ import argparse
 import importlib.util
 import re
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -58,10 +59,8 @@ def mmcv_distribution() -> tuple[str, str]:
     """
     found = {}
     for name in DISTRIBUTIONS:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            pass
     if not found:
         raise UserError(
             f'{find_mmcv()} belongs to none of the distributions '
@@ -110,15 +109,20 @@ def check_torchvision() -> str:
 
         torch.ops.torchvision.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
     except Exception as e:  # an import runs other people's code
-        versions = {}
-        for name in ('torch', 'torchvision'):
-            try:
-                versions[name] = f'{name} {metadata.version(name)}'
-            except metadata.PackageNotFoundError:
-                versions[name] = f'no {name}'
+        versions = {'torch': None, 'torchvision': None}
+        for name in versions:
+            with suppress(metadata.PackageNotFoundError):
+                versions[name] = metadata.version(name)
+        fitting = 'torch and torchvision'
+        if versions['torch']:
+            minor = int(versions['torch'].split('.')[1])
+            fitting = f'"torchvision==0.{minor + 15}.*"'
+        found = ' and '.join(
+            f'{k} {v}' if v else f'no {k}' for k, v in versions.items()
+        )
         raise UserError(
-            f'{" and ".join(versions.values())}: torchvision has to be there and to '
-            f'fit torch (minor version plus 15: 0.25 for 2.10). {type(e).__name__}: {e}'
+            f'{found} in this environment: pip install {fitting} '
+            f'({type(e).__name__}: {e})'
         ) from e
     return torchvision.__version__
 

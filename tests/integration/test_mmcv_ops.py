@@ -149,6 +149,28 @@ def test_deform_conv(both, device, modulated):
         assert_close(both(name, with_gradients, function, inputs, *args), 1e-5)
 
 
+@pytest.mark.parametrize('frozen', [(), (0, 1), (2,)], ids=str)
+def test_deform_conv_of_frozen_tensors(both, device, frozen):
+    """The gradients of v1 come in two calls, and again in a second backward pass."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = [
+        torch.randn(size, generator=generator).to(device)
+        for size in [(2, 4, 6, 6), (2, 18, 6, 6), (4, 4, 3, 3)]
+    ]
+
+    def gradients():
+        inputs = [x.clone() for x in tensors]
+        trained = [x for i, x in enumerate(inputs) if i not in frozen]
+        for x in trained:
+            x.requires_grad_()
+        y = ops.deform_conv2d(*inputs, 1, 1)
+        y.backward(torch.ones_like(y), retain_graph=True)
+        y.backward(torch.full_like(y, 0.5))
+        return [x.grad for x in trained]
+
+    assert_close(both('deform_conv', gradients), 1e-5)
+
+
 @pytest.mark.skipif('cuda' not in DEVICES, reason="mmcv's own need a GPU")
 def test_roi_pool_and_focal_loss(both):
     generator = torch.Generator().manual_seed(0)
