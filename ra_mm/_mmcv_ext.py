@@ -37,8 +37,8 @@ def get_compiling_cuda_version():
 
 
 def __getattr__(name):
-    # mmcv asks for the names of all operators when it is imported.
-    if name.startswith('__'):
+    # mmcv looks all operators up when it is imported, and calls few of them.
+    if name.startswith('_'):
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
     def unavailable(*args, **kwargs):
@@ -60,9 +60,9 @@ def _unavailable(operator):
 
 
 def _to_float(*tensors):
-    """Cast to the first tensor's type, or to float32 if that is shorter.
+    """Cast all tensors to float64 if the first is float64, or else to float32.
 
-    torchvision has no bfloat16, and float16 on the CPU in part.
+    torchvision's operators do not support bfloat16, nor all of them float16.
     """
     dtype = tensors[0].dtype
     if dtype != torch.float64:
@@ -88,10 +88,11 @@ def _pick(sizes, names):
 
 @contextmanager
 def _allow_nondeterministic():
-    """Warn where torchvision would raise in deterministic mode.
+    """Let torchvision warn, not raise, in PyTorch's deterministic mode.
 
-    Its CUDA gradients are sums in no fixed order. So are mmcv's, which do not
-    check the mode: training with deterministic=True works with both.
+    Its CUDA kernels add gradients up in no fixed order and raise an error in this
+    mode. mmcv's do the same and never check the mode, so configs with
+    ``randomness=dict(deterministic=True)`` train with them.
     """
     strict = (
         torch.are_deterministic_algorithms_enabled()
@@ -116,14 +117,14 @@ def nms(boxes, scores, iou_threshold, offset):
         iou_threshold = torch.tensor(iou_threshold, dtype=torch.float32).item()
     if offset:
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
-    # Equal scores in the order in which mmcv takes them.
+    # mmcv's order of equal scores: its sort is not stable, torchvision's is.
     order = scores.sort(0, descending=True)[1]
     ranks = torch.arange(len(order), 0, -1, device=boxes.device).to(boxes.dtype)
     return order[_ops.nms(boxes[order], ranks, iou_threshold)]
 
 
 def softnms(boxes, scores, dets, iou_threshold, sigma, min_score, method, offset):
-    """Equal scores are taken in the order of the boxes."""
+    """Decay the scores; equal scores are taken in the order of the boxes."""
     boxes, scores = _to_float(boxes, scores)
     areas = (boxes[:, 2:] - boxes[:, :2] + offset).prod(1)
     rest, kept = torch.arange(len(boxes), device=boxes.device), []
@@ -177,7 +178,7 @@ def roi_align_backward(
 def roi_pool_forward(
     input, rois, output, argmax, pooled_height, pooled_width, spatial_scale
 ):
-    """mmcv's bins, which differ from torchvision's: it does not round RoIs."""
+    """Pool as mmcv does, which does not round RoIs to pixels as torchvision does."""
     input, rois = _to_float(input, rois)
     height, width = input.shape[2:]
     x1, y1 = rois[:, 1:3].mul(spatial_scale).unbind(1)
@@ -186,14 +187,14 @@ def roi_pool_forward(
     columns = _bins(x1, x2, pooled_width, width)
     rows = _bins(y1, y2, pooled_height, height)
     output.zero_()
-    argmax.fill_(-1)  # of a bin without a pixel: its gradient goes nowhere
+    argmax.fill_(-1)  # bins without a pixel, whose gradient is dropped
     for k, image in enumerate(rois[:, 0].long().tolist()):
         if not inside[k]:
             continue
         for j, (left, right) in enumerate(columns[k]):
             if left == right:
                 continue
-            # The first of equal pixels, row by row.
+            # Of equal pixels the first one, row by row, gets the gradient.
             across, x = input[image, :, :, left:right].max(2)
             for i, (top, bottom) in enumerate(rows[k]):
                 if top == bottom:
@@ -253,8 +254,8 @@ def deform_conv_backward_input(
 def deform_conv_backward_parameters(
     input, offset, grad_output, grad_weight, columns, ones, scale, **sizes
 ):
-    if columns.shape != grad_weight.shape:  # no gradient of the input was asked for
-        # The values of the weight, which mmcv does not pass, have no part in it.
+    if columns.shape != grad_weight.shape:  # the input needs no gradient
+        # mmcv does not pass the weight, whose values do not affect its gradient.
         tensors = _deform_tensors(input, torch.zeros_like(grad_weight), offset)
         grads = _deform_backward(grad_output, tensors, _pick(sizes, _DEFORM), False)
         columns = grads[1]
@@ -333,6 +334,6 @@ def _focal_terms(input, target):
     p = input.sigmoid()
     tiny = torch.finfo(torch.float32).tiny
     classes = torch.arange(input.shape[1], device=input.device)
-    # Background has the number of classes for its target.
+    # The target of the background is the number of classes.
     positive = target[:, None] == classes
     return positive, p, p.clamp(min=tiny).log(), (1 - p).clamp(min=tiny).log()

@@ -1,4 +1,4 @@
-"""Run mmcv without compiling it: put torchvision's operators in their place.
+"""Run mmcv without compiling it, on torchvision's operators.
 
     python -m ra_mm.mmcv_ops install | remove | status
 
@@ -27,17 +27,17 @@ HEADER = f"""\
 """
 # Distributions that install a package named mmcv.
 DISTRIBUTIONS = ('onedl-mmcv', 'mmcv', 'mmcv-lite', 'mmcv-full')
-# The first version known to fit, and the first that is not.
+# The first version that fits, and the first that is not known to.
 VERSIONS = (2, 1), (2, 4)
 
 COVERAGE = """\
-covered, on the CPU and on CUDA, in float16, bfloat16, float32 and float64:
+covered, on the CPU and on CUDA, with any floating-point type:
   by torchvision  nms, batched_nms; RoIAlign (average); deformable convolution
                   v1 and v2 (DCN, DCNv2)
   by PyTorch      RoIPool, soft_nms, sigmoid_focal_loss
-not covered: RoIAlign (maximum) and all other operators, multi-scale deformable
-attention on CUDA, CARAFE and rotated boxes among them; they raise an error
-when they are called"""
+not covered, raising an error when called: RoIAlign (maximum) and all other
+operators, such as multi-scale deformable attention on CUDA, CARAFE and those
+for rotated boxes"""
 
 
 def find_mmcv() -> Path:
@@ -46,7 +46,8 @@ def find_mmcv() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
             'mmcv is not installed in this environment '
-            f'({sys.prefix}): pip install onedl-mmcv, which takes seconds'
+            f'({sys.prefix}): pip install onedl-mmcv, which compiles nothing '
+            'unless --no-build-isolation is passed'
         )
     return Path(next(iter(spec.submodule_search_locations)))
 
@@ -225,7 +226,11 @@ def main(argv: list[str] | None = None) -> None:
         epilog=COVERAGE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('command', choices=commands, help='what to do')
+    parser.add_argument(
+        'command',
+        choices=commands,
+        help='write the stand-in, delete it, or say which operators mmcv uses',
+    )
     args = parser.parse_args(argv)
     # Not ra_mm.cli.report_user_errors, whose imports need a working mmcv.
     try:

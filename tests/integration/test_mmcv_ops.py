@@ -106,7 +106,7 @@ def test_roi_align(both, device):
             boxes[:, 2:] = boxes[:, :2]  # of no area
         rois = torch.cat([torch.randint(2, (n, 1), generator=generator), boxes], 1)
         size = one_of([(1, 1), (7, 7), (2, 5), 14], generator)
-        scale = one_of([1.0, 0.25, 0.1], generator)
+        scale = one_of([1.0, 0.25, 1 / 16], generator)
         ratio = one_of([0, 1, 2, 4], generator)
 
         def align(x, *args):
