@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from ra_mm.errors import UserError
+
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = 'w') -> Iterator[IO]:
@@ -44,14 +46,14 @@ def check_writable(option: str, folder: str | Path) -> None:
         folder (str | Path): It need not exist, and is not made.
 
     Raises:
-        ValueError: If nothing can be written there, or it cannot be made.
+        UserError: If nothing can be written there, or it cannot be made.
     """
     folder = Path(folder).absolute()
     try:
         there = next(p for p in (folder, *folder.parents) if p.exists())
         tempfile.TemporaryFile(dir=there).close()
     except OSError as e:
-        raise ValueError(
+        raise UserError(
             f'{option}: nothing can be written to {folder} '
             f'({e.strerror}), name another folder'
         ) from e

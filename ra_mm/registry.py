@@ -7,6 +7,7 @@ toolbox runs them.
 
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
 from mmengine.registry import Registry
 
 MODELS = Registry(
@@ -16,5 +17,11 @@ MODELS = Registry(
     locations=['ra_mm.backbones', 'ra_mm.heads', 'ra_mm.layers'],
 )
 HOOKS = Registry(
-    'hook', parent=MMENGINE_HOOKS, scope='ra_mm', locations=['ra_mm.hooks']
+    'hook',
+    parent=MMENGINE_HOOKS,
+    scope='ra_mm',
+    locations=['ra_mm.engine.checkpoint_hook', 'ra_mm.hooks'],
+)
+RUNNERS = Registry(
+    'runner', parent=MMENGINE_RUNNERS, scope='ra_mm', locations=['ra_mm.engine.runner']
 )

@@ -23,7 +23,7 @@ from mmengine.runner.checkpoint import (
 from ra_mm.engine.checkpoint_io import get_weights, read_checkpoint
 from ra_mm.engine.config import iter_dicts
 from ra_mm.engine.strict_load import format_mismatch, load_weights, strip_prefix
-from ra_mm.errors import warn
+from ra_mm.errors import UserError, warn
 from ra_mm.fileio import check_writable
 from ra_mm.validation import integer, list_of, shorten
 
@@ -56,7 +56,7 @@ def check(cfg: Config, mode: str, auto_resume: bool = False) -> None:
     if int(os.environ.get('LOCAL_RANK', 0)) != 0:
         return
     if 'model' not in cfg:
-        raise ValueError(f'{cfg.filename} has no model: it is no whole config')
+        raise UserError(f'{cfg.filename} has no model: it is no whole config')
     problems = list(wrong_values(cfg, mode))
     if not problems:  # what follows relies on the values
         for oddity in _oddities(cfg, mode):
@@ -76,7 +76,7 @@ def check(cfg: Config, mode: str, auto_resume: bool = False) -> None:
             *(f'- {problem}' for problem in problems),
         ]
     if problems:
-        raise ValueError('\n'.join(problems))
+        raise UserError('\n'.join(problems))
 
 
 # The machine
@@ -235,7 +235,7 @@ def _checkpoint(cfg, path, file, key, remedy) -> Iterator[str]:
         if key and isinstance(nested, Mapping) and not _is_ours_or_plain(cfg):
             checkpoint = nested
         weights = get_weights(checkpoint, file)
-    except (OSError, ValueError) as e:
+    except (OSError, UserError) as e:
         yield f'{e}; {remedy}'
         return
     if (
