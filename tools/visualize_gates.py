@@ -119,7 +119,7 @@ def load_model(cfg: Config, path: str, device: str) -> nn.Module:
         raise ValueError(f'{cfg.model.type} has no backbone to look into')
     gates.find_blocks(model.backbone)
     weights = read_state_dict(path)
-    if not any(key.endswith('.attention.gamma') for key in weights):
+    if not any(key.endswith('.gamma') for key in weights):
         raise ValueError(
             f'{path} was trained without reverse attention, so '
             'there are no gates to look at'
