@@ -100,27 +100,27 @@ def warn_of_equal_names(runner):
 
 def augment(cfg):
     """Use the config's test-time augmentation, or else a flip."""
-    toolbox = get_toolbox(cfg)
+    cfg.default_scope = get_toolbox(cfg)  # a pure-Python config has none
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
     if 'tta_model' not in cfg:
         cfg.tta_model = dict(
             mmdet=dict(
-                type='mmdet.DetTTAModel',
+                type='DetTTAModel',
                 tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
             ),
-            mmseg=dict(type='mmseg.SegTTAModel'),
-            mmpretrain=dict(type='mmpretrain.AverageClsScoreTTA'),
-        )[toolbox]
+            mmseg=dict(type='SegTTAModel'),
+            mmpretrain=dict(type='AverageClsScoreTTA'),
+        )[cfg.default_scope]
     if 'tta_pipeline' not in cfg:
         *steps, pack = deepcopy(dataset.pipeline)
         if 'meta_keys' in pack:
             pack.meta_keys = (*pack.meta_keys, 'flip', 'flip_direction')
-        flips = [dict(type=f'{toolbox}.RandomFlip', prob=prob) for prob in (0.0, 1.0)]
+        flips = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]
         cfg.tta_pipeline = [
             *steps,
-            dict(type=f'{toolbox}.TestTimeAug', transforms=[flips, [pack]]),
+            dict(type='TestTimeAug', transforms=[flips, [pack]]),
         ]
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset.pipeline = cfg.tta_pipeline

@@ -77,5 +77,5 @@ assert MGRN(16)(F).shape == (2, 16)
 def test_layers_need_torch_alone():
     """A forward and a backward pass of every layer and of the fused tail."""
     # PyTorch itself may want argparse.
-    code = WITHOUT_OPENMMLAB.replace("import sys\n", 'import sys\nimport torch\n', 1)
+    code = WITHOUT_OPENMMLAB.replace('import sys\n', 'import sys\nimport torch\n', 1)
     subprocess.run([sys.executable, '-c', code], check=True, cwd=PACKAGE.parent)
