@@ -1,7 +1,5 @@
 """The error for mistakes that users can correct, and translation into it."""
 
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -44,9 +42,3 @@ def describe(error: Exception) -> str:
     if isinstance(error, (ValueError, OSError)) and text:
         return text
     return f'{type(error).__name__}: {text}'.removesuffix(': ')
-
-
-def warn(message: str) -> None:
-    """Print a warning, once for all processes of a machine."""
-    if int(os.environ.get('LOCAL_RANK', 0)) == 0:
-        print(f'warning: {message}', file=sys.stderr)

@@ -153,7 +153,7 @@ def main(argv=None):
         if args.tta:
             augment(cfg)
         runner = build_runner(cfg)
-        for warning in warnings or ():
+        for warning in warnings:
             runner.logger.warning(warning)
         if args.show_dir:
             warn_of_equal_names(runner)

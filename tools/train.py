@@ -69,7 +69,7 @@ def main(argv=None):
         merge_args(cfg, args)
         warnings = check(cfg, 'train', auto_resume=args.resume == 'auto')
         runner = build_runner(cfg)
-        for warning in warnings or ():
+        for warning in warnings:
             runner.logger.warning(warning)
         runner.train()
 
