@@ -167,4 +167,4 @@ def test_pure_python_config(message, train, test, shapes, tmp_path):
     assert 'accuracy/top1' in metrics
     assert len(pickle.loads((tmp_path / 'out.pkl').read_bytes())) == 8
     if not torch.cuda.is_available():
-        assert 'GPU' in message(train, config, '--amp')
+        assert 'gpu' in message(train, config, '--amp').lower()
