@@ -167,7 +167,7 @@ def get_toolbox(cfg: Config) -> str | None:
 def build_runner(cfg: Config) -> Runner:
     """Build the runner of a config, by default a :class:`.SafeRunner`.
 
-    Several processes without GPUs are possible.
+    Several processes without GPUs are supported, for trials.
 
     Raises:
         UserError: If the config names something that cannot be built.
@@ -218,8 +218,8 @@ def report_user_errors(prog: str) -> Iterator[SimpleNamespace]:
         prog (str): The name of the tool, to begin the message with.
 
     Yields:
-        SimpleNamespace: The file is written to its ``work_dir``, if that is
-        set and exists, or else to the folder for temporary files.
+        SimpleNamespace: Set its ``work_dir`` to get the file there. If it is
+        not set or does not exist, the file is a temporary one.
     """
     run = SimpleNamespace(work_dir=None)
     if int(os.environ.get('RANK', 0)):
@@ -227,8 +227,8 @@ def report_user_errors(prog: str) -> Iterator[SimpleNamespace]:
     try:
         yield run
     except UserError as e:
-        # DataLoaders pass an error of a worker on with a traceback as its
-        # message; ours is at the end of it.
+        # A DataLoader re-raises an error of a worker with the traceback as its
+        # message, which ends with our message.
         cls = f'{UserError.__module__}.{UserError.__qualname__}: '
         message = str(e).rpartition(cls)[2].strip()
         path = _write_traceback(run.work_dir)
