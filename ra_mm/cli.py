@@ -8,7 +8,7 @@ import os.path as osp
 import sys
 import tempfile
 import traceback
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import Action, ArgumentParser, ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -73,6 +73,39 @@ def add_cfg_options(parser: ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='settings that override the config: key=value, and '
         'key="[a,b]" or key=a,b for a list, without white space',
+    )
+
+
+class ShapeAction(Action):
+    """One or two numbers, as a tuple of height and width."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if len(values) > 2 or min(values) < 1:
+            parser.error(
+                f'{option_string} {" ".join(map(str, values))}: expected height '
+                'and width, or one number for both'
+            )
+        setattr(namespace, self.dest, (values[0], values[-1]))
+
+
+def add_shape_argument(
+    parser: ArgumentParser, help: str, default: tuple[int, int] | None = None
+) -> None:
+    """Add ``--shape HEIGHT WIDTH`` or ``--shape SIDE``, in pixels.
+
+    Args:
+        parser (ArgumentParser): The parser to extend.
+        help (str): What has this shape, and the default.
+        default (tuple[int, int], optional): Height and width.
+    """
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs='+',
+        action=ShapeAction,
+        metavar='PIXELS',
+        default=default,
+        help=help,
     )
 
 

@@ -9,6 +9,9 @@ from typing import IO
 
 from ra_mm.errors import UserError
 
+# Image files that mmpretrain's CustomDataset reads.
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
+
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = 'w') -> Iterator[IO]:

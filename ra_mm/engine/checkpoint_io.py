@@ -102,7 +102,7 @@ def _explain(path, error):
             f'holds more than tensors and plain records {names}, which is not '
             'unpickled since that may run code; save its state_dict() instead'
         )
-    return 'is not a PyTorch checkpoint'
+    return 'is not a PyTorch checkpoint of tensors and plain records'
 
 
 @contextmanager

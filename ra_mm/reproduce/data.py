@@ -8,8 +8,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ra_mm.datasets.shapes import CLASSES
-
-IMAGES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
+from ra_mm.fileio import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -179,7 +178,7 @@ def _read_folders(folder):
             )
         for name in classes[-1]:
             if not any(
-                path.suffix.lower() in IMAGES
+                path.suffix.lower() in IMAGE_SUFFIXES
                 for path in (folder / split / name).rglob('*')
             ):
                 raise ValueError(f'{folder / split / name} has no images')

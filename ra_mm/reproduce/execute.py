@@ -20,15 +20,10 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ra_mm.analysis.complexity import (
-    SHAPES,
-    build_model,
-    count_flops,
-    count_params,
-    paper_params,
-)
+from ra_mm.analysis.complexity import SHAPES, count_flops, count_params, paper_params
 from ra_mm.engine.checkpoint_io import latest_checkpoint
 from ra_mm.fileio import atomic_write
+from ra_mm.models import build_model
 
 from .ledger import Ledger
 from .plan import REPO, Job, Run, Setting, has_gates, make_job, shown
