@@ -22,7 +22,6 @@ import importlib.util
 import os.path as osp
 from argparse import ArgumentParser
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from mmengine.config import Config
@@ -37,7 +36,7 @@ from ra_mm.cli import (
     report_user_errors,
 )
 from ra_mm.engine.checkpoint_io import read_state_dict
-from ra_mm.engine.strict_load import StrictLoadHook
+from ra_mm.engine.strict_load import load_strict
 from ra_mm.errors import UserError
 from ra_mm.fileio import atomic_write, check_writable
 from ra_mm.models import build_model
@@ -102,10 +101,7 @@ def check_packages() -> None:
 def load_network(cfg: Config, checkpoint: str) -> ExportedNetwork:
     """Build the network of a config and load the weights of a checkpoint."""
     network = ExportedNetwork(build_model(cfg)).eval()
-    # It loads the weights too.
-    StrictLoadHook(whole=True).after_load_checkpoint(
-        SimpleNamespace(model=network.model), read_state_dict(checkpoint)
-    )
+    load_strict(network.model, read_state_dict(checkpoint))
     return network
 
 

@@ -19,7 +19,6 @@ import json
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -32,7 +31,7 @@ from ra_mm.analysis import gates
 from ra_mm.analysis.images import find_images, get_reader
 from ra_mm.cli import add_cfg_options, load_config, report_user_errors
 from ra_mm.engine.checkpoint_io import read_state_dict
-from ra_mm.engine.strict_load import StrictLoadHook
+from ra_mm.engine.strict_load import load_strict
 from ra_mm.errors import UserError
 from ra_mm.fileio import atomic_write, check_writable
 from ra_mm.models import build_model
@@ -87,9 +86,7 @@ def load_model(cfg: Config, path: str, device: str) -> nn.Module:
         raise UserError(
             f'{path} was trained without reverse attention, so it has no gates'
         )
-    StrictLoadHook(whole=True).after_load_checkpoint(  # loads, too
-        SimpleNamespace(model=model), weights
-    )
+    load_strict(model, weights)
     try:
         return model.to(device).eval()
     except (AssertionError, RuntimeError) as e:  # torch's, for unknown devices
