@@ -214,7 +214,7 @@ class Step:
             if isinstance(m, ReverseAttention):
                 # Not 0, but little: a detector should find about as many
                 # boxes to suppress as the plain one.
-                nn.init.normal_(m.gamma, std=0.01)
+                nn.init.normal_(m.gate.gamma, std=0.01)
         if case.what == 'tail':
             for t in (*inputs[0], *inputs[1]):
                 t.requires_grad_()

@@ -25,7 +25,6 @@ import warnings
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from mmengine.config import Config
@@ -35,7 +34,7 @@ from torch import Tensor, nn
 
 from ra_mm.cli import add_cfg_options, load_config, report_user_errors
 from ra_mm.engine.checkpoint_io import read_state_dict
-from ra_mm.engine.strict_load import StrictLoadHook
+from ra_mm.engine.strict_load import load_strict
 from ra_mm.fileio import atomic_write, check_writable
 from ra_mm.layers import ReverseAttention
 
@@ -361,10 +360,7 @@ def main(argv=None):
         check_writable('--out', Path(args.out).parent)
         cfg = load_config(args.config, args.cfg_options)
         network = Network(build_model(cfg)).eval()
-        # It loads the weights too.
-        StrictLoadHook(whole=True).after_load_checkpoint(
-            SimpleNamespace(model=network.model), read_state_dict(args.checkpoint)
-        )
+        load_strict(network.model, read_state_dict(args.checkpoint))
         generator = torch.Generator().manual_seed(0)
         images = [
             torch.randn(n, 3, height, width, generator=generator)

@@ -19,7 +19,6 @@ import re
 from argparse import ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
@@ -35,7 +34,7 @@ from torch import nn
 from ra_mm.analysis import gates
 from ra_mm.cli import add_cfg_options, load_config, report_user_errors
 from ra_mm.engine.checkpoint_io import read_state_dict
-from ra_mm.engine.strict_load import StrictLoadHook
+from ra_mm.engine.strict_load import load_strict
 from ra_mm.fileio import atomic_write, check_writable
 from ra_mm.validation import shorten
 
@@ -120,14 +119,12 @@ def load_model(cfg: Config, path: str, device: str) -> nn.Module:
         raise ValueError(f'{cfg.model.type} has no backbone to look into')
     gates.find_blocks(model.backbone)
     weights = read_state_dict(path)
-    if not any(key.endswith('.attention.gamma') for key in weights):
+    if not any(key.endswith('.gamma') for key in weights):
         raise ValueError(
             f'{path} was trained without reverse attention, so '
             'there are no gates to look at'
         )
-    StrictLoadHook(whole=True).after_load_checkpoint(  # loads, too
-        SimpleNamespace(model=model), weights
-    )
+    load_strict(model, weights)
     try:
         return model.to(device).eval()
     except (AssertionError, RuntimeError) as e:

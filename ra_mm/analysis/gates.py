@@ -145,7 +145,7 @@ def measure(
         )
         if name in chosen:
             report[name]['G'] = dict(zip(counts, _rounded(by_class)))
-    temp = next(iter(blocks.values())).temp.item()
+    temp = next(iter(blocks.values())).gate.temp.item()
     return dict(temp=temp, classes=[*counts], images=counts, blocks=report)
 
 

@@ -1,135 +1,104 @@
-"""What all RA backbones and their blocks share."""
+"""The residual block whose sum is an attention, and strict pre-trained weights.
+
+The only forward pass of all attention blocks is :meth:`AttentionBlock.forward`:
+the block computes its residual branch up to the last norm, its shortcut, and
+leaves the rest to ``attention.tail(z, norm, shortcut, activation)``, see
+:class:`ra_mm.layers.ResidualSum`.
+"""
 
 from collections.abc import Callable, Mapping
 
 import torch.utils.checkpoint as cp
-from mmengine.model import PretrainedInit
+from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 
 from ra_mm.engine.checkpoint_io import read_state_dict
 from ra_mm.engine.strict_load import format_mismatch, load_weights, strip_prefix
+from ra_mm.errors import UserError
+from ra_mm.layers import ResidualSum
 from ra_mm.registry import MODELS
-from ra_mm.validation import (
-    BELOW_1,
-    BOOL,
-    BUILD_CFG,
-    BUILD_CFGS,
-    NONE,
-    POSITIVE,
-    check_arg,
-    integer,
-    one_of,
-)
 
-# Arguments that mmpretrain's backbones do not look at, or without a message.
-ARGUMENTS = dict(
-    widen_factor=POSITIVE,
-    in_channels=integer(1),
-    stem_channels=integer(1),
-    base_channels=integer(1),
-    expansion=NONE | integer(1),
-    groups=integer(1),
-    width_per_group=integer(1),
-    style=one_of('pytorch', 'caffe'),
-    deep_stem=BOOL,
-    avg_down=BOOL,
-    norm_eval=BOOL,
-    with_cp=BOOL,
-    zero_init_residual=BOOL,
-    drop_path_rate=BELOW_1,
-    conv_cfg=NONE | BUILD_CFG,
-    norm_cfg=BUILD_CFG,
-    act_cfg=BUILD_CFG,
-    init_cfg=NONE | BUILD_CFGS,
-)
+IDENTITY = nn.Identity()
 
 
-class AttentionBlock:
-    """Mixin that turns the sum of a residual block into an attention.
+class AttentionBlock(BaseModule):
+    """Mixin that replaces the sum of a residual block by an attention.
 
-    Where the block computes ``F(x) + identity(x)``, the mixed block computes
-    ``attention(F(x), identity(x))``. A subclass says what F(x) is, and also
-    identity(x) where it is not x and the activation after the sum if there is
-    one; everything else, with the names in the checkpoint, stays the block's.
+    A subclass defines :meth:`residual_branch`, and also :meth:`shortcut` where
+    it is not x and :attr:`activation` if one follows the sum. Everything else,
+    with the names in the state dict, stays the block's.
 
     Args:
-        attention (dict): Config of the module that is called with F(x) and the
-            shortcut, both (N, C, H, W), and returns their sum before the
-            activation. It is built with ``channels=C``. Where it has a method
-            ``residual`` this is called instead, see
-            :meth:`.ReverseAttention.residual`.
+        attention (dict): Config of a :class:`ra_mm.layers.ResidualSum`, which
+            is built with ``channels=C``.
 
     Raises:
-        ValueError: If the config names no registered module, or arguments
-            that the module does not have.
+        ValueError: If the config names no registered module, arguments that
+            the module does not have, or a module of another kind.
     """
-
-    activation = nn.Identity()
 
     def __init__(self, *args, attention: Mapping, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.attention = _build_attention(attention, self.out_channels)
+        self.attention = build_attention(attention, self.out_channels)
 
-    def F(self, x: Tensor) -> tuple[Tensor, Callable]:
-        """F(x) as z and the norm, or whatever callable, that makes it of z."""
+    def residual_branch(self, x: Tensor) -> tuple[Tensor, Callable]:
+        """Return z and norm such that ``F(x) = norm(z)``."""
         raise NotImplementedError
 
-    def identity(self, x: Tensor) -> Tensor:
+    def shortcut(self, x: Tensor) -> Tensor:
         return x
 
-    def forward(self, x: Tensor) -> Tensor:
+    @property
+    def activation(self) -> nn.Module:
+        return IDENTITY
 
+    def forward(self, x: Tensor) -> Tensor:
         def inner_forward(x):
-            z, norm = self.F(x)
-            x = self.identity(x)
-            if hasattr(self.attention, 'residual'):
-                return self.attention.residual(z, norm, x, self.activation)
-            return self.activation(self.attention(norm(z), x))
+            z, norm = self.residual_branch(x)
+            return self.attention.tail(z, norm, self.shortcut(x), self.activation)
 
         if self.with_cp and x.requires_grad:
             return cp.checkpoint(inner_forward, x, use_reentrant=False)
         return inner_forward(x)
 
 
-def _build_attention(cfg, channels) -> nn.Module:
+def build_attention(cfg: Mapping, channels: int) -> ResidualSum:
+    """Build the attention of a block, see :class:`AttentionBlock`."""
     try:
-        return MODELS.build(dict(**cfg, channels=channels))
+        attention = MODELS.build(dict(**cfg, channels=channels))
     except (KeyError, TypeError) as e:
         raise ValueError(
-            f'attention={cfg!r}: {e.args[0]}. Expected is the config, without '
-            "channels, of 'ra_mm.ReverseAttention', 'ra_mm.SE', 'ra_mm.CBAM' "
-            'or a module of your own that sums F(x) and the shortcut; without '
-            'attention, mmpretrain has the backbone'
+            f'attention={cfg!r}: {e.args[0]}. Expected the config, without '
+            "channels, of 'ra_mm.ReverseAttention', 'ra_mm.SE', 'ra_mm.CBAM' or "
+            'your own registered subclass of ra_mm.layers.ResidualSum. For a '
+            "backbone without attention use mmpretrain's"
         ) from e
+    if not isinstance(attention, ResidualSum):
+        raise ValueError(
+            f'attention={cfg!r}: {type(attention).__name__} is not a subclass of '
+            'ra_mm.layers.ResidualSum, whose forward(F, x) returns the sum'
+        )
+    return attention
 
 
-class StrictPretrained:
-    """Mixin for backbones: a ``Pretrained`` init that loads all or stops.
+class StrictPretrained(BaseModule):
+    """Mixin for backbones: ``Pretrained`` weights fit completely, or it raises.
 
     ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)`` takes the
     path or URL of a checkpoint of this backbone, of the plain one (its
-    attention then stays as initialised), or of a whole model that contains
+    attention then stays as initialized), or of a complete model that has
     either as its ``backbone.``.
 
     Raises:
-        ValueError: If an argument is of the wrong type or out of range. When
-            weights are loaded, if a key of the backbone is missing in the
-            checkpoint, or one of the checkpoint's has no place or another
-            shape in the backbone. Only the attention may be missing, and only
-            as a whole.
+        UserError: When weights are loaded, if keys of the backbone are missing
+            from the checkpoint, or the checkpoint has unexpected keys or other
+            shapes. Only the attention may be missing, and only all of it.
     """
-
-    def __init__(self, *args, **kwargs) -> None:
-        for name in ARGUMENTS.keys() & kwargs.keys():
-            check_arg(ARGUMENTS[name], **{name: kwargs[name]})
-        super().__init__(*args, **kwargs)
 
     def init_weights(self) -> None:
         cfgs = self.init_cfg
         cfgs = [cfgs] if isinstance(cfgs, Mapping) else cfgs or []
-        pretrained = [
-            cfg for cfg in cfgs if cfg['type'] in ('Pretrained', PretrainedInit)
-        ]
+        pretrained = [c for c in cfgs if c['type'] in ('Pretrained', PretrainedInit)]
         if pretrained:
             load_pretrained(
                 self, pretrained[-1]['checkpoint'], pretrained[-1].get('prefix')
@@ -139,16 +108,16 @@ class StrictPretrained:
             super().init_weights()
 
     def train(self, mode: bool = True) -> nn.Module:
-        super().train(mode)  # mmpretrain's returns None
+        super().train(mode)  # returns None in mmpretrain
         return self
 
-    def rename_keys(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weights that another library names otherwise, by the names here."""
+    def rename_keys(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Convert the keys of other libraries' checkpoints to this backbone's."""
         return state
 
 
 def load_pretrained(
-    backbone: nn.Module, checkpoint: str, prefix: str | None = None
+    backbone: StrictPretrained, checkpoint: str, prefix: str | None = None
 ) -> None:
     """Load a checkpoint into a backbone, see :class:`StrictPretrained`."""
     source = read_state_dict(checkpoint)
@@ -158,17 +127,16 @@ def load_pretrained(
             prefix = 'backbone.'
     state = backbone.rename_keys(strip_prefix(source, prefix))
 
-    # Classifiers and heads are not the backbone's business.
+    # Classifiers and heads are not part of the backbone.
     children = dict(backbone.named_children())
     found = load_weights(
         backbone, {k: v for k, v in state.items() if k.split('.')[0] in children}
     )
-    attention = {k for k in backbone.state_dict() if '.attention.' in k}
-    if not attention & state.keys():
-        found['missing'] = [k for k in found['missing'] if k not in attention]
+    if not any('.attention.' in k for k in state):
+        found['missing'] = [k for k in found['missing'] if '.attention.' not in k]
     if any(found.values()):
-        raise ValueError(
+        raise UserError(
             f'{checkpoint} does not fit {type(backbone).__name__}: '
-            f'{format_mismatch(found)}; give the checkpoint of the same backbone '
+            f'{format_mismatch(found)}. Give a checkpoint of the same backbone '
             '(depth, stem, width, attention) or change init_cfg'
         )

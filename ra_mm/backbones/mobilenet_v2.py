@@ -2,18 +2,16 @@
 
 from collections.abc import Callable, Mapping
 
-from mmengine.model import BaseModule
 from mmpretrain.models.backbones import mobilenet_v2
 from torch import Tensor, nn
 
-from ra_mm.ops.residual_tail import is_watched
+from ra_mm.ops.dispatch import has_hooks
 from ra_mm.registry import MODELS
-from ra_mm.validation import check_arg, integer, list_of
 
 from .block import AttentionBlock, StrictPretrained
 
 
-class RAInvertedResidual(AttentionBlock, BaseModule):
+class RAInvertedResidual(AttentionBlock):
     """MobileNetV2's residual block with ``attention(F(x), x)`` as its sum.
 
     Args:
@@ -30,9 +28,9 @@ class RAInvertedResidual(AttentionBlock, BaseModule):
         self.conv = block.conv
         self.with_cp = block.with_cp
 
-    def F(self, x: Tensor) -> tuple[Tensor, Callable]:
+    def residual_branch(self, x: Tensor) -> tuple[Tensor, Callable]:
         *first, last = self.conv
-        if is_watched(self.conv) or is_watched(last):
+        if has_hooks(self.conv) or has_hooks(last):
             return self.conv(x), nn.Identity()
         for layer in first:
             x = layer(x)
@@ -61,7 +59,7 @@ class RAMobileNetV2(StrictPretrained, mobilenet_v2.MobileNetV2):
             ``norm_eval``.
 
     Raises:
-        ValueError: If an argument is of the wrong type or out of range.
+        ValueError: If ``attention`` cannot be built.
     """
 
     def __init__(
@@ -70,9 +68,7 @@ class RAMobileNetV2(StrictPretrained, mobilenet_v2.MobileNetV2):
         attention: Mapping = dict(type='ra_mm.ReverseAttention'),
         **kwargs,
     ) -> None:
-        check_arg(list_of(integer(0, 7)), out_indices=kwargs.get('out_indices', (7,)))
-        check_arg(integer(-1, 7), frozen_stages=kwargs.get('frozen_stages', -1))
-        self.attention = attention  # make_layer needs it in super()
+        self.attention = attention  # super() calls make_layer, which needs it
         super().__init__(widen_factor=widen_factor, **kwargs)
 
     def make_layer(self, **kwargs) -> nn.Sequential:
@@ -83,7 +79,7 @@ class RAMobileNetV2(StrictPretrained, mobilenet_v2.MobileNetV2):
         return layer
 
     def rename_keys(self, state: Mapping) -> Mapping:
-        """torchvision has the same entries, in the same order."""
+        """torchvision's state dict has the same entries in the same order."""
         own = _entries(k for k in self.state_dict() if '.attention.' not in k)
         theirs = _entries(k for k in state if k.startswith('features.'))
         if [k.split('.')[-1] for k in own] != [k.split('.')[-1] for k in theirs]:

@@ -6,15 +6,15 @@ from mmpretrain.models.backbones import resnet, resnext
 from torch import Tensor, nn
 
 from ra_mm.registry import MODELS
-from ra_mm.validation import BOOL, check_arg, integer, list_of, one_of
+from ra_mm.validation import BOOL, check_arg, one_of
 
 from .block import AttentionBlock, StrictPretrained
 
 
 class _ResNetBlock(AttentionBlock):
-    """F(x) of BasicBlock and Bottleneck alike: all but the sum."""
+    """The residual branch of BasicBlock and Bottleneck alike."""
 
-    def F(self, x: Tensor) -> tuple[Tensor, Callable]:
+    def residual_branch(self, x: Tensor) -> tuple[Tensor, Callable]:
         last = 3 if hasattr(self, 'conv3') else 2
         for i in range(1, last):
             x = getattr(self, f'norm{i}')(getattr(self, f'conv{i}')(x))
@@ -23,9 +23,9 @@ class _ResNetBlock(AttentionBlock):
         norm = getattr(self, f'norm{last}')
         if isinstance(self.drop_path, nn.Identity):
             return z, norm
-        return norm(z), self.drop_path
+        return norm(z), self.drop_path  # F(x) = drop_path(norm(z))
 
-    def identity(self, x: Tensor) -> Tensor:
+    def shortcut(self, x: Tensor) -> Tensor:
         return x if self.downsample is None else self.downsample(x)
 
     @property
@@ -49,14 +49,14 @@ class RAResNeXtBottleneck(_ResNetBlock, resnext.Bottleneck):
 class RAResNet(StrictPretrained, resnet.ResNet):
     """RA-ResNet: reverse attention on every block (paper, 'RA block').
 
-    All blocks have a shortcut and so an attention, the projection blocks that
-    open a stage included (Fig. 5 shows RA_5_1). With gamma = 0 and the same
-    weights it computes what mmpretrain's (and torchvision's) ResNet computes.
+    Every block has a shortcut and so an attention, including the projection
+    block that opens a stage (Fig. 5 shows RA_5_1). With gamma = 0 and the same
+    weights it computes what the ResNet of mmpretrain (and torchvision) computes.
 
-    ``deep_stem=True`` makes it the RA-ResNetV1c, ``avg_down=True`` in addition
-    the RA-ResNetV1d. A ``Pretrained`` init is strict, see
-    :class:`.block.StrictPretrained`; it takes the checkpoints of mmdet's and
-    mmseg's ResNets, too.
+    ``deep_stem=True`` makes it an RA-ResNetV1c, with ``avg_down=True`` an
+    RA-ResNetV1d. A ``Pretrained`` init is strict, see
+    :class:`.block.StrictPretrained`; it also takes checkpoints of mmdet's and
+    mmseg's ResNets.
 
     Args:
         depth (int): 18, 34, 50, 101 or 152.
@@ -70,8 +70,7 @@ class RAResNet(StrictPretrained, resnet.ResNet):
             ``norm_eval``, ``dilations``.
 
     Raises:
-        ValueError: If there is no such depth, or another argument is of the
-            wrong type or out of range.
+        ValueError: If there is no such depth, or ``attention`` cannot be built.
     """
 
     arch_settings = {
@@ -91,18 +90,7 @@ class RAResNet(StrictPretrained, resnet.ResNet):
     ) -> None:
         check_arg(BOOL, contract_dilation=contract_dilation)
         check_arg(one_of(*self.arch_settings), depth=depth)
-        stages = kwargs.get('num_stages', 4)
-        check_arg(integer(1, 4), num_stages=stages)
-        check_arg(
-            list_of(integer(1), stages),
-            strides=kwargs.get('strides', (1, 2, 2, 2)),
-            dilations=kwargs.get('dilations', (1, 1, 1, 1)),
-        )
-        check_arg(
-            list_of(integer(0, stages - 1)), out_indices=kwargs.get('out_indices', (3,))
-        )
-        check_arg(integer(-1, stages), frozen_stages=kwargs.get('frozen_stages', -1))
-        self.attention = attention  # make_res_layer needs both in super()
+        self.attention = attention  # super() calls make_res_layer, which needs both
         self.contract_dilation = contract_dilation
         super().__init__(depth, **kwargs)
 
@@ -117,7 +105,7 @@ class RAResNet(StrictPretrained, resnet.ResNet):
         return layer
 
     def rename_keys(self, state: Mapping) -> Mapping:
-        """mmdet and mmseg have a flat deep stem."""
+        """The deep stem of mmdet and mmseg is flat."""
         return {_rename_deep_stem(k): v for k, v in state.items()}
 
 

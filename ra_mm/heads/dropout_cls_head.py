@@ -1,4 +1,4 @@
-"""A linear classifier behind dropout."""
+"""A linear classifier after dropout."""
 
 from mmpretrain.models.heads import LinearClsHead
 from torch import Tensor, nn
@@ -33,5 +33,5 @@ class DropoutClsHead(LinearClsHead):
         self.dropout = nn.Dropout(dropout_rate)
 
     def pre_logits(self, feats: tuple[Tensor]) -> Tensor:
-        """The last stage's features, (N, in_channels), in part dropped."""
+        """The last stage's features after dropout, (N, in_channels)."""
         return self.dropout(super().pre_logits(feats))

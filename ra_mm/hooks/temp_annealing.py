@@ -7,11 +7,12 @@ from mmengine.dist import get_world_size
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import EpochBasedTrainLoop
 
-from ra_mm.layers import ReverseAttention
+from ra_mm.errors import UserError
+from ra_mm.layers import MGRN
 from ra_mm.registry import HOOKS
 from ra_mm.validation import BOOL, check_arg, integer, number
 
-START = 'ra_mm_start_temp'  # its key among the run's saved information
+START_TEMP = 'ra_mm_start_temp'  # key in the run's message hub, saved with it
 
 
 @HOOKS.register_module()
@@ -22,28 +23,30 @@ class TempAnnealingHook(Hook):
     of training.' (paper, 'RA block'). The first iteration has temp = start;
     from iteration ``length`` on temp = end.
 
-    temp depends only on how far the training is, so a resumed run continues
-    as if it had never stopped, and where epochs count, with batches of another
-    size too. It reaches the RA layers of the model, wrapped or compiled, and
-    of the averaged model of an EMAHook, and stands in the log beside the loss.
+    temp depends only on the progress of the training, so a resumed run
+    continues as if it had never stopped; where epochs count, also with another
+    batch size. The hook sets the temp of all M-GRN gates of the model, wrapped
+    or compiled, and of the averaged model of an EMAHook, and logs it beside
+    the loss.
 
     Annealing delays G until F is trained, so it belongs to a gamma that starts
-    at 0. A run that starts from RA weights (any gamma not 0: from ImageNet
-    pre-training, or fine-tuning a detector) has that behind it: temp begins
-    with theirs, and so is ``end`` throughout if they were annealed; the log
-    says so.
+    at 0. When training starts from trained RA weights (any gamma other than 0:
+    from ImageNet pre-training, or a detector that is fine-tuned), temp starts
+    at the checkpoint's value; if that is ``end`` already, it stays there. The
+    log says so.
 
     Args:
         start (float): temp of the first iteration. Defaults to 30.
         end (float): temp after the annealing. Defaults to 1.
-        length (int): How long the annealing takes. Defaults to 10.
-        by_epoch (bool): Whether ``length`` counts epochs, of an iteration-
-            based training too, or iterations, several of which make a step
-            where gradients are accumulated. Defaults to True.
+        length (int): Length of the annealing. Defaults to 10.
+        by_epoch (bool): Whether ``length`` counts epochs, also in an
+            iteration-based training, or iterations, several of which make one
+            step where gradients are accumulated. Defaults to True.
 
     Raises:
-        ValueError: If not start >= end > 0 or length < 1; before training, if
-            the model has no RA layer or the annealing does not fit in.
+        ValueError: If not start >= end > 0, or length < 1.
+        UserError: Before training, if the model has no reverse attention, or
+            the annealing is longer than the training.
     """
 
     def __init__(
@@ -57,80 +60,69 @@ class TempAnnealingHook(Hook):
         check_arg(number(), start=start, end=end)
         if not start >= end > 0:
             raise ValueError(
-                f'start={start}, end={end}: temp falls from start to end, so '
-                'start >= end > 0 is expected'
+                f'start={start}, end={end}: expected start >= end > 0, since temp '
+                'falls from start to end'
             )
-        if not integer(1).test(length):
-            raise ValueError(
-                f'length={length!r}: expected a number of '
-                f'{"epochs" if by_epoch else "iterations"}, 1 or '
-                'more; for no annealing leave the hook away'
-            )
+        check_arg(integer(1), length=length)
         self.start = start
         self.end = end
         self.length = length
         self.by_epoch = by_epoch
-        self.layers = []
+        self.gates: list[MGRN] = []
 
     def before_train(self, runner) -> None:
         averages = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
         models = [runner.model] + [hook.ema_model for hook in averages]
-        self.layers = [
-            layer
-            for model in models
-            for layer in model.modules()
-            if isinstance(layer, ReverseAttention)
+        self.gates = [
+            m for model in models for m in model.modules() if isinstance(m, MGRN)
         ]
-        if not self.layers:
-            raise ValueError(
-                'TempAnnealingHook: the model has no ReverseAttention layer. '
-                'Take the hook out of custom_hooks, or use an RA backbone'
+        if not self.gates:
+            raise UserError(
+                'TempAnnealingHook: the model has no reverse attention. Remove the '
+                'hook from custom_hooks, or use an RA backbone'
             )
 
         hub = runner.message_hub
         if runner.iter == 0:
-            trained = any(bool(m.gamma.any()) for m in self.layers)
-            temp = max(m.temp.item() for m in self.layers)
-            hub.update_info(START, max(temp, self.end) if trained else self.start)
+            trained = any(bool(gate.gamma.any()) for gate in self.gates)
+            temp = max(gate.temp.item() for gate in self.gates)
+            hub.update_info(START_TEMP, max(temp, self.end) if trained else self.start)
             if trained:
-                runner.logger.info(
-                    f'RA starts from trained weights, whose temp is {temp}'
-                )
-        self.first = hub.get_info(START, self.start)
+                runner.logger.info(f'RA starts from trained weights with temp = {temp}')
+        self.start_temp = hub.get_info(START_TEMP, self.start)
 
-        # Of what self.length counts, an iteration is a part.
-        self.part = 1 / _iters_per_epoch(runner) if self.by_epoch else 1
-        iters = round(self.length / self.part)
-        if self.first > self.end and iters > runner.max_iters:
-            raise ValueError(
-                f'TempAnnealingHook: length={self.length}'
-                + (f' epochs are {iters}' if self.by_epoch else '')
-                + ' iterations, but the whole training has '
-                f'{runner.max_iters}: temp would not reach {self.end}. Train '
-                'longer, or set a smaller length where the hook stands among '
-                'the custom_hooks: --cfg-options custom_hooks.0.length=N'
+        # The part of one unit of length, an epoch or an iteration.
+        self.fraction_per_iter = 1 / _iters_per_epoch(runner) if self.by_epoch else 1
+        iters = round(self.length / self.fraction_per_iter)
+        if self.start_temp > self.end and iters > runner.max_iters:
+            epochs = ' epochs' if self.by_epoch else ''
+            raise UserError(
+                f'TempAnnealingHook: length={self.length}{epochs} takes {iters} '
+                f'iterations, but the training has {runner.max_iters}: temp would '
+                f'not reach {self.end}. Train longer, or set a smaller length, for '
+                'example with --cfg-options custom_hooks.0.length=N'
             )
         runner.logger.info(
-            f'temp falls from {self.first} to {self.end} in {iters} iterations'
-            if self.first > self.end
+            f'temp falls from {self.start_temp} to {self.end} in {iters} iterations'
+            if self.start_temp > self.end
             else f'temp is {self.end} throughout'
         )
 
-    def temp_at(self, done: float) -> float:
-        """temp when so much of what ``length`` counts is done, 0 at first."""
-        rest = max(0, 1 - done / self.length)
-        return self.end + (self.first - self.end) * rest
+    def temp_at(self, progress: float) -> float:
+        """temp after so many units of ``length``, 0 at the start."""
+        remaining = max(0, 1 - progress / self.length)
+        return self.end + (self.start_temp - self.end) * remaining
 
     def before_train_iter(
         self, runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
         if self.by_epoch and isinstance(runner.train_loop, EpochBasedTrainLoop):
-            done = runner.epoch + batch_idx * self.part
+            progress = runner.epoch + batch_idx * self.fraction_per_iter
         else:
-            done = runner.iter * self.part
-        temp = self.temp_at(done)
-        for layer in self.layers:
-            layer.temp.fill_(temp)  # in place: no recompilation, no sync
+            progress = runner.iter * self.fraction_per_iter
+        temp = self.temp_at(progress)
+        for gate in self.gates:
+            gate.temp.fill_(temp)  # in place: no recompilation, no device sync
         runner.message_hub.update_scalar('train/temp', temp)
 
 
@@ -138,6 +130,7 @@ def _iters_per_epoch(runner) -> int:
     loader = runner.train_dataloader
     batches = loader.batch_sampler
     if isinstance(batches.sampler, InfiniteSampler):
-        # Its length is the whole dataset's, not this process's share.
-        return math.ceil(len(loader.dataset) / (batches.batch_size * get_world_size()))
+        # Its length is that of the whole dataset, not of this process's share.
+        images_per_iter = batches.batch_size * get_world_size()
+        return math.ceil(len(loader.dataset) / images_per_iter)
     return len(loader)

@@ -1,21 +1,20 @@
 """Squeeze-and-excitation (SE), a rival of reverse attention.
 
 J. Hu, L. Shen, G. Sun: Squeeze-and-excitation networks. CVPR 2018.
+
+Reduction 16, biases, and no rounding of the reduced width: the variant that
+has the parameters of RA-Net's Tables 2 and 3.
 """
 
-from mmpretrain.models.utils import SELayer
-from torch import Tensor
+from torch import Tensor, nn
 
-from ra_mm.registry import MODELS
 from ra_mm.validation import check_arg, integer
 
+from .residual_sum import ResidualSum
 
-@MODELS.register_module()
-class SE(SELayer):
-    """``y = SE(F(x)) + x``: channel attention on the residual.
 
-    Reduction 16, biases, and no rounding of the reduced width: the variant
-    that has the parameters of RA-Net's Tables 2 and 3.
+class SE(ResidualSum):
+    """``y = SE(F(x)) + x``: channel attention on the residual branch.
 
     Args:
         channels (int): Channels C of F(x) and of x.
@@ -26,8 +25,20 @@ class SE(SELayer):
 
     def __init__(self, channels: int) -> None:
         check_arg(integer(1), channels=channels)
-        super().__init__(channels, squeeze_channels=max(channels // 16, 1))
+        super().__init__()
+        self.mlp = bottleneck_mlp(channels)
 
     def forward(self, F: Tensor, x: Tensor) -> Tensor:
-        """The residual sum; F, x and y are of shape (N, C, H, W)."""
-        return super().forward(F) + x
+        z = F.mean(dim=(2, 3), keepdim=True)  # squeeze, Eq. 2
+        s = self.mlp(z).sigmoid()  # excitation, Eq. 3
+        return s * F + x  # Eq. 4, and the sum
+
+
+def bottleneck_mlp(channels: int) -> nn.Sequential:
+    """Two biased 1x1 convolutions with a ReLU, reduction 16, as SE and CBAM have."""
+    hidden = max(channels // 16, 1)
+    return nn.Sequential(
+        nn.Conv2d(channels, hidden, 1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(hidden, channels, 1),
+    )

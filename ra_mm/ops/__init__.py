@@ -1,0 +1,6 @@
+"""The residual tail of an RA block as one operation; needs PyTorch alone."""
+
+from .dispatch import PATHS, force_path, set_path
+from .residual_tail import bn_tail, tail
+
+__all__ = ['PATHS', 'bn_tail', 'force_path', 'set_path', 'tail']

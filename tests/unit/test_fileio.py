@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from ra_mm.errors import UserError
 from ra_mm.fileio import atomic_write, check_writable
 
 
@@ -52,5 +53,5 @@ def test_expect_writable(tmp_path):
     assert not list(tmp_path.iterdir())  # nothing is made
     (tmp_path / 'file').touch()
     for folder in ('file', 'file/a/b'):
-        with pytest.raises(ValueError, match='--out: .*Not a directory'):
+        with pytest.raises(UserError, match='--out: .*Not a directory'):
             check_writable('--out', tmp_path / folder)

@@ -5,6 +5,7 @@ import torch
 import torchvision
 
 from ra_mm.backbones import RAMobileNetV2
+from ra_mm.errors import UserError
 from ra_mm.layers import ReverseAttention
 
 # MobileNetV2's Table 2: the blocks of each stage, all but the first of which
@@ -36,8 +37,8 @@ def test_attention_on_skip_connections_only():
 def test_frozen_stages_and_norm_eval():
     model = RAMobileNetV2(0.25, frozen_stages=2, norm_eval=True).train()
     frozen = {k for k, p in model.named_parameters() if not p.requires_grad}
-    assert {'conv1.conv.weight', 'layer2.1.attention.gamma'} <= frozen
-    assert 'layer3.1.attention.gamma' not in frozen
+    assert {'conv1.conv.weight', 'layer2.1.attention.gate.gamma'} <= frozen
+    assert 'layer3.1.attention.gate.gamma' not in frozen
     assert not any(
         m.training for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)
     )
@@ -100,5 +101,5 @@ def test_torchvision_weights(width, tmp_path, randomise, pretrained):
 def test_wrong_torchvision_weights(change, message, tmp_path, pretrained):
     state = torchvision.models.mobilenet_v2(width_mult=0.25).state_dict()
     torch.save(change(state), tmp_path / 'tv.pth')
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         pretrained('RAMobileNetV2', tmp_path / 'tv.pth', widen_factor=0.25)

@@ -29,8 +29,8 @@ def test_every_block_has_attention(model, depths):
 def test_frozen_stages_and_norm_eval():
     model = RAResNet(18, frozen_stages=1, norm_eval=True).train()
     frozen = {k for k, p in model.named_parameters() if not p.requires_grad}
-    assert {'conv1.weight', 'layer1.1.attention.gamma'} <= frozen
-    assert 'layer2.0.attention.gamma' not in frozen
+    assert {'conv1.weight', 'layer1.1.attention.gate.gamma'} <= frozen
+    assert 'layer2.0.attention.gate.gamma' not in frozen
     assert not any(
         m.training for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)
     )
@@ -64,7 +64,7 @@ def test_torchvision_weights(type, name, tmp_path, randomise, pretrained):
     x = torch.randn(1, 3, 64, 64)
     assert torch.equal(model(x)[0].flatten(1), plain(x))
     missing, unexpected = model.load_state_dict(plain.state_dict(), False)
-    assert all(k.endswith('attention.gamma') for k in missing)
+    assert all(k.endswith('attention.gate.gamma') for k in missing)
     assert not unexpected
 
 

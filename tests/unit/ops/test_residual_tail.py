@@ -1,7 +1,9 @@
 """The fused paths of the residual tail against the reference and autograd."""
 
 import copy
+import inspect
 import os
+import re
 import subprocess
 import sys
 
@@ -15,13 +17,14 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
 from ra_mm.layers import ReverseAttention, force_path
+from ra_mm.ops import dispatch
 
 NODES = dict(given='_TailBackward', fused='_BNTailBackward')
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
 
 class Tail(nn.Module):
-    """What stands behind the last convolution of a block."""
+    """The end of a block, after its last convolution."""
 
     def __init__(self, channels, norm, act):
         super().__init__()
@@ -30,11 +33,11 @@ class Tail(nn.Module):
         self.act = act
 
     def forward(self, z, x):
-        return self.attention.residual(z, self.norm, x, self.act)
+        return self.attention.tail(z, self.norm, x, self.act)
 
 
 def tail_and_inputs(shape=(3, 4, 5, 2), dtype=torch.float64, relu=True, **bn):
-    """A tail in which every weight and statistic tells, and z and x."""
+    """A tail whose every weight and statistic matters, and z and x."""
     g = torch.Generator().manual_seed(0)
     C = shape[1]
     act = nn.ReLU(inplace=True) if relu else nn.Identity()
@@ -44,7 +47,7 @@ def tail_and_inputs(shape=(3, 4, 5, 2), dtype=torch.float64, relu=True, **bn):
             t.normal_(generator=g)
     if module.norm.running_var is not None:
         module.norm.running_var.uniform_(0.5, 2, generator=g)
-    module.attention.temp.fill_(0.7)
+    module.attention.gate.temp.fill_(0.7)
     module = module.to(dtype if dtype == torch.float64 else torch.float32)
     z, x = torch.randn(2, *shape, dtype=torch.float64, generator=g)
     return module, z.to(dtype), x.to(dtype)
@@ -126,7 +129,9 @@ def test_only_some_inputs_learn():
         with force_path(path):
             y = module(z.requires_grad_(), x)
         assert path_of(y) == path
-        grads.append(torch.autograd.grad(y.square().sum(), [z, module.attention.gamma]))
+        grads.append(
+            torch.autograd.grad(y.square().sum(), [z, module.attention.gate.gamma])
+        )
     torch.testing.assert_close(*grads)
 
 
@@ -213,7 +218,7 @@ def test_zero_residual(path):
     with force_path(path):
         y = module(z, x)
     assert path_of(y) == path and torch.equal(y, x.relu())
-    dx, dgamma = torch.autograd.grad(y.square().sum(), [x, module.attention.gamma])
+    dx, dgamma = torch.autograd.grad(y.square().sum(), [x, module.attention.gate.gamma])
     assert torch.equal(dx, 2 * x.relu())
     assert torch.equal(dgamma, torch.zeros(4))
 
@@ -226,7 +231,7 @@ def test_empty_batch(training):
     y = module(z, x)
     assert path_of(y) == 'reference' and y.shape == (0, 4, 5, 2)
     y.sum().backward()
-    assert torch.equal(module.attention.gamma.grad, torch.zeros(4))
+    assert torch.equal(module.attention.gate.gamma.grad, torch.zeros(4))
 
 
 def test_one_value_a_channel():
@@ -348,8 +353,9 @@ def patched(module):
         (replaced('norm', nn.Dropout(0.5)), 'given'),
         (hooked('attention', 'register_forward_hook'), 'reference'),
         (hooked('attention', 'register_forward_pre_hook'), 'reference'),
-        (replaced('attention', ReverseAttention(4, 'l1')), 'reference'),
-        (replaced('attention', ReverseAttention(4, 'l2', 'bn')), 'reference'),
+        (lambda m: m.attention.gate.register_forward_hook(hook), 'reference'),
+        (replaced('attention', ReverseAttention(4, aggregation='l1')), 'reference'),
+        (replaced('attention', ReverseAttention(4, normalization='bn')), 'reference'),
         (replaced('attention', type('Own', (ReverseAttention,), {})(4)), 'reference'),
     ],
 )
@@ -389,7 +395,7 @@ def test_global_hooks():
     )
     module(z, x)
     handle.remove()
-    assert calls == ['BatchNorm2d', 'ReverseAttention', 'ReLU', 'Tail']
+    assert calls == ['BatchNorm2d', 'MGRN', 'ReverseAttention', 'ReLU', 'Tail']
 
 
 def test_mixed_dtypes_and_other_tensors():
@@ -404,7 +410,7 @@ def test_mixed_dtypes_and_other_tensors():
 
 def test_force_path():
     module, z, x = tail_and_inputs()
-    with pytest.raises(ValueError, match="path='fast': expected one of 'ref"):
+    with pytest.raises(ValueError, match="path='fast'"):
         with force_path('fast'):
             pass
     with pytest.raises(ZeroDivisionError):
@@ -416,26 +422,36 @@ def test_force_path():
     assert path_of(module(z, x)) == 'fused'
 
 
-@pytest.mark.parametrize(
-    'value, expected',
-    [
-        ('reference', "'reference'"),
-        ('fast', "RA_MM_TAIL='fast' in the environment: expected one of"),
-    ],
-)
-def test_path_of_a_process(value, expected):
+@pytest.mark.parametrize('value, path', [('given', 'given'), ('fast', 'fused')])
+def test_environment_variable(value, path):
+    """An unknown path is ignored with a warning that names the variable."""
     done = subprocess.run(
         [
             sys.executable,
             '-c',
-            'from ra_mm.ops import residual_tail as fused_tail; print(repr(fused_tail._most))',
+            'from ra_mm.ops import dispatch; print(dispatch.get_path())',
         ],
         env=dict(os.environ, RA_MM_TAIL=value),
         capture_output=True,
         text=True,
+        check=True,
     )
-    assert expected in done.stdout + done.stderr
-    assert (done.returncode == 0) == (value == 'reference')
+    assert done.stdout.strip() == path
+    assert ('RA_MM_TAIL' in done.stderr) == (value == 'fast')
+
+
+def test_hook_dicts_exist():
+    """The hooks that dispatch looks at are those of the installed PyTorch."""
+    module = nn.ReLU()
+    source = inspect.getsource(nn.Module._call_impl)
+    fast_path = source[: source.index('return forward_call')]
+    for name in dispatch.MODULE_HOOKS:
+        assert not getattr(module, name)
+        fast_path = re.sub(rf'self\.{name}\b', '', fast_path)
+    for name in dispatch.GLOBAL_HOOKS:
+        assert not getattr(nn.modules.module, name)
+        fast_path = re.sub(rf'\b{name}\b', '', fast_path)
+    assert 'hooks' not in fast_path.split('if not', 1)[1]
 
 
 # What torch does with modules
@@ -488,7 +504,7 @@ def test_changing_temp_does_not_recompile(path, training):
     compiled = torch.compile(module, backend=backend, fullgraph=True)
     for temp in (30.0, 20.5, 1.0):
         for m in (eager, module):
-            m.attention.temp.fill_(temp)
+            m.attention.gate.temp.fill_(temp)
         results = []
         for m in (eager, compiled):
             z, x = (t.detach().requires_grad_() for t in (z, x))
@@ -561,7 +577,8 @@ def train_on_share(rank, store, results):
 
 def test_two_processes(tmp_path):
     """Two uneven shares and synchronised norms: as the whole batch in one."""
-    mp.spawn(train_on_share, (tmp_path / 'store', tmp_path / 'grads'), nprocs=2)
+    args = tmp_path / 'store', tmp_path / 'grads'
+    mp.start_processes(train_on_share, args, nprocs=2, start_method='fork')
     module, z, x = tail_and_inputs((5, 4, 3, 2))
     y = module(z, x)
     assert path_of(y) == 'fused'

@@ -1,0 +1,176 @@
+"""Modified Global Response Normalization (M-GRN), the gate of RA-Net.
+
+Z. Wang, X. Xie, J. Yang, X. Song: RA-Net: reverse attention for generalizing
+residual learning. Scientific Reports 14 (2024). The symbols are the paper's.
+
+Where the paper is silent: eps is 1e-6, as in GRN (ConvNeXt V2), and G is
+computed in float32 (float64 for a float64 F), since a sum of squares over a
+feature map overflows in float16.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.linalg import vector_norm
+
+from ra_mm.ops.cpu_reductions import accum_dtype
+from ra_mm.validation import POSITIVE, check_arg, integer, one_of
+
+# Table 6: P of Eq. 3, from (N, C, H, W) to (N, C) in the given dtype
+AGGREGATIONS = {
+    'l2': lambda F, dtype: vector_norm(F, 2, dim=(2, 3), dtype=dtype),
+    'l1': lambda F, dtype: vector_norm(F, 1, dim=(2, 3), dtype=dtype),
+    'gap': lambda F, dtype: F.mean(dim=(2, 3), dtype=dtype),
+    'gmp': lambda F, dtype: F.amax(dim=(2, 3)).to(dtype),
+    'abs_gap': lambda F, dtype: F.mean(dim=(2, 3), dtype=dtype).abs(),
+    'abs_gmp': lambda F, dtype: F.amax(dim=(2, 3)).to(dtype).abs(),
+}
+
+
+def aggregate(F: Tensor, aggregation: str) -> Tensor:
+    """P of Eq. 3: (N, C), in float32 or float64."""
+    return AGGREGATIONS[aggregation](F, accum_dtype(F))
+
+
+# Opaque to torch.fx: in older versions a traced tensor has no dtype.
+torch.fx.wrap('aggregate')
+
+
+# Table 7: N from P, both (N, C). 'bn' has statistics of its own, see MGRN.
+NORMALIZATIONS = {
+    'm-grn': lambda P, eps: P / (P.mean(dim=1, keepdim=True) + eps),  # Eq. 5
+    'none': lambda P, eps: P,
+    'ln': lambda P, eps: (  # Eq. 4 over the channels of an image
+        (P - P.mean(dim=1, keepdim=True))
+        / (P.std(dim=1, correction=0, keepdim=True) + eps)
+    ),
+}
+
+# Table 8: G from gamma * N / temp, all (N, C)
+ACTIVATIONS = {
+    '1+': lambda z: z + 1,
+    'sigmoid': torch.sigmoid,
+    'softmax': lambda z: z.softmax(dim=1),
+}
+
+
+class MGRN(nn.Module):
+    """``G = 1 + gamma / temp * N(||F||_2)``: how much of the shortcut passes.
+
+    With gamma = 0, its initial value, and wherever F(x) = 0, G is exactly 1.
+
+    ``temp`` is a 0-dim buffer, saved with the weights, so that a checkpoint
+    computes what the model computed when it was saved; weights without it
+    mean temp = 1. :class:`ra_mm.hooks.TempAnnealingHook` changes it in place
+    during training.
+
+    The paper's ablations replace one step of G each. G(0) = 1, its first
+    condition, then means: channels with F_i = 0 have G_i = 1, whatever gamma
+    and the other channels are.
+
+    ============= ========= ========================================== ========
+    argument      value     step                                       G(0) = 1
+    ============= ========= ========================================== ========
+    aggregation   'l2'      P_i = L2 norm of F_i                       yes
+    aggregation   'l1'      P_i = L1 norm of F_i                       yes
+    aggregation   'gap'     P_i = mean of F_i; unstable                yes
+    aggregation   'gmp'     P_i = maximum of F_i; unstable             yes
+    aggregation   'abs_gap' P_i = abs(mean of F_i), Table 6's GAP†     yes
+    aggregation   'abs_gmp' P_i = abs(maximum of F_i), Table 6's GMP†  yes
+    normalization 'm-grn'   N_i by Eq. 5                               yes
+    normalization 'none'    N_i = P_i                                  yes
+    normalization 'bn'      N_i by Eq. 4 over the images of a batch    no
+    normalization 'ln'      N_i by Eq. 4 over the channels of an image no
+    activation    '1+'      G_i = gamma_i N_i / temp + 1               yes
+    activation    'sigmoid' G_i = sigmoid(gamma_i N_i / temp)          no
+    activation    'softmax' G = softmax(gamma N / temp) over channels  no
+    ============= ========= ========================================== ========
+
+    The paper found training with 'gap' and 'gmp' unstable: they are signed,
+    so the mean that Eq. 5 divides by can come arbitrarily close to 0. With
+    gamma = 0, '1+' is the plain residual sum under every normalization;
+    'sigmoid' starts at G = 1/2, 'softmax' at G = 1/C.
+
+    'bn' is a :class:`torch.nn.BatchNorm1d` without weight and bias: it uses
+    running statistics in evaluation, obeys ``norm_eval``, can become SyncBN,
+    and has eps under the root.
+
+    Args:
+        channels (int): Channels C of F(x).
+        aggregation (str): P, a row of Table 6. Defaults to 'l2'.
+        normalization (str): N, a row of Table 7. Defaults to 'm-grn'.
+        activation (str): A row of Table 8. Defaults to '1+'.
+        eps (float): Added to the denominator in Eqs. 4 and 5. Defaults to
+            1e-6.
+
+    Raises:
+        ValueError: If a step has no such value, channels < 1 or eps <= 0. In
+            a forward pass, if 'bn' trains on a batch of one image.
+    """
+
+    temp: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        aggregation: str = 'l2',
+        normalization: str = 'm-grn',
+        activation: str = '1+',
+        eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        check_arg(integer(1), channels=channels)
+        check_arg(one_of(*AGGREGATIONS), aggregation=aggregation)
+        check_arg(one_of(*NORMALIZATIONS, 'bn'), normalization=normalization)
+        check_arg(one_of(*ACTIVATIONS), activation=activation)
+        check_arg(POSITIVE, eps=eps)
+        self.aggregation = aggregation
+        self.normalization = normalization
+        self.activation = activation
+        self.eps = eps
+        self.gamma = nn.Parameter(torch.zeros(channels))
+        self.register_buffer('temp', torch.ones(()))
+        if normalization == 'bn':
+            self.bn = nn.BatchNorm1d(channels, eps, affine=False)
+
+    @property
+    def is_default(self) -> bool:
+        """Whether this is the M-GRN of RA-Net, and not a row of an ablation."""
+        steps = self.aggregation, self.normalization, self.activation
+        return type(self) is MGRN and steps == ('l2', 'm-grn', '1+')
+
+    def forward(self, F: Tensor) -> Tensor:
+        """G(F), Eqs. 3, 5 and 8.
+
+        Args:
+            F (Tensor): F(x) of shape (N, C, H, W), of any floating dtype.
+
+        Returns:
+            Tensor: G of shape (N, C), float32 (float64 for a float64 F).
+        """
+        P = aggregate(F, self.aggregation)  # Eq. 3
+        N = self._normalize(P)  # Eq. 5
+        return ACTIVATIONS[self.activation](self.gamma * N / self.temp)  # Eq. 8
+
+    def _normalize(self, P):
+        if self.normalization != 'bn':
+            return NORMALIZATIONS[self.normalization](P, self.eps)
+        # SyncBN, which is no BatchNorm1d, sees the images of other processes.
+        if len(P) == 1 and self.bn.training and isinstance(self.bn, nn.BatchNorm1d):
+            raise ValueError(
+                "normalization='bn' computes statistics over the images of a batch "
+                'and cannot train on a batch of 1: use larger batches '
+                '(drop_last=True if only the last one is so small), SyncBN, or '
+                'norm_eval=True'
+            )
+        return self.bn(P)  # Eq. 4 over the images of a batch
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        state_dict.setdefault(prefix + 'temp', torch.ones_like(self.temp))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        return (
+            f'{self.gamma.numel()}, aggregation={self.aggregation!r}, '
+            f'normalization={self.normalization!r}, '
+            f'activation={self.activation!r}, eps={self.eps}'
+        )

@@ -1,0 +1,98 @@
+"""Sums over the planes of a feature map, with fast versions for a CPU.
+
+In eager mode on a CPU some of PyTorch's reductions over H and W are many times
+slower than others (a norm over a channels-last map by a factor of 35), so the
+kernels of its batch norm stand in for them; and a temporary that does not fit
+into the cache costs more than its arithmetic, so that a batch is processed a
+few images at a time. On other devices, and under torch.compile, each function
+here is its plain definition.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from .dispatch import is_compiling
+
+aten = torch.ops.aten
+
+CACHED_VALUES = 2**18  # of a temporary that stays in the cache
+
+
+def accum_dtype(t: Tensor) -> torch.dtype:
+    """The dtype to accumulate in: float32, or float64 for float64."""
+    return torch.promote_types(t.dtype, torch.float32)
+
+
+def plane_norm(F: Tensor) -> Tensor:
+    """||F_nc||_2 over H and W, (N, C)."""
+    if _is_eager_cpu(F) and not F.is_contiguous():
+        zero = torch.zeros(F.shape[:2], dtype=accum_dtype(F))
+        return plane_sums(F, F, zero)[1].sqrt()
+    return vector_norm(F, 2, dim=(2, 3), dtype=accum_dtype(F))
+
+
+def plane_moments(z: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean m of each plane, and Q = sum (z - m)^2, both (N, C)."""
+    S = z.shape[2] * z.shape[3]
+    if not _is_eager_cpu(z):
+        V, m = torch.var_mean(z.to(accum_dtype(z)), dim=(2, 3), correction=0)
+        return m, V * S
+    if z.is_contiguous():
+        m = z.mean(dim=(2, 3), dtype=accum_dtype(z))
+        norms = [
+            plane_norm(z_i - m_i[..., None, None]) for z_i, m_i in batch_chunks(z, m)
+        ]
+        return m, torch.cat(norms).square()
+    stats = [
+        torch.batch_norm_update_stats(z_i.to(accum_dtype(z)), None, None, 0)
+        for z_i in z.split(1)
+    ]
+    m, V = (torch.stack(s) for s in zip(*stats))
+    return m, V * S
+
+
+def plane_sums(g: Tensor, t: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+    """sum g and sum g (t - m) of each plane, both (N, C), in the dtype of m."""
+    if not _is_eager_cpu(g):
+        g, t = g.to(m.dtype), t.to(m.dtype)
+        return g.sum(dim=(2, 3)), (g * (t - m[..., None, None])).sum(dim=(2, 3))
+    if g.is_contiguous() and t.is_contiguous():
+        s0, s1 = _bn_sums(g.flatten(0, 1)[None], t.flatten(0, 1)[None], m.flatten())
+        return s0.view_as(m), s1.view_as(m)
+    sums = [_bn_sums(*image) for image in zip(g.split(1), t.split(1), m)]
+    s0, s1 = (torch.stack(s) for s in zip(*sums))
+    return s0, s1
+
+
+def batch_chunks(*tensors: Tensor) -> Iterable:
+    """The tensors, split along N into pieces that fit into a CPU's cache."""
+    first = tensors[0]
+    if not _is_eager_cpu(first):
+        return [tensors]
+    images = max(1, CACHED_VALUES // first[0].numel())
+    return zip(*(t.split(images) for t in tensors))
+
+
+def _is_eager_cpu(t):
+    return t.device.type == 'cpu' and not is_compiling()
+
+
+def _bn_sums(g, t, m):
+    """Batch norm's gradients of bias and weight are these sums."""
+    one = torch.ones_like(m)
+    _, s1, s0 = aten.native_batch_norm_backward(
+        g.to(m.dtype),
+        t.to(m.dtype),
+        one,
+        None,
+        None,
+        m,
+        one,
+        True,
+        0,
+        [False, True, True],
+    )
+    return s0, s1

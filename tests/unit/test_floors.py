@@ -1,0 +1,81 @@
+"""Imports point from tools to the method, never back."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / 'ra_mm'
+FLOORS = [
+    {'ops', 'layers', 'validation', 'errors', 'fileio'},  # PyTorch alone
+    {'registry', 'conversion'},
+    {'engine', 'hooks', 'backbones', 'heads', 'datasets'},
+    {'cli', 'preflight', 'audit', 'analysis', 'models', 'mmcv_ops'},
+    {'reproduce', 'check_env'},
+]
+FLOOR_OF = {name: i for i, floor in enumerate(FLOORS) for name in floor}
+# The only imports between neighbours on floors 2 and 3: plain ingredients.
+INGREDIENTS = {
+    ('backbones', 'engine'),
+    ('preflight', 'cli'),
+    ('analysis', 'cli'),
+    ('analysis', 'models'),
+    ('cli', 'models'),
+}
+
+
+def imports(path):
+    """The ra_mm modules that a file imports, as their first name."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level != 1:
+            module = ('ra_mm.' if node.level else '') + (node.module or '')
+            names = [f'{module}.{a.name}'.replace('..', '.') for a in node.names]
+        elif isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        else:
+            continue
+        for name in names:
+            package, _, rest = name.partition('.')
+            if package == 'ra_mm' and rest:
+                yield rest.split('.')[0]
+
+
+@pytest.mark.parametrize('path', sorted(PACKAGE.rglob('*.py')), ids=str)
+def test_no_import_upwards(path):
+    own = path.relative_to(PACKAGE).parts[0].removesuffix('.py')
+    if own.startswith('_'):
+        return
+    for other in set(imports(path)) - {own}:
+        if other in FLOOR_OF:  # not a name such as __version__
+            below = FLOOR_OF[other] < FLOOR_OF[own] or FLOOR_OF[own] == 0
+            assert below or (own, other) in INGREDIENTS, f'{own} imports {other}'
+
+
+WITHOUT_OPENMMLAB = """
+import sys
+for name in ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'argparse'):
+    sys.modules[name] = None  # importing it raises ImportError
+import torch
+from ra_mm.layers import CBAM, SE, MGRN, ResidualSum, ReverseAttention, force_path
+
+x = torch.randn(2, 16, 4, 4, requires_grad=True)
+F = torch.randn(2, 16, 4, 4)
+layers = [CBAM(16), SE(16), ResidualSum(), ReverseAttention(16)]
+layers += [ReverseAttention(16, aggregation='l1', normalization='bn')]
+for layer in layers:
+    for path in ('reference', 'given', 'fused'):
+        with force_path(path):
+            y = layer.tail(F, torch.nn.BatchNorm2d(16), x, torch.nn.ReLU())
+        (grad,) = torch.autograd.grad(y.square().sum(), [x])
+        assert y.shape == x.shape and grad.isfinite().all() and grad.any()
+assert MGRN(16)(F).shape == (2, 16)
+"""
+
+
+def test_layers_need_torch_alone():
+    """A forward and a backward pass of every layer and of the fused tail."""
+    # PyTorch itself may want argparse.
+    code = WITHOUT_OPENMMLAB.replace('import sys\n', 'import sys\nimport torch\n', 1)
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=PACKAGE.parent)
