@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import torch
 from mmengine.config import Config
 
+from ra_mm.cli import get_toolbox
+
 from .config import get_value
 
 
@@ -15,7 +17,7 @@ def check_devices(cfg: Config, mode: str, warnings: list[str]) -> Iterator[str]:
     yield from _check_processes(cfg)
     if not torch.cuda.is_available():
         warnings.append(f'no GPU: {mode}ing on the CPU')
-    if cfg.get('default_scope') == 'mmdet':
+    if get_toolbox(cfg) == 'mmdet':
         yield from _check_operators()
     if mode == 'train':
         yield from _check_learning_rate(cfg, warnings)

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import test_malformed_annotations
-import test_malformed_configs
 import torch
 from mmengine.config import Config
 
@@ -442,12 +440,3 @@ def test_in_a_process_of_its_own(configs, tmp_path):
     assert 'Traceback' not in done.stdout + done.stderr
     assert 'bad.pth holds more than weights' in done.stderr
     assert not (tmp_path / TRACE).exists()
-
-
-CASES = [TRUNCATED, FILES, CODE_IN, CODE, HOLDS, DIVERGED, LACKING, OTHER, TOOLS]
-
-
-def test_there_are_so_many():
-    """As many as are claimed, each of them once."""
-    tables = [*test_malformed_configs.CASES, *test_malformed_annotations.CASES, *CASES]
-    assert sum(map(len, tables)) >= 300

@@ -119,6 +119,11 @@ def test_run_without_a_validation(cfg, refused):
     check(cfg, 'train')
 
 
+def test_unknown_optimizer(cfg, refused):
+    cfg.optim_wrapper.optimizer.type = 'SGDD'
+    assert "optim_wrapper.optimizer.type='SGDD'" in refused(cfg)
+
+
 def test_all_problems_in_one_message(cfg, refused):
     cfg.train_cfg.max_epochs = 0
     cfg.optim_wrapper.optimizer.lr = 'a'
