@@ -10,7 +10,6 @@ from ra_mm.validation import (
     BELOW_1,
     BOOL,
     BUILD_CFG,
-    BUILD_CFGS,
     NONE,
     POSITIVE,
     STR,
@@ -40,7 +39,6 @@ CASES = [
     (NONE, [None], [0, False, '']),
     (NONE | STR, [None, 'a'], [0]),
     (BUILD_CFG, [dict(type='A'), TYPED], [{}, dict(typ='A'), dict(type=''), 'A', None]),
-    (BUILD_CFGS, [TYPED, [TYPED], (TYPED,), []], [[{}], ['A'], 'A', None]),
 ]
 
 
