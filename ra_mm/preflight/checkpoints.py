@@ -84,7 +84,7 @@ def _type_name(node):
 def _check_weights(cfg, path, key, remedy, checkpoint, weights):
     if (
         cfg.get('resume')
-        and path == cfg.load_from
+        and path == cfg.get('load_from')
         and not {'meta', 'message_hub', 'optimizer'} <= set(checkpoint)
     ):
         yield (

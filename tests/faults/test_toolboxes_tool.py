@@ -12,7 +12,7 @@ import pytest
 import torch
 
 TOOL = Path(mmdet.__file__).parent / '.mim/tools/train.py'
-EPOCHS, ITERS = 3, 2
+EPOCHS = 3
 
 CONFIG = """
 _base_ = '{folder}/detector.py'
@@ -24,50 +24,58 @@ default_hooks = dict(checkpoint=dict(max_keep_ckpts=1))
 
 @pytest.fixture
 def train(configs, tmp_path, in_a_process):
-    """Train in a process, which notes what is there when a checkpoint appears."""
+    """Train in a process, and kill it before or after its n-th rename.
+
+    Returns the exit status and, for each rename, the checkpoints before it.
+    """
     config = tmp_path / 'own_tool.py'
     config.write_text(CONFIG.format(folder=configs, epochs=EPOCHS))
 
-    def train(work_dir, *argv, **moment):
+    def train(work_dir, *argv, kill=None):
         noted = []
 
         def run():
             replace = os.replace
 
-            def noting(part, path):
+            def replace_and_note(part, path):
                 noted.append(sorted(p.name for p in work_dir.glob('epoch_*.pth')))
                 (tmp_path / 'noted.json').write_text(json.dumps(noted))
+                if kill == ('before', len(noted)):
+                    os.kill(os.getpid(), signal.SIGKILL)
                 replace(part, path)
+                if kill == ('after', len(noted)):
+                    os.kill(os.getpid(), signal.SIGKILL)
 
-            os.replace = noting
-            sys.argv = [*(str(TOOL), str(config), '--work-dir', str(work_dir)), *argv]
+            os.replace = replace_and_note
+            options = [str(config), '--work-dir', str(work_dir), *argv]
+            sys.argv = [str(TOOL), *options]
             runpy.run_path(str(TOOL), run_name='__main__')
 
-        status, calls = in_a_process(run, **moment)
-        return status, calls, json.loads((tmp_path / 'noted.json').read_text())
+        status, _ = in_a_process(run)
+        return status, json.loads((tmp_path / 'noted.json').read_text())
 
     return train
 
 
-def test_kill_and_resume(train, tmp_path):
-    whole, killed = tmp_path / 'whole', tmp_path / 'killed'
-    status, calls, noted = train(whole)
-    assert status == 0
-    # Each is deleted after its successor is there.
-    assert noted == [[], ['epoch_1.pth'], ['epoch_2.pth']]
-    assert [p.name for p in whole.glob('*.pth*')] == ['epoch_3.pth']
+def names(folder):
+    return [path.name for path in folder.glob('*.pth')]
 
-    for share in (0.45, 0.6):  # while the second one is saved
-        resume = ['--resume'] * killed.exists()
-        status, _, _ = train(killed, *resume, calls=int(share * calls / len(noted) * 2))
-        assert status == -signal.SIGKILL
-        saved = list(killed.glob('epoch_*.pth'))
-        assert saved
-        for path in saved:  # each of them can be read
-            meta = torch.load(path, weights_only=False)['meta']
-            assert path.name == f'epoch_{meta["iter"] // ITERS}.pth'
-    status, _, _ = train(killed, '--resume')
+
+def test_kill_and_resume(train, tmp_path):
+    """Nothing is lost, and each checkpoint is deleted after its successor."""
+    whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+    status, noted = train(whole)
     assert status == 0
+    assert noted == [[], ['epoch_1.pth'], ['epoch_2.pth']]
+    assert names(whole) == ['epoch_3.pth']
+
+    status, _ = train(killed, kill=('before', 2))
+    assert status == -signal.SIGKILL and names(killed) == ['epoch_1.pth']
+    status, _ = train(killed, '--resume', kill=('after', 1))
+    assert status == -signal.SIGKILL
+    assert sorted(names(killed)) == ['epoch_1.pth', 'epoch_2.pth']
+    status, noted = train(killed, '--resume')
+    assert status == 0 and len(noted) == 1  # from the second, not the first
 
     ends = [
         torch.load(folder / f'epoch_{EPOCHS}.pth', weights_only=False)

@@ -33,7 +33,7 @@ def test_image_that_cannot_be_read(message, train, configs, copied, workers):
 @pytest.mark.parametrize(
     'mask, expected',
     [
-        (np.full((64, 64), 7, np.uint8), '(7)'),
+        (np.full((64, 64), 7, np.uint8), '(6)'),  # reduce_zero_label
         (np.zeros((64, 32), np.uint8), '(64, 32)'),
     ],
 )

@@ -26,9 +26,9 @@ from mmengine.runner import Runner
         ),
         (
             'train_dataloader.persistent_workers=True',
-            ['train_dataloader.persistent_workers'],
+            ['train_dataloader', 'persistent_workers'],
         ),
-        ('optim_wrapper.type=AmpOptimWrapper', ['optim_wrapper.type', 'GPU']),
+        ('optim_wrapper.type=AmpOptimWrapper', ['optim_wrapper', 'gpu']),
         ('optim_wrapper.optimizer.type=SDG', ['SDG']),
     ],
 )

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from mmdet.models import FasterRCNN
 from mmengine.config import Config
 from torch.utils.data import DataLoader
 
@@ -106,6 +107,13 @@ def test_option_like_another(tmp_path, monkeypatch):
 )
 def test_work_dir(tmp_path, flag, text, expected):
     assert load_config(write(tmp_path, text), work_dir=flag).work_dir == expected
+
+
+def test_toolbox_of_a_derived_class():
+    class Ours(FasterRCNN):
+        pass
+
+    assert get_toolbox(Config(dict(model=dict(type=Ours)))) == 'mmdet'
 
 
 def test_toolbox():
