@@ -98,22 +98,8 @@ def load_config(
     Raises:
         UserError: If the file cannot be read, or an option does not fit it.
     """
-    if not osp.isfile(path):
-        reason = 'is a folder, not a file' if osp.isdir(path) else 'does not exist'
-        raise UserError(f'the config {path} {reason}')
-    try:
+    with translate_errors(f'{path} cannot be read as a config'):
         cfg = Config.fromfile(path)
-    except Exception as e:  # a config is Python code: anything can happen
-        reason = describe(e)
-        if 'mmsegmentation is not installed' in reason:
-            reason = (
-                "'mmseg::' needs the original mmsegmentation, which must not be "
-                'installed over onedl-mmsegmentation. Use the path of the file '
-                "instead: __import__('mmseg').__path__[0] + '/.mim/configs/...', "
-                'as configs/upernet_r50.py does'
-            )
-        raise UserError(f'{path} cannot be read as a config: {reason}') from e
-
     if cfg_options:
         _merge_options(cfg, cfg_options)
     cfg.launcher = launcher
@@ -125,13 +111,10 @@ def load_config(
 
     if get_toolbox(cfg) == 'mmpretrain':
         for part in ('train', 'val', 'test'):
-            loader = cfg.get(f'{part}_dataloader')
-            if loader is not None:
-                loader.setdefault('collate_fn', dict(type='default_collate'))
-                loader.setdefault('pin_memory', torch.cuda.is_available())
-                loader.setdefault(
-                    'persistent_workers', loader.get('num_workers', 0) > 0
-                )
+            loader = cfg.get(f'{part}_dataloader') or {}
+            loader.setdefault('collate_fn', dict(type='default_collate'))
+            loader.setdefault('pin_memory', torch.cuda.is_available())
+            loader.setdefault('persistent_workers', loader.get('num_workers', 0) > 0)
     return cfg
 
 
@@ -141,17 +124,13 @@ def _merge_options(cfg, options):
         if key == 'launcher':
             raise UserError('--cfg-options launcher: pass --launcher instead')
         if key not in TOP_LEVEL_KEYS:  # it would have no effect
-            similar = difflib.get_close_matches(key, TOP_LEVEL_KEYS, 1)
-            raise UserError(
-                f'--cfg-options {option}: '
-                + (
+            reason = f'no config has {key!r}{_did_you_mean(key, TOP_LEVEL_KEYS)}'
+            if key in cfg:
+                reason = (
                     f'{key!r} is a variable of the config file, which has been used '
                     'already; set what it was used for instead'
-                    if key in cfg
-                    else f'no config has {key!r}'
-                    + (f', did you mean {similar[0]!r}?' if similar else '')
                 )
-            )
+            raise UserError(f'--cfg-options {option}: {reason}')
         node = cfg.get(key)
         for i, name in enumerate(path, 1):
             if isinstance(node, (list, tuple)) and name.isdigit():
@@ -161,17 +140,19 @@ def _merge_options(cfg, options):
                     node[name] = ConfigDict()  # such as a hook that was None
                 node = node[name]
             else:
-                known = node if isinstance(node, dict) else ()
-                for similar in difflib.get_close_matches(name, known, 1, 0.8):
-                    print_log(
-                        f'--cfg-options {option}: the config has no {name!r} '
-                        f'there, did you mean {similar!r}?',
-                        logger='current',
-                        level=logging.WARNING,
-                    )
+                # Some dicts take any key, so this may be intended.
+                similar = _did_you_mean(name, node if isinstance(node, dict) else ())
+                if similar:
+                    text = f'--cfg-options {option}: the config has no {name!r} there'
+                    print_log(text + similar, 'current', level=logging.WARNING)
                 break
     with translate_errors('--cfg-options does not fit the config'):
         cfg.merge_from_dict(options)
+
+
+def _did_you_mean(name, known):
+    similar = difflib.get_close_matches(name, known, 1, 0.8)
+    return f', did you mean {similar[0]!r}?' if similar else ''
 
 
 def get_toolbox(cfg: Config) -> str | None:
@@ -186,7 +167,7 @@ def get_toolbox(cfg: Config) -> str | None:
 def build_runner(cfg: Config) -> Runner:
     """Build the runner of a config, by default a :class:`.SafeRunner`.
 
-    Several processes without GPUs are possible.
+    Several processes without GPUs are supported, for trials.
 
     Raises:
         UserError: If the config names something that cannot be built.
@@ -215,13 +196,13 @@ def _suggest_type(cfg, error):
     known = []
     for registry in (MODELS, HOOKS):
         registry.import_from_location()
-        known += registry.module_dict
+        known += [f'ra_mm.{name}' for name in registry.module_dict]
     for path, node in iter_dicts(cfg):
         kind = node.get('type')
         if isinstance(kind, str) and kind in str(error):
-            name = kind.split('.')[-1]
-            for similar in difflib.get_close_matches(name, known, 1, 0.85):
-                return f" Did you mean {path}.type='ra_mm.{similar}'?"
+            similar = _did_you_mean(f'ra_mm.{kind.removeprefix("ra_mm.")}', known)
+            if similar:
+                return f' {path}.type={kind!r}{similar}'
     return ''
 
 
@@ -237,8 +218,8 @@ def report_user_errors(prog: str) -> Iterator[SimpleNamespace]:
         prog (str): The name of the tool, to begin the message with.
 
     Yields:
-        SimpleNamespace: The file is written to its ``work_dir``, if that is
-        set and exists, or else to the folder for temporary files.
+        SimpleNamespace: Set its ``work_dir`` to get the file there. If it is
+        not set or does not exist, the file is a temporary one.
     """
     run = SimpleNamespace(work_dir=None)
     if int(os.environ.get('RANK', 0)):
@@ -246,8 +227,8 @@ def report_user_errors(prog: str) -> Iterator[SimpleNamespace]:
     try:
         yield run
     except UserError as e:
-        # DataLoaders pass an error of a worker on with a traceback as its
-        # message; ours is at the end of it.
+        # A DataLoader re-raises an error of a worker with the traceback as its
+        # message, which ends with our message.
         cls = f'{UserError.__module__}.{UserError.__qualname__}: '
         message = str(e).rpartition(cls)[2].strip()
         path = _write_traceback(run.work_dir)

@@ -34,8 +34,8 @@ class SafeRunner(Runner):
     - A resumed checkpoint is validated if that was due.
     - Errors in a data pipeline name the image.
 
-    What goes wrong while it builds what the config says is a
-    :class:`.UserError`.
+    Errors while the loops, the optimizer and the schedulers of a config are
+    built are raised as :class:`.UserError`.
     """
 
     def __init__(self, *args, **kwargs) -> None:

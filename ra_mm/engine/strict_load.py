@@ -111,17 +111,6 @@ def load_strict(
             }
     if any(found.values()):
         raise UserError(
-            f'the checkpoint does not fit the model, {_guess_reason(found, weights, own)}: '
-            f'{format_mismatch(found)}'
+            f'the checkpoint does not fit the model: {format_mismatch(found)}; use '
+            'one of the same model (backbone, attention, classes) or change the config'
         )
-
-
-def _guess_reason(found, weights, own):
-    keys = [key for kind in found.values() for key in kind]
-    if own.isdisjoint(weights):
-        return 'it is from another kind of model'
-    if any('.attention.' in key for key in found['unexpected']):
-        return 'it was trained with an attention that the config does not have'
-    if any(key.startswith('backbone.') for key in keys):
-        return 'it has another backbone (depth, stem, width, attention)'
-    return 'it was trained with another config or for other classes'

@@ -17,7 +17,6 @@ from mmengine.runner import Runner
             'custom_hooks.0.type=ra_mm.TempAnealingHook',
             ['TempAnealingHook', 'ra_mm.TempAnnealingHook'],
         ),
-        ('model.backbone.init_cfg.checkpoint=a.pth', ['init_cfg']),
         ('custom_hooks.0.start=0.5', ['start', '0.5']),
         ('custom_hooks.0.length=13', ['26', 'length']),
         (
@@ -29,7 +28,7 @@ from mmengine.runner import Runner
             ['train_dataloader', 'persistent_workers'],
         ),
         ('optim_wrapper.type=AmpOptimWrapper', ['optim_wrapper', 'gpu']),
-        ('optim_wrapper.optimizer.type=SDG', ['SDG']),
+        ('optim_wrapper.optimizer.type=SDG', ['optim_wrapper']),
     ],
 )
 def test_option(message, train, detector, option, expected):

@@ -27,7 +27,6 @@ def write(tmp_path, text):
         ('model = dict(', 'SyntaxError'),
         ('1 / 0', 'ZeroDivisionError'),
         ("_base_ = 'none.py'", 'none.py'),
-        ("_base_ = 'mmseg::upernet/upernet_r50.py'", '__path__'),
     ],
 )
 def test_config_that_cannot_be_read(tmp_path, text, expected):
@@ -144,8 +143,8 @@ train_dataloader = dict(batch_size=2)
 @pytest.mark.parametrize(
     'backbone, expected',
     [
-        ('RAResNt', r"model.backbone.type='ra_mm.RAResNet'"),
-        ('RAResNet', r"model.backbone.type='ra_mm.RAResNet'"),
+        ('RAResNt', r"model.backbone.type=.*'ra_mm.RAResNet'"),
+        ('RAResNet', r"model.backbone.type=.*'ra_mm.RAResNet'"),
         ('Xyz', 'Xyz'),
     ],
 )

@@ -40,7 +40,7 @@ def _run(
     optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
     **kwargs,
 ):
-    """Epochs of one iteration, or as many iterations."""
+    """Train for some epochs of one iteration, or as many iterations."""
     loader = dict(
         dataset=[dict(inputs=torch.ones(1))],
         sampler=dict(type='DefaultSampler', shuffle=False),

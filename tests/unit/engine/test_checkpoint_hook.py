@@ -10,7 +10,7 @@ from ra_mm.errors import UserError
 
 
 def test_outdated_after_its_successor(run, names, tmp_path, monkeypatch):
-    """Whenever a checkpoint appears, the one of before is still there."""
+    """Whenever a checkpoint appears, the previous one still exists."""
     there = []
     replace = os.replace
 
@@ -37,7 +37,7 @@ def test_outdated_after_its_successor(run, names, tmp_path, monkeypatch):
 
 
 def test_linked_checkpoint(run, names, tmp_path):
-    """Of one that was moved elsewhere, the link is deleted."""
+    """A link is deleted, and not the checkpoint that it points to."""
     run(tmp_path / 'work', epochs=1)
     (tmp_path / 'work/epoch_1.pth').rename(tmp_path / 'kept.pth')
     (tmp_path / 'work/epoch_1.pth').symlink_to(tmp_path / 'kept.pth')
@@ -47,7 +47,7 @@ def test_linked_checkpoint(run, names, tmp_path):
 
 
 def test_other_runs_are_left_alone(run, names, tmp_path):
-    """A run that goes on from another's checkpoint deletes its own alone."""
+    """A run that resumes from another run deletes only its own checkpoints."""
     one, two = tmp_path / 'one', tmp_path / 'two'
     run(one)
     before = names(one)
@@ -66,13 +66,13 @@ def test_other_runs_are_left_alone(run, names, tmp_path):
     ],
 )
 def test_best_of_other_settings(run, names, tmp_path, checkpoint, expected):
-    """One name for all, and the best alone: the last one is there, no more."""
+    """With one name for all, or the best alone, only the last one remains."""
     run(tmp_path, checkpoint=checkpoint)
     assert names(tmp_path) == expected
 
 
 def test_one_name_in_another_folder(run, names, tmp_path, monkeypatch):
-    """The successor is not deleted for its predecessor."""
+    """A successor of the same name is not deleted."""
     monkeypatch.chdir(tmp_path)
     run(
         tmp_path / 'work',
@@ -84,7 +84,7 @@ def test_one_name_in_another_folder(run, names, tmp_path, monkeypatch):
 
 
 class Watch(Hook):
-    """Gives each epoch its score, notes the learning rates, and kills."""
+    """Sets the score of each epoch, notes the learning rates, and kills."""
 
     def __init__(self, scores, lrs, kill=None):
         self.scores, self.lrs, self.kill = scores, lrs, kill
@@ -104,9 +104,9 @@ class Watch(Hook):
 )
 @pytest.mark.parametrize('by_epoch', [True, False])
 def test_validation_counts_once(run, names, tmp_path, scores, by_epoch):
-    """Of the epoch that is resumed, the best so far or not.
+    """The resumed epoch is validated once, whether it is the best or not.
 
-    Its validation brings the best checkpoint and a step of ReduceOnPlateauLR.
+    Its validation saves the best checkpoint and is a step of ReduceOnPlateauLR.
     """
     whole, killed, lrs = tmp_path / 'whole', tmp_path / 'killed', ([], [])
     settings = dict(
@@ -145,12 +145,12 @@ class Validations(Hook):
         (4, dict(val_interval=3), {}, [3, 4]),
         (4, dict(val_begin=3), {}, [3, 4]),
         (4, dict(val_interval=9, dynamic_intervals=[(1, 9), (3, 2)]), {}, [2, 4]),
-        (2, dict(val_interval=9), {}, [2]),  # it had come to its end
+        (2, dict(val_interval=9), {}, [2]),  # the run was complete
         (4, {}, dict(by_epoch=False), [3, 4, 5]),  # mmengine repeats an epoch
     ],
 )
 def test_validation_that_is_due(run, tmp_path, epochs, loop, checkpoint, expected):
-    """After 2 epochs by the run's own settings, as without interruption."""
+    """After 2 epochs, validations take place as if there were no interruption."""
     settings = dict(loop=loop, checkpoint=checkpoint, save_best=None)
     run(tmp_path, epochs=2, **settings)
     hook = Validations()
@@ -166,7 +166,7 @@ def test_validation_that_is_due(run, tmp_path, epochs, loop, checkpoint, expecte
 
 
 def test_early_stop_is_resumed(run, names, tmp_path):
-    """A run that has reached its threshold has nothing left to do."""
+    """A run that has reached its threshold does not continue."""
     stop = dict(
         type='EarlyStoppingHook', monitor='score', rule='greater', stopping_threshold=2
     )

@@ -13,7 +13,7 @@ from ra_mm.engine.checkpoint_io import latest_checkpoint, read_checkpoint
 
 
 def test_latest(tmp_path):
-    """The noted one, or one saved after the note; never a former run's."""
+    """The noted one, or one saved after the note, never one of an older run."""
     assert latest_checkpoint(tmp_path) is None
     note = tmp_path / 'last_checkpoint'
     paths = [tmp_path / f'epoch_{i}.pth' for i in range(12)]
@@ -25,7 +25,7 @@ def test_latest(tmp_path):
     note.write_text(str(paths[2]))
     os.utime(note, (3, 3))
     assert latest_checkpoint(tmp_path) == str(paths[2])
-    torch.save({}, paths[3])  # killed before the note
+    torch.save({}, paths[3])  # killed before the note was written
     paths[4].write_bytes(paths[3].read_bytes()[:100])  # or by another tool
     assert latest_checkpoint(tmp_path) == str(paths[3])
     torch.save({}, paths[1])  # by hand, from an older one
@@ -56,7 +56,7 @@ def test_plain_values_are_read(tmp_path, value):
 @pytest.mark.parametrize('core', ['numpy.core', 'numpy._core'])
 @pytest.mark.parametrize('value', [np.float64(0.5), np.ones((2, 3))], ids=str)
 def test_numpy_1_and_2(tmp_path, core, value):
-    """Which name numpy.core, or numpy._core, in their checkpoints."""
+    """Their checkpoints name functions in numpy.core and numpy._core."""
     torch.save(dict(value=value), tmp_path / 'a.pth')
     with (
         zipfile.ZipFile(tmp_path / 'a.pth') as source,

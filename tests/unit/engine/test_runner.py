@@ -86,7 +86,7 @@ def test_new_heads_to_train_but_not_to_test(run, tmp_path):
 
 
 def test_finds_what_to_resume(run, tmp_path):
-    """Of a run that was killed before it noted its last checkpoint."""
+    """The run was killed before it noted its last checkpoint."""
     run(tmp_path, epochs=2)
     (tmp_path / 'last_checkpoint').unlink()
     runner = SafeRunner.from_cfg(
