@@ -1,5 +1,7 @@
 """Processes, GPUs, compiled operators, and the learning rate."""
 
+import importlib.util
+
 import pytest
 import torch
 
@@ -67,6 +69,7 @@ def test_learning_rate_with_accumulation(cfg, gpus, processes, refused):
     cfg.auto_scale_lr.enable = True
     message = refused(cfg)
     assert 'accumulative_counts=4' in message and 'optimizer.lr=0.04' in message
+    assert 'auto_scale_lr.enable=False' in message
     cfg.optim_wrapper.accumulative_counts = 1
     assert check(cfg, 'train') == []
 
@@ -79,10 +82,8 @@ def test_more_processes_than_gpus(cfg, gpus, processes, refused):
 
 def test_launcher(cfg, gpus, monkeypatch, refused):
     gpus(0)
-    cfg.launcher = 'slurm'
-    assert '--launcher slurm' in refused(cfg)
     cfg.launcher = 'pytorch'
-    assert 'needs torchrun' in refused(cfg)
+    assert 'torchrun' in refused(cfg)
     cfg.launcher = 'none'
     monkeypatch.setenv('WORLD_SIZE', '2')
     assert 'pass --launcher pytorch' in refused(cfg)
@@ -90,7 +91,17 @@ def test_launcher(cfg, gpus, monkeypatch, refused):
 
 def test_mmcv_without_cuda(cfg, gpus, refused):
     gpus(1, mmcv_cuda='not available')
-    assert 'mmcv was built without CUDA' in refused(cfg)
+    assert 'mmcv has no CUDA operators' in refused(cfg)
+
+
+def test_mmcv_without_operators(cfg, monkeypatch, refused):
+    find_spec = importlib.util.find_spec
+
+    def find(name, *args):
+        return None if name == 'mmcv._ext' else find_spec(name, *args)
+
+    monkeypatch.setattr(importlib.util, 'find_spec', find)
+    assert 'ra_mm.mmcv_ops install' in refused(cfg)
 
 
 def test_first_process_checks_for_the_others(cfg, monkeypatch, refused):
