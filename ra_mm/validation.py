@@ -93,7 +93,3 @@ NONE = Rule('None', lambda v: v is None)
 BUILD_CFG = Rule(
     "a dict with a 'type'", lambda v: isinstance(v, Mapping) and bool(v.get('type'))
 )
-BUILD_CFGS = BUILD_CFG | Rule(
-    "a list of dicts with a 'type'",
-    lambda v: isinstance(v, list | tuple) and all(map(BUILD_CFG.test, v)),
-)

@@ -8,7 +8,7 @@ from mmengine.registry import MODELS
 from ra_mm.engine.checkpoint_io import get_weights, read_checkpoint
 from ra_mm.engine.config import iter_dicts
 from ra_mm.engine.strict_load import format_mismatch, load_weights, strip_prefix
-from ra_mm.errors import UserError
+from ra_mm.errors import UserError, describe
 
 from .config import get_value
 
@@ -51,7 +51,7 @@ def check_checkpoints(
         except Exception as e:
             if not remote:
                 raise
-            yield f'{path} cannot be downloaded ({type(e).__name__}: {e}); {remedy}'
+            yield f'{path} cannot be downloaded ({describe(e)}); {remedy}'
         else:
             yield from _check_weights(cfg, path, key, remedy, checkpoint, weights)
 
@@ -84,7 +84,7 @@ def _type_name(node):
 def _check_weights(cfg, path, key, remedy, checkpoint, weights):
     if (
         cfg.get('resume')
-        and path == cfg.load_from
+        and path == cfg.get('load_from')
         and not {'meta', 'message_hub', 'optimizer'} <= set(checkpoint)
     ):
         yield (

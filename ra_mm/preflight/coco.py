@@ -61,7 +61,7 @@ def read_coco(path: str) -> CocoFile:
     for values in (image_ids, category_ids, ids):
         if len(set(values)) < len(values):
             id, n = Counter(values).most_common(1)[0]
-            raise UserError(f'{path}: {n} entries of one list have the id {id}')
+            raise UserError(f'{path}: {n} entries of the same list have the id {id}')
 
     index = {id: i for i, id in enumerate(image_ids)}
     sizes = [_column(path, images, key, _sizes) for key in ('width', 'height')]
@@ -74,14 +74,18 @@ def read_coco(path: str) -> CocoFile:
     taken = ((ends > np.maximum(corner, 0)) & (size >= 1)).all(1)
     taken &= _column(path, annotations, 'area', _numbers) > 0
     counted = [not (a.get('iscrowd') or a.get('ignore')) for a in annotations]
+    file_names = _column(path, images, 'file_name', _strings)
+    names = _column(path, categories, 'name', _strings)
     return CocoFile(
-        dict(zip(image_ids, _column(path, images, 'file_name', _strings))),
-        dict(zip(category_ids, _column(path, categories, 'name', _strings))),
-        Counter(_column(path, annotations, 'category_id', _ids)),
-        [of_images[i] for i in np.flatnonzero(~listed)],
-        [ids[i] for i in np.flatnonzero(listed & ~taken)],
-        bool((listed & taken & np.array(counted, dtype=bool)).any()),
-        sum(not (a.get('segmentation') or a.get('ignore')) for a in annotations),
+        file_names=dict(zip(image_ids, file_names)),
+        categories=dict(zip(category_ids, names)),
+        category_counts=Counter(_column(path, annotations, 'category_id', _ids)),
+        unlisted_images=[of_images[i] for i in np.flatnonzero(~listed)],
+        left_out=[ids[i] for i in np.flatnonzero(listed & ~taken)],
+        is_trainable=bool((listed & taken & np.array(counted, dtype=bool)).any()),
+        num_without_mask=sum(
+            not (a.get('segmentation') or a.get('ignore')) for a in annotations
+        ),
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from mmengine.config import Config
+from mmengine.registry import OPTIMIZERS
 
 from ra_mm.engine.config import iter_dicts
 from ra_mm.validation import (
@@ -78,8 +79,22 @@ def check_values(cfg: Config, mode: str) -> Iterator[str]:
             for pattern, rule in RULES.items():
                 if fnmatchcase(path, pattern) and not rule.test(value):
                     yield f'{path}={value!r}: expected {rule.expected}'
-    if mode == 'train' and cfg.get('val_dataloader') is not None:
-        yield from _check_val_begin(cfg)
+    if mode == 'train':
+        yield from _check_optimizer(cfg)
+        if cfg.get('val_dataloader') is not None:
+            yield from _check_val_begin(cfg)
+
+
+def _check_optimizer(cfg):
+    """mmengine says of an unknown name only that None is not callable."""
+    name, scope = (
+        get_value(cfg, 'optim_wrapper.optimizer.type'),
+        cfg.get('default_scope'),
+    )
+    if isinstance(name, str) and (scope is None or isinstance(scope, str)):
+        with OPTIMIZERS.switch_scope_and_registry(scope) as registry:
+            if registry.get(name) is None:
+                yield f'optim_wrapper.optimizer.type={name!r}: no such optimizer'
 
 
 def _check_val_begin(cfg):

@@ -13,7 +13,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
 from ra_mm.engine.config import iter_dicts
-from ra_mm.errors import UserError
+from ra_mm.errors import UserError, translate_errors
 from ra_mm.validation import shorten
 
 from .coco import check_coco, check_evaluator, check_training_data, is_coco, read_coco
@@ -129,10 +129,7 @@ def _build_lazily(cfg, node) -> BaseDataset | None:
 def _check_dataset(dataset, key, node, is_train, read, warnings):
     classes = dataset.metainfo.get('classes')
     if isinstance(classes, str):
-        yield (
-            f'{key}.metainfo.classes is the string {classes!r}, not a list of names: '
-            f'write ({classes!r}, )'
-        )
+        yield f'{key}.metainfo.classes={classes!r}: write ({classes!r}, ) for one class'
         return
     missing = [
         f'{_missing("folder", folder)}; pass --cfg-options {key}.data_prefix.{name}=DIR'
@@ -141,9 +138,8 @@ def _check_dataset(dataset, key, node, is_train, read, warnings):
     ]
     file = dataset.ann_file
     if file and not osp.exists(file):
-        missing.append(
-            f'{_missing("file", file)}; pass --cfg-options {key}.ann_file=FILE'
-        )
+        option = f'{key}.ann_file=FILE'
+        missing.append(f'{_missing("file", file)}; pass --cfg-options {option}')
     if missing:
         yield from missing
     elif is_coco(dataset):
@@ -168,12 +164,11 @@ def _is_segmentation(dataset):
 
 
 def _check_segmentation(dataset, key):
-    samples = dataset.load_data_list()
+    with translate_errors(f'{key} cannot be read'):
+        samples = dataset.load_data_list()
     if not samples:
-        yield (
-            f'{dataset.data_prefix["img_path"]} has no *{dataset.img_suffix}; pass '
-            f'--cfg-options {key}.img_suffix=SUFFIX'
-        )
+        folder, suffix = dataset.data_prefix['img_path'], dataset.img_suffix
+        yield f'{folder} has no *{suffix}; pass --cfg-options {key}.img_suffix=SUFFIX'
     for name in ('img', 'seg_map'):
         files = [s[f'{name}_path'] for s in samples if f'{name}_path' in s]
         for problem in _check_files(files, f'{name}_path of {key}'):
@@ -201,10 +196,8 @@ def _check_files(paths, what):
     }
     missing = [p for p in paths if osp.basename(p) not in listed[osp.dirname(p)]]
     if missing:
-        yield (
-            f'{len(missing)} of {len(paths)} files are missing ({what}), the first is '
-            f'{missing[0]}'
-        )
+        count = f'{len(missing)} of {len(paths)} files are missing'
+        yield f'{count} ({what}), the first is {missing[0]}'
 
 
 def _check_num_classes(cfg, datasets):
@@ -229,7 +222,5 @@ def _check_num_classes(cfg, datasets):
             and node.get('num_classes', len(names)) != len(names)
         ]
         if wrong:
-            yield (
-                f'{key} has {len(names)} classes {shorten(names)}, but the model '
-                f'predicts another number; pass --cfg-options {" ".join(wrong)}'
-            )
+            data = f'{key} has {len(names)} classes {shorten(names)}'
+            yield f'{data}, the model another number; pass --cfg-options {" ".join(wrong)}'

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import torch
 from mmengine.config import Config
 
+from ra_mm.cli import get_toolbox
+
 from .config import get_value
 
 
@@ -15,7 +17,7 @@ def check_devices(cfg: Config, mode: str, warnings: list[str]) -> Iterator[str]:
     yield from _check_processes(cfg)
     if not torch.cuda.is_available():
         warnings.append(f'no GPU: {mode}ing on the CPU')
-    if cfg.get('default_scope') == 'mmdet':
+    if get_toolbox(cfg) == 'mmdet':
         yield from _check_operators()
     if mode == 'train':
         yield from _check_learning_rate(cfg, warnings)
@@ -24,45 +26,27 @@ def check_devices(cfg: Config, mode: str, warnings: list[str]) -> Iterator[str]:
 
 def _check_processes(cfg):
     world_size = int(os.environ.get('WORLD_SIZE', 1))
-    local_size = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
     if cfg.launcher == 'none' and world_size > 1:
-        yield (
-            f'torchrun started {world_size} processes, which would run independently: '
-            'pass --launcher pytorch'
-        )
+        yield f'{world_size} processes would run independently: pass --launcher pytorch'
     if cfg.launcher == 'pytorch' and 'RANK' not in os.environ:
-        yield (
-            '--launcher pytorch needs torchrun: start the tool with '
-            'torchrun --nproc_per_node=NUMBER_OF_GPUS instead of python'
-        )
-    if not torch.cuda.is_available():
-        if cfg.launcher in ('slurm', 'mpi'):
-            yield (
-                f'--launcher {cfg.launcher} needs GPUs; without them, use torchrun '
-                'and --launcher pytorch'
-            )
-    elif local_size > torch.cuda.device_count():
-        yield (
-            f'{local_size} processes for {torch.cuda.device_count()} GPU(s): '
-            f'pass --nproc_per_node={torch.cuda.device_count()} to torchrun'
-        )
+        yield '--launcher pytorch: start the tool with torchrun instead of python'
+    local_size = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else local_size
+    if local_size > gpus:
+        yield f'{local_size} processes for {gpus} GPU(s): pass --nproc_per_node={gpus}'
 
 
 def _check_operators():
-    remedy = (
-        'install an mmcv wheel for this version of torch and CUDA, or compile mmcv '
-        'with --no-build-isolation'
-    )
+    remedy = 'install an mmcv wheel for this version of torch and CUDA'
     if importlib.util.find_spec('mmcv._ext') is None:
-        yield f'mmcv was built without its operators: {remedy}'
+        own = 'run `python -m ra_mm.mmcv_ops install`'
+        yield f'mmcv has no compiled operators: {own}, or {remedy}'
     elif torch.cuda.is_available():
         from mmcv.ops import get_compiling_cuda_version
 
         if get_compiling_cuda_version() == 'not available':
-            yield (
-                'mmcv was built without CUDA operators, but there is a GPU: '
-                f"{remedy} where nvcc is, or hide the GPU with CUDA_VISIBLE_DEVICES=''"
-            )
+            hide = "hide the GPU with CUDA_VISIBLE_DEVICES=''"
+            yield f'mmcv has no CUDA operators for the GPU: {remedy}, or {hide}'
 
 
 def _check_learning_rate(cfg, warnings):
@@ -78,10 +62,8 @@ def _check_learning_rate(cfg, warnings):
     option += f'{lr * images / base:g}' if lr else 'NUMBER'
     if get_value(cfg, 'auto_scale_lr.enable'):
         if steps > 1:
-            yield (
-                f'--auto-scale-lr ignores accumulative_counts={steps}: leave it out '
-                f'(auto_scale_lr.enable=False) and pass {option}'
-            )
+            ignored = f'auto_scale_lr.enable=True ignores accumulative_counts={steps}'
+            yield f'{ignored}: pass {option} auto_scale_lr.enable=False'
     elif images != base:
         times = f', accumulated {steps} times' if steps > 1 else ''
         warnings.append(
@@ -92,9 +74,8 @@ def _check_learning_rate(cfg, warnings):
 
 
 def _world_size(cfg):
-    variables = dict(
-        pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE'
-    )
+    mpi = 'OMPI_COMM_WORLD_SIZE'
+    variables = dict(pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi=mpi)
     return int(os.environ.get(variables.get(cfg.launcher, ''), 1))
 
 
@@ -102,7 +83,6 @@ def _warn_of_checkpoints_within_epochs(cfg, warnings):
     by_epoch = get_value(cfg, 'default_hooks.checkpoint.by_epoch')
     if by_epoch is False and get_value(cfg, 'train_cfg.max_epochs'):
         warnings.append(
-            'default_hooks.checkpoint.by_epoch=False saves within epochs: a resumed '
-            'run repeats the epoch of its checkpoint from the first iteration, and '
-            'so trains for more iterations in total'
+            'default_hooks.checkpoint.by_epoch=False: a resumed run repeats the whole '
+            'epoch of its checkpoint, and so has more iterations in total'
         )
