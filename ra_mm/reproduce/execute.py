@@ -19,7 +19,7 @@ from . import process
 from .ledger import Ledger
 from .logs import collect, find_gpu, fraction_done, read_tail
 from .plan import REPO, Job, Run, Setting, display_path, has_gates, make_job
-from .progress import Display, Work, format_duration
+from .progress import Display, format_duration
 from .report import write_report
 
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'ra_mm')
@@ -73,7 +73,7 @@ class Executor:
         self.setting = setting
         self.ledger = ledger
         self.lock_file = lock_file
-        self.jobs = {}
+        self.jobs: dict[str, Job] = {}
         self.display = Display()
 
     def job(self, run: Run) -> Job:
@@ -160,27 +160,10 @@ class Executor:
                     self.ledger.save()
                     saved = now
                 if self.display.is_due():
+                    entries = [self.ledger.runs[run_id] for run_id in self.plan]
                     fraction = fraction_done(log, self.job(run).cfg)
-                    self.display.progress(run.id, fraction, self._works(run, fraction))
+                    self.display.progress(run.id, fraction, entries)
         return training.returncode
-
-    def _works(self, current, fraction):
-        """All runs, for the estimate of the time that is left."""
-        works = []
-        for run in self.plan.values():
-            entry, cfg = self.ledger.runs[run.id], self.job(run).cfg
-            works.append(
-                Work(
-                    kind=(cfg.model.type, cfg.model.backbone.get('depth')),
-                    length=cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters,
-                    status=entry['status'],
-                    seconds=entry['wall_s'],
-                    fraction=fraction
-                    if run is current
-                    else float(entry['status'] == 'done'),
-                )
-            )
-        return works
 
     def _finish(self, run, entry, job, status):
         """Record the results of a training that has ended."""

@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 TTY_INTERVAL_S, LOG_INTERVAL_S = 1, 600
 
@@ -16,39 +15,19 @@ def format_duration(seconds: float) -> str:
     return f'{seconds:.0f} s'
 
 
-class Work(NamedTuple):
-    """A run as :func:`seconds_left` sees it."""
+def seconds_left(entries: Sequence[dict], fraction: float) -> float | None:
+    """Estimate the seconds until all runs are done, from the time so far.
 
-    kind: Any  # runs of one kind take time in proportion to their length
-    length: int  # of the schedule, in epochs or iterations
-    status: str  # as in the ledger
-    seconds: float  # trained so far
-    fraction: float  # done
-
-
-def seconds_left(works: Sequence[Work]) -> float | None:
-    """Estimate the seconds until all runs are done; None without any data.
-
-    A run is expected to take as long as others of its kind, in proportion to
-    its length, or as long as the average run if its kind is new.
+    Args:
+        entries: The runs in the ledger. All are taken to need the same time.
+        fraction: How much of the running one is done.
     """
-    known = {}
-    for work in works:
-        if work.fraction > 0.02:
-            total = work.seconds / work.fraction
-            known.setdefault(work.kind, []).append((total, work.length))
-    totals = [total for kind in known.values() for total, _ in kind]
-    if not totals:
+    trained = [e for e in entries if e['status'] in ('done', 'running')]
+    done = sum(e['status'] == 'done' for e in entries) + fraction
+    if not done:
         return None
-    left = 0.0
-    for work in works:
-        if work.status in ('waiting', 'running'):
-            total = sum(totals) / len(totals)
-            if work.kind in known:
-                seconds, lengths = map(sum, zip(*known[work.kind]))
-                total = seconds / lengths * work.length
-            left += total * (1 - work.fraction)
-    return left
+    pending = sum(e['status'] in ('waiting', 'running') for e in entries)
+    return sum(e['wall_s'] for e in trained) / done * (pending - fraction)
 
 
 class Display:
@@ -67,11 +46,11 @@ class Display:
         """Whether it is time for another progress line."""
         return time.monotonic() - self.last_progress >= self.interval
 
-    def progress(self, name: str, fraction: float, works: Sequence[Work]) -> None:
-        """Print how far the current run and all runs are."""
+    def progress(self, name: str, fraction: float, entries: Sequence[dict]) -> None:
+        """Print how much of the current run and of all runs is done."""
         self.last_progress = time.monotonic()
-        states = [work.status for work in works]
-        left = seconds_left(works)
+        states = [entry['status'] for entry in entries]
+        left = seconds_left(entries, fraction)
         text = (
             f'{states.count("done")} of {len(states)} runs done'
             + (f', {states.count("failed")} failed' if 'failed' in states else '')

@@ -16,42 +16,28 @@ from .plots import gate_figures, table_figures
 from .progress import format_duration
 from .tables import Table, hardware, make_table
 
-# Images have a white background in dark mode too.
+# System colours follow the light or dark mode; images keep a white background.
 CSS = """
-:root{color-scheme:light dark;--text:#1b1f24;--dim:#626b76;--page:#fff;
---line:#d5dae0;--soft:#f3f5f7;--warn:#8f1d14;--warnbg:#fde8e4;--link:#0b57a4}
-@media(prefers-color-scheme:dark){:root{--text:#e4e7eb;--dim:#9aa4b0;
---page:#15181c;--line:#363c44;--soft:#1e2329;--warn:#ffb4a8;--warnbg:#4a1712;
---link:#7db8f5}}
-body{font:15px/1.5 system-ui,sans-serif;color:var(--text);background:var(--page);
-max-width:1240px;margin:0 auto;padding:12px 20px 40px}
-h2{margin:2.2em 0 .5em;border-bottom:1px solid var(--line)}
-a{color:var(--link)}nav a{margin-right:1em;white-space:nowrap}
-.banner,b.demo{color:var(--warn);font-weight:700}
-.banner{background:var(--warnbg);border:2px solid;padding:10px;text-align:center}
+:root{color-scheme:light dark}a{margin-right:1em}
+body{font:15px/1.5 system-ui,sans-serif;max-width:1240px;margin:auto;padding:20px}
+h2{margin:2.2em 0 .5em;border-bottom:1px solid #8886}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 14px}
-dt{color:var(--dim)}dd{margin:0;overflow-wrap:anywhere}
-.scroll{overflow-x:auto;margin:.8em 0}
-table{border-collapse:collapse;font-size:12px;line-height:1.3;min-width:100%;
-font-variant-numeric:tabular-nums}
-caption{text-align:left;color:var(--dim);padding-bottom:6px}
+dd{margin:0;overflow-wrap:anywhere}
+b.demo,td.failed{color:#d4483b}b.demo{font-weight:700}
+.banner{background:#8f1d14;color:#fff;padding:10px;text-align:center;font-weight:700}
+.scroll,figure,pre{overflow-x:auto}figure{margin:14px 0}
+table{border-collapse:collapse;font-size:12px;line-height:1.3;min-width:100%}
 th,td{padding:4px;text-align:right;vertical-align:top;white-space:nowrap}
-thead th{border-bottom:1px solid var(--line);white-space:normal}
-th.first,td.first{border-left:1px solid var(--line)}
-tr.group th{text-align:left;background:var(--soft);padding-top:7px}
-th.name{position:sticky;left:0;text-align:left;font-weight:400;
-background:var(--page)}
-td.text{text-align:left;white-space:normal;min-width:80px}
-td.seeds{white-space:normal}td small{display:block}
-td.ours{font-weight:600}td small,sup{font-weight:400}
-td small,td.paper,td.muted,td.state,.notes{color:var(--dim)}
-td.muted,td.state{font-style:italic}td.failed{color:var(--warn)}
-.notes{font-size:.83em;padding-left:1.6em}
-figure{margin:14px 0;overflow-x:auto}
-img{background:#fff;border-radius:6px;padding:6px}
-pre{background:var(--soft);padding:10px;overflow-x:auto;font-size:12px}
-@media print{body,img{max-width:100%}nav{display:none}table{font-size:8.5px}
-tr,figure{break-inside:avoid}pre{white-space:pre-wrap}}
+caption,th.name,td.text,tr.group th{text-align:left}
+thead th{border-bottom:1px solid #8886}tr.group th,pre{background:#8882}
+th.name{position:sticky;left:0;font-weight:400;background:Canvas}
+th.first,td.first{border-left:1px solid #8886}td.ours{font-weight:600}
+td small{display:block}td small,sup{font-weight:400}
+dt,caption,td small,td.paper,td.muted,td.state,.notes{
+color:color-mix(in srgb,CanvasText 65%,Canvas)}
+td.muted,td.state{font-style:italic}.notes{font-size:12px;padding-left:1.6em}
+img{background:#fff;border-radius:6px;padding:6px}pre{padding:10px;font-size:12px}
+@media print{body,img{max-width:100%}tr,figure{break-inside:avoid}}
 """
 
 

@@ -1,4 +1,4 @@
-from ra_mm.reproduce.progress import Work, format_duration, seconds_left
+from ra_mm.reproduce.progress import format_duration, seconds_left
 
 
 def test_format_duration():
@@ -7,12 +7,12 @@ def test_format_duration():
 
 
 def test_seconds_left():
-    assert seconds_left([Work('a', 10, 'running', 1.0, 0.0)]) is None
-    works = [
-        Work('a', 10, 'done', 100.0, 1.0),
-        Work('a', 10, 'failed', 30.0, 0.0),
-        Work('a', 20, 'running', 50.0, 0.25),  # 200 s in all
-        Work('a', 5, 'waiting', 0.0, 0.0),  # 10 s for a unit of length
-        Work('b', 7, 'waiting', 0.0, 0.0),  # 150 s, the mean of 100 and 200
+    entries = [
+        dict(status='done', wall_s=100.0),
+        dict(status='failed', wall_s=30.0),
+        dict(status='running', wall_s=50.0),
+        dict(status='waiting', wall_s=0.0),
     ]
-    assert seconds_left(works) == 150 + 50 + 150
+    # 1.5 runs took 150 s, and 1.5 are left.
+    assert seconds_left(entries, 0.5) == 150
+    assert seconds_left(entries[1:], 0.0) is None
