@@ -120,9 +120,8 @@ def _group_figure(content):
     panels = [Panel(*panel) for panel in panels]
     with matplotlib.rc_context(STYLE):
         titles = ', '.join(panel.title for panel in panels)
-        return _to_html(
-            draw_panels(panels, names), f'{group} ({", ".join(names)}): {titles}'
-        )
+        text = f'{group} ({", ".join(names)}): {titles}'
+        return f'<h3>{escape(group)}</h3>{_to_html(draw_panels(panels, names), text)}'
 
 
 def draw_panels(panels: list[Panel], names: list[str]) -> Figure:
