@@ -1,15 +1,15 @@
-# Your own dataset: Faster R-CNN with RA-ResNet-50 on BCCD (blood cells in
-# microscope photographs, 292 + 72 images, COCO json). Copy this file within
-# configs/ and change what is marked.
+# A template for your own dataset: Faster R-CNN with RA-ResNet-50 on BCCD (blood cells in
+# microscope photographs, 292 + 72 images, COCO json). Copy this file within configs/ and
+# change the marked lines.
 _base_ = './faster_rcnn_ra_r50.py'
 
-# Where it lies: here, or what the environment variable DATA_ROOT says.
+# The default folder; the environment variable DATA_ROOT overrides it.
 data_root = '{{$DATA_ROOT:data/bccd}}'.rstrip('/') + '/'  # <- change
-# In the order of the annotation files' categories.
+# In the order of the categories in the annotation files.
 metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))  # <- change
 train_ann = 'annotations/train.json'  # <- change
 val_ann = 'annotations/val.json'  # <- change
-images = 'images/'  # <- change: where the files' file_name begins
+images = 'images/'  # <- change: the folder that file_name is relative to
 
 model = dict(roi_head=dict(bbox_head=dict(num_classes=len(metainfo['classes']))))
 train_dataloader = dict(

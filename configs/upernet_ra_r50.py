@@ -1,9 +1,9 @@
-# UperNet with RA-ResNet-50 (Table 5), the baseline but for its backbone.
+# UperNet with RA-ResNet-50 (Table 5). Only the backbone differs from the baseline.
 _base_ = './upernet_r50.py'
 
-# It starts from the baseline's ResNet-50 with the deep stem and computes the
-# same at the first step. The paper's start, an RA-ResNet-50 trained on
-# ImageNet-1K, has the plain stem:
+# The backbone starts from the baseline's ResNet-50 with the deep stem, so the first step
+# computes what the baseline computes. The paper starts from an RA-ResNet-50 trained on
+# ImageNet-1K, which has the plain stem; to use one, add
 #   --cfg-options model.backbone.deep_stem=False \
 #       model.backbone.init_cfg.checkpoint=work_dirs/ra_r50/epoch_100.pth
 model = dict(
@@ -19,5 +19,5 @@ model = dict(
     ),
 )
 
-# temp falls for a tenth of the schedule, see faster_rcnn_ra_r50.py.
+# temp is annealed during a tenth of the schedule, see faster_rcnn_ra_r50.py.
 custom_hooks = [dict(type='ra_mm.TempAnnealingHook', length=8000, by_epoch=False)]

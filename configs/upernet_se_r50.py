@@ -1,6 +1,6 @@
-# UperNet with SE-ResNet-50 (Table 5), the baseline but for its backbone, and
-# RA's but for the attention and the annealing. Its start from a checkpoint: as
-# in upernet_ra_r50.py; without one: as in faster_rcnn_se_r50.py.
+# UperNet with SE-ResNet-50 (Table 5). It differs from the baseline in the backbone, and
+# from RA in the attention and the missing annealing. On initial weights from a
+# checkpoint, see upernet_ra_r50.py; on the default ones, faster_rcnn_se_r50.py.
 _base_ = './upernet_ra_r50.py'
 
 model = dict(backbone=dict(attention=dict(type='ra_mm.SE')))

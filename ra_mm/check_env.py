@@ -1,12 +1,8 @@
-"""Whether the installation is sound and, if not, what to do about it.
+"""Check the installation: ``python -m ra_mm.check_env``.
 
-::
-
-    python -m ra_mm.check_env
-
-This has to run where nothing else does. So only the standard library is
-imported at the top; versions are read from the packages' metadata; and then
-the packages are imported and tried, one after another.
+Prints the version of each package, tries the package, and says how to repair what
+does not work. Only the standard library is imported at the top, because this command
+is for installations in which other imports fail.
 """
 
 import faulthandler
@@ -16,36 +12,60 @@ import platform
 import re
 import sys
 import warnings
-from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module, metadata
 from importlib.util import find_spec
 
-# Import names, in the order in which they are tried.
-BASE = ('numpy', 'torch', 'torchvision', 'mmengine', 'mmcv')
-TOOLBOXES = ('mmdet', 'mmseg', 'mmpretrain')
-NEEDED = (*BASE, 'mmpretrain')  # by what comes after them
-OPENMMLAB = ('mmengine', 'mmcv', *TOOLBOXES)
-EXTRA = 'onedl'  # in setup.py: the distributions that have these names
+# Each package, and the ones that must work before it is worth trying.
+PACKAGES = {
+    'numpy': (),
+    'torch': (),
+    'torchvision': ('torch',),
+    'mmengine': ('numpy', 'torch'),
+    'mmcv': ('mmengine',),
+    'mmdet': ('mmcv', 'torchvision'),
+    'mmseg': ('mmcv', 'torchvision'),
+    'mmpretrain': ('mmcv', 'torchvision'),
+    'ra_mm': ('torch',),
+}
+OPTIONAL = ('mmdet', 'mmseg')  # the other toolboxes can be used without them
 
-INSTALL = f"in ra_mm's checkout, pip install --no-build-isolation -e '.[{EXTRA}]'"
+# Distributions by import name. Those of the maintained fork (onedl-*) and the originals
+# have the same import names, so pip installs them over each other.
+DISTRIBUTIONS = {
+    'mmengine': ['onedl-mmengine', 'mmengine', 'mmengine-lite'],
+    'mmcv': ['onedl-mmcv', 'mmcv', 'mmcv-lite', 'mmcv-full'],
+    'mmdet': ['onedl-mmdetection', 'mmdet'],
+    'mmseg': ['onedl-mmsegmentation', 'mmsegmentation'],
+    'mmpretrain': ['onedl-mmpretrain', 'mmpretrain'],
+}
+
 REBUILD = (
-    'with torch installed, pip install --no-build-isolation '
-    '--no-cache-dir --force-reinstall --no-deps {distribution}'
+    'in an environment that has torch (and nvcc, for CUDA operators), pip install '
+    '--no-build-isolation --no-cache-dir --force-reinstall --no-deps {distribution}'
 )
-# What an exception's text tells, and what to do. The first that matches.
+# Patterns of error messages, and what to do about them; the first match counts.
 ADVICE = {
-    r"No module named 'mmcv\._ext'": 'mmcv was built without its operators, as happens where torch is not '
-    f'installed or hidden by build isolation: {REBUILD}',
-    r'implementation for device': 'mmcv was built without CUDA operators: install a wheel for this torch '
-    f'and CUDA or, where nvcc is, {REBUILD}',
-    r'torchvision::nms|TORCH_LIBRARY': 'torchvision was compiled for another torch: install the two together, '
-    'in versions that belong together (https://pytorch.org/get-started)',
-    r'(?i)numpy[. ](core|_core|dtype|is not available)|_ARRAY_API': '{distribution} was compiled for another numpy (1 or 2): '
-    'pip install --upgrade {distribution}, or change numpy',
-    r'undefined symbol|cannot open shared object|DLL load failed': '{distribution} was compiled for another torch or CUDA: install a wheel '
-    f'for these or, {REBUILD}',
-    r"No module named '([\w.]+)'": 'a package that {distribution} needs is missing: '
+    r"No module named 'mmcv\._ext'": f'mmcv was built without its operators: {REBUILD}',
+    r"No module named 'pkg_resources'": "pip install 'setuptools<82', the last with it",
+    r'no kernel image': '{distribution} has no code for the compute capability of this GPU '
+    '(torch.cuda.get_device_capability()): install a wheel that has, or set '
+    f'TORCH_CUDA_ARCH_LIST to it and compile: {REBUILD}',
+    r'lib(GL|EGL|gthread|glib|SM|ICE|X\w+)\b.*cannot open shared object': 'OpenCV needs '
+    'a system library: apt-get install libgl1 libglib2.0-0, or replace opencv-python '
+    'with opencv-python-headless',
+    r'GLIBCXX_|CXXABI_|GLIBC_': '{distribution} was compiled on a newer system: update the '
+    'C++ runtime if it names GLIBCXX or CXXABI (conda install -c conda-forge '
+    f'libstdcxx-ng), or compile it here: {REBUILD}',
+    r'implementation for device': 'mmcv was built without CUDA operators: install a '
+    f'wheel for this torch and CUDA or, {REBUILD}',
+    r'torchvision::nms|TORCH_LIBRARY|custom C\+\+ ops': 'torchvision was compiled for '
+    'another torch: install a matching pair (https://pytorch.org/get-started)',
+    r'(?i)numpy[. ](core|_core|dtype|is not available)|_ARRAY_API': '{distribution} '
+    'was compiled for another major version of numpy: upgrade it, or change numpy',
+    r'undefined symbol|cannot open shared object|DLL load failed': '{distribution} was '
+    f'compiled for another torch or CUDA: install a matching wheel or, {REBUILD}',
+    r"No module named '([\w.]+)'": 'a dependency is missing: '
     'pip install --no-build-isolation {distribution} installs it',
 }
 
@@ -54,240 +74,109 @@ def main() -> int:
     """Print what is installed and what is wrong with it.
 
     Returns:
-        int: 0 if nothing is wrong, otherwise 1.
+        0 if nothing is wrong, otherwise 1.
     """
-    faulthandler.enable()  # a library that fits nothing may end the process
+    faulthandler.enable()  # a mismatched library may crash the process
     warnings.simplefilter('ignore')
-    owners = distributions()
-    problems = [*_missing(), *mismatches(owners)]
-
+    problems = [*_missing(), *_overwritten()]
+    working = set()
     print(f'{"Python":13}{platform.python_version()}, {sys.executable}')
-    stop = False
-    for name in (*BASE, *TOOLBOXES, 'ra_mm'):
-        print(f'{name:13}{_described(name, owners)}', end='', flush=True)
+    for name, needs in PACKAGES.items():
+        print(f'{name:13}{_describe(name)}', end='', flush=True)
+        blockers = [need for need in needs if need not in working]
         if find_spec(name) is None:
-            stop = stop or name in NEEDED
             print()
-            continue
-        if stop:
-            print(' (not tried, for want of the above)')
-            continue
-        try:
-            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-                works = _try(name)
-        except (Exception, SystemExit) as e:
-            problems.append(_explained(name, e, owners))
-            stop = stop or name in NEEDED
-            print(' FAILS')
+        elif blockers:
+            print(f', not tried: needs {" and ".join(blockers)}')
         else:
-            print(works)
-    if find_spec('onnxruntime'):
-        print(f'{"onnxruntime":13}{_described("onnxruntime", owners)}')
-    print(f'{"devices":13}{_devices()}\n')
-
-    if not problems:
-        print('Nothing is wrong.')
-        return 0
-    print('This is wrong:')
-    for problem in problems:
-        print(f'- {problem}')
-    return 1
-
-
-# By the metadata
+            try:
+                with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                    result = _try(name, working)
+            except (Exception, SystemExit) as e:
+                problems.append(_explain(name, e))
+                print(', FAILS')
+            else:
+                working.add(name)
+                print(result)
+    print(f'{"devices":13}{_devices(working)}\n')
+    print('Problems:' if problems else 'Nothing is wrong.', *problems, sep='\n- ')
+    return bool(problems)
 
 
 def _missing():
-    names = {}
-    for name in (*BASE, *TOOLBOXES):
-        if find_spec(name) is None:
-            names.setdefault(_remedy(name), []).append(name)
-    for remedy, missing in names.items():
-        yield f'not installed: {", ".join(missing)}: {remedy}'
-
-
-def distributions() -> dict[str, list[str]]:
-    """The names of the installed distributions by import name.
-
-    As metadata.packages_distributions(), which in Python 3.10 misses those
-    without top_level.txt.
-    """
-    owners = {}
-    for distribution in metadata.distributions():
-        owner = distribution.metadata['Name']
-        names = (distribution.read_text('top_level.txt') or '').split() or [
-            file.parts[0].removesuffix('.py')
-            for file in distribution.files or ()
-            if file.suffix == '.py'
-        ]
-        for name in names if owner else ():
-            owners.setdefault(name, set()).add(_canonical(owner))
-    return {name: sorted(found) for name, found in owners.items()}
-
-
-def mismatches(owners: dict[str, list[str]]) -> Iterator[str]:
-    """What is wrong by the metadata of what is installed.
-
-    Args:
-        owners (dict[str, list[str]]): From :func:`distributions`.
-
-    Yields:
-        str: Each problem, with what to do about it.
-    """
-    for name in (*OPENMMLAB, 'ra_mm'):
-        if find_spec(name) and not owners.get(name):
-            yield (
-                f'{name} is found in {_folder(name)}, but is not '
-                f'installed: {_remedy(name)}'
-            )
-    mixed = False
-    for name in OPENMMLAB:
-        if len(owners.get(name, [])) > 1:
-            mixed = True
-            yield (
-                f'{name} is installed twice, one over the other, as '
-                f'{" and ".join(owners[name])}: pip uninstall '
-                f'{" ".join(owners[name])}, then {INSTALL}'
-            )
-    try:
-        from packaging.requirements import Requirement
-        from packaging.specifiers import SpecifierSet
-    except ImportError:
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if names := [name for name in missing if name not in DISTRIBUTIONS]:
+        yield f'not installed: {", ".join(names)}: pip install {" ".join(names)}'
+    if names := [
+        name for name in missing if name in {*DISTRIBUTIONS}.difference(OPTIONAL)
+    ]:
         yield (
-            'packaging is not installed, without which versions cannot be '
-            'compared: pip install packaging'
-        )
-        return
-    if owners.get('ra_mm'):
-        python = metadata.metadata('ra_mm')['Requires-Python'] or ''
-        if platform.python_version() not in SpecifierSet(python):
-            yield (f'Python {platform.python_version()}: ra_mm needs {python}')
-        if not mixed:
-            yield from _untried(owners, Requirement)
-
-    names = ('torch', 'torchvision', *OPENMMLAB, 'ra_mm')
-    for owner in sorted({o for name in names for o in owners.get(name, [])}):
-        for text in metadata.requires(owner) or []:
-            need = Requirement(text)
-            version = _version(need.name)
-            if version is None or (
-                need.marker and not need.marker.evaluate({'extra': ''})
-            ):
-                continue  # what is missing shows when it is imported
-            if not need.specifier.contains(version, prereleases=True):
-                yield (
-                    f'{owner} {_version(owner)} needs {need.name}'
-                    f'{need.specifier} and does not fit {need.name} '
-                    f'{version}: change one of the two'
-                )
-
-
-def _untried(owners, Requirement):
-    """What is not of the extra, or of another version than it asks for."""
-    needs = map(Requirement, metadata.requires('ra_mm') or [])
-    wanted = {
-        _canonical(need.name): need.specifier
-        for need in needs
-        if need.marker and need.marker.evaluate({'extra': EXTRA})
-    }
-    others = {}
-    for name in OPENMMLAB:
-        for owner in owners.get(name, []):
-            version = _version(owner)
-            if owner not in wanted:
-                others[owner] = f'{owner} {version}'
-            elif not wanted[owner].contains(version, prereleases=True):
-                yield (
-                    f'{owner} {version} has not been tried with ra_mm: '
-                    'pip install --no-build-isolation '
-                    f"'{owner}{wanted[owner]}'"
-                )
-    if others:
-        yield (
-            f'{", ".join(others.values())}: ra_mm does not run on these, '
-            'the maintained fork has to take their place: pip uninstall '
-            f'{" ".join(others)}, then {INSTALL}'
+            f'not installed: {", ".join(names)}. Only ra_mm.layers works without. To get '
+            "the fork: pip install --no-build-isolation -e '.[onedl]' in a clone of ra_mm"
         )
 
 
-def _canonical(distribution):
-    return re.sub(r'[-_.]+', '-', distribution).lower()
+def _overwritten():
+    for name in DISTRIBUTIONS:
+        if len(found := _installed(name)) > 1:
+            yield (
+                f'{name} is installed twice, as {" and ".join(found)}, which overwrite '
+                f"each other's files: pip uninstall {' '.join(found)}, then install one"
+            )
 
 
-def _version(distribution) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
+def _installed(name):
+    """The installed distributions that provide a package, and their versions."""
+    versions = {}
+    for distribution in DISTRIBUTIONS.get(name, [name]):
+        try:
+            versions[distribution] = metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            pass
+    return versions
 
 
-def _folder(name):
+def _describe(name):
     spec = find_spec(name)
-    return (
-        os.path.dirname(spec.origin)
-        if spec.origin
-        else list(spec.submodule_search_locations)[0]
-    )
-
-
-def _described(name, owners):
-    if find_spec(name) is None:
+    if spec is None:
         return 'not installed'
+    found = _installed(name).items()
     return (
         ' and '.join(
-            _version(owner) + ('' if owner == _canonical(name) else f' ({owner})')
-            for owner in owners.get(name, [])
+            f'{version} ({distribution})' if name in DISTRIBUTIONS else version
+            for distribution, version in found
         )
-        or f'unknown, {_folder(name)}'
+        or f'unknown version in {[*spec.submodule_search_locations][0]}'
     )
 
 
-def _remedy(name):
-    if name in OPENMMLAB:
-        return INSTALL
-    if name == 'ra_mm':
-        return 'in its checkout, pip install --no-build-isolation --no-deps -e .'
-    return 'pip install torch torchvision numpy'
-
-
-# By trial
-
-
-def _try(name) -> str:
-    """Import a package and let it work.
-
-    Returns:
-        str: What to add to its line.
-    """
-    if name in TOOLBOXES:
-        import_module(f'{name}.apis')  # and whatever that imports
-    elif name == 'ra_mm':
-        import_module('ra_mm.backbones')
-        return f', {_folder(name)}'
-    elif name == 'torch':
-        torch = import_module('torch')
-        torch.zeros(1).numpy()
-        cuda = torch.version.cuda
-        return f', CUDA {cuda}' if cuda else ', CPU only'
-    elif name == 'torchvision':
-        _suppress(import_module('torchvision.ops').nms, 'cpu')
+def _try(name, working) -> str:
+    """Import a package, use it, and return what to add to its line."""
+    module = import_module(name)
+    if name == 'torch':
+        if 'numpy' in working:
+            module.zeros(1).numpy()
+        return f', CUDA {module.version.cuda}' if module.version.cuda else ', CPU only'
+    if name == 'torchvision':
+        _check_nms(import_module('torchvision.ops').nms, 'cpu')
     elif name == 'mmengine':
         import_module('mmengine.runner')
     elif name == 'mmcv':
         nms = import_module('mmcv.ops').nms
-        devices = ['cpu']
-        if import_module('torch').cuda.is_available():
-            devices.append('cuda')
+        devices = ['cpu', 'cuda'][: 1 + import_module('torch').cuda.is_available()]
         for device in devices:
-            _suppress(lambda *args: nms(*args)[1], device)
+            _check_nms(lambda *args: nms(*args)[1], device)
         return f', operators run on {" and ".join(devices)}'
-    else:
-        import_module(name)
+    elif name in DISTRIBUTIONS:
+        import_module(f'{name}.apis')
+    elif name == 'ra_mm':
+        import_module('ra_mm.backbones' if 'mmpretrain' in working else 'ra_mm.layers')
+        return f', {os.path.dirname(module.__file__)}'
     return ''
 
 
-def _suppress(nms, device):
-    """Of two boxes that overlap by 3/4 the better one is kept, the second."""
+def _check_nms(nms, device):
+    """Of two boxes that overlap by 3/4, the second has the higher score."""
     tensor = import_module('torch').tensor
     boxes = tensor([[0.0, 0.0, 4.0, 3.0], [0.0, 0.0, 4.0, 4.0]], device=device)
     kept = nms(boxes, tensor([0.1, 0.9], device=device), 0.5).tolist()
@@ -295,27 +184,20 @@ def _suppress(nms, device):
         raise RuntimeError(f'nms on {device} keeps the boxes {kept}, not [1]')
 
 
-def _explained(name, error, owners):
-    text = str(error).strip() or 'no message'
-    text = f'{type(error).__name__}: {text.splitlines()[0]}'
-    distribution = (owners.get(name) or [name])[0]
+def _explain(name, error):
+    first_line = (str(error).strip() or 'no message').splitlines()[0]
+    problem = f'{name} does not work ({type(error).__name__}: {first_line})'
     for pattern, advice in ADVICE.items():
         if re.search(pattern, str(error)):
-            advice = advice.format(distribution=distribution)
-            return f'{name} does not work ({text}): {advice}'
-    return f'{name} does not work ({text})'
+            distribution = [*_installed(name), *DISTRIBUTIONS.get(name, [name])][0]
+            return f'{problem}: {advice.format(distribution=distribution)}'
+    return problem
 
 
-def _devices():
-    cpu = f'CPU ({os.cpu_count()} cores)'
-    torch = sys.modules.get('torch')
-    try:
-        names = [
-            torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())
-        ]
-    except Exception:  # no torch, or a broken one, of which is told above
-        names = []
-    return ', '.join([cpu, *names]) + ('' if names else ', no GPU')
+def _devices(working):
+    cuda = import_module('torch').cuda if 'torch' in working else None
+    gpus = [cuda.get_device_name(i) for i in range(cuda.device_count())] if cuda else []
+    return ', '.join([f'CPU ({os.cpu_count()} cores)', *(gpus or ['no GPU'])])
 
 
 if __name__ == '__main__':

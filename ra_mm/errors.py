@@ -1,18 +1,44 @@
-"""The error that tools report without a traceback, and warnings."""
+"""The error for mistakes that users can correct, and translation into it."""
 
-import os
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
     """A mistake that the user can correct.
 
     The message names the wrong value, what was expected, and what to do.
-    Tools print it and exit with status 1.
+    Tools print it without a traceback and exit with status 1.
     """
 
 
-def warn(message: str) -> None:
-    """Print a warning, once for all processes of a machine."""
-    if int(os.environ.get('LOCAL_RANK', 0)) == 0:
-        print(f'warning: {message}', file=sys.stderr)
+@contextmanager
+def translate_errors(what: str) -> Iterator[None]:
+    """Turn any exception into a :class:`UserError`.
+
+    It wraps calls of other people's code that does what a config says. Keep the
+    wrapped call short: a bug in there loses its traceback on the screen.
+
+    Args:
+        what: What could not be done, to begin the message with.
+
+    Raises:
+        UserError: With the message of the exception, which becomes its cause.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as e:
+        raise UserError(f'{what}: {describe(e)}') from e
+
+
+def describe(error: Exception) -> str:
+    """Format an exception as one message, with its class where that helps."""
+    # str() of a KeyError is the repr of its message.
+    text = str(error.args[0] if isinstance(error, KeyError) else error)
+    if isinstance(error, ImportError):
+        text += ' (run `python -m ra_mm.check_env` to check the installation)'
+    if isinstance(error, (ValueError, OSError)) and text:
+        return text
+    return f'{type(error).__name__}: {text}'.removesuffix(': ')

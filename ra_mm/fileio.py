@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic file writes, and a check that a folder is writable."""
 
 import os
 import tempfile
@@ -7,21 +7,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from ra_mm.errors import UserError
+
+# Image files that mmpretrain's CustomDataset reads.
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
+
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = 'w') -> Iterator[IO]:
-    """Open a file that takes the place of another once it is complete.
+    """Write to a temporary file, then rename it to ``path``.
+
+    If anything goes wrong before the rename (an exception in the block, a full
+    disk, a kill), an existing file at ``path`` stays as it was.
 
     Args:
-        path (str | Path): Its name; folders are made where there are none.
-        mode (str): 'w' for text in UTF-8, or 'wb'. Defaults to 'w'.
+        path (str | Path): The file. Missing parent folders are created.
+        mode (str): 'w' for UTF-8 text or 'wb'. Defaults to 'w'.
 
     Yields:
-        IO: The open file. Whatever goes wrong until it is closed, a full disk
-        included, leaves what was there before.
+        IO: The open temporary file.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,21 +44,22 @@ def atomic_write(path: str | Path, mode: str = 'w') -> Iterator[IO]:
 
 
 def check_writable(option: str, folder: str | Path) -> None:
-    """Refuse, before long work, a folder that will not take its results.
+    """Check that files can be written to a folder, without creating it.
+
+    Called before long work whose results go there.
 
     Args:
-        option (str): Where the user names the folder, for the message.
-        folder (str | Path): It need not exist, and is not made.
+        option (str): The command line option that names the folder.
+        folder (str | Path): The folder. It may not exist yet.
 
     Raises:
-        ValueError: If nothing can be written there, or it cannot be made.
+        UserError: If the folder is not writable or cannot be created.
     """
     folder = Path(folder).absolute()
     try:
-        there = next(p for p in (folder, *folder.parents) if p.exists())
-        tempfile.TemporaryFile(dir=there).close()
+        existing = next(p for p in (folder, *folder.parents) if p.exists())
+        tempfile.TemporaryFile(dir=existing).close()
     except OSError as e:
-        raise ValueError(
-            f'{option}: nothing can be written to {folder} '
-            f'({e.strerror}), name another folder'
+        raise UserError(
+            f'{option}: cannot write to {folder} ({e.strerror}); name another folder'
         ) from e

@@ -1,4 +1,6 @@
-"""Building the model of a config, outside a runner."""
+"""Build the model that a config describes, without a runner."""
+
+from copy import deepcopy
 
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
@@ -9,20 +11,27 @@ from ra_mm.errors import UserError
 
 
 def build_model(cfg: Config) -> nn.Module:
-    """Build the untrained model of a config, on the CPU.
+    """Build the untrained model of a config, on the CPU and in training mode.
 
-    SyncBN becomes BN, and the config's ``data_preprocessor`` the model's, as
-    under mmengine's Runner.
+    As in mmengine's Runner, the config's ``data_preprocessor`` becomes the
+    model's. SyncBN becomes BN.
 
     Raises:
-        UserError: If the config has no model.
+        UserError: If the config has no model, or the model cannot be built.
     """
     if cfg.get('model') is None:
         raise UserError(
             f'{cfg.filename} has no model: pass a complete config, not one of its bases'
         )
-    model = cfg.model.copy()
+    model = deepcopy(cfg.model)  # constructors add to their arguments
     if cfg.get('data_preprocessor') is not None:
-        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+        model.setdefault('data_preprocessor', deepcopy(cfg.data_preprocessor))
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    return revert_sync_batchnorm(MODELS.build(model))
+    try:
+        return revert_sync_batchnorm(MODELS.build(model))
+    except Exception as e:  # any constructor may reject its arguments
+        # The str() of a KeyError, which registries raise, is a repr.
+        reason = e.args[0] if isinstance(e, KeyError) and e.args else e
+        raise UserError(
+            f'{cfg.filename}: its model cannot be built: {type(e).__name__}: {reason}'
+        ) from e

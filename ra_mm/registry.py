@@ -7,6 +7,7 @@ whichever toolbox runs them.
 
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
 from mmengine.registry import Registry
 
 from ra_mm import layers
@@ -18,7 +19,13 @@ MODELS = Registry(
     locations=['ra_mm.backbones', 'ra_mm.heads'],
 )
 HOOKS = Registry(
-    'hook', parent=MMENGINE_HOOKS, scope='ra_mm', locations=['ra_mm.hooks']
+    'hook',
+    parent=MMENGINE_HOOKS,
+    scope='ra_mm',
+    locations=['ra_mm.engine.checkpoint_hook', 'ra_mm.hooks'],
+)
+RUNNERS = Registry(
+    'runner', parent=MMENGINE_RUNNERS, scope='ra_mm', locations=['ra_mm.engine.runner']
 )
 
 # The layers need PyTorch alone and do not know the registry.

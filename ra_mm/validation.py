@@ -1,4 +1,4 @@
-"""Values that are refused where they enter, by their name."""
+"""Argument checks whose errors name the argument."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -7,97 +7,89 @@ from typing import Any, NamedTuple
 
 
 class Rule(NamedTuple):
-    """What a value is to be: in words, and as a test that never raises."""
+    """A kind of value: its description and a test that never raises."""
 
-    words: str
+    expected: str
     test: Callable[[Any], bool]
 
     def __or__(self, other: 'Rule') -> 'Rule':
         return Rule(
-            f'{self.words} or {other.words}', lambda v: self.test(v) or other.test(v)
+            f'{self.expected} or {other.expected}',
+            lambda v: self.test(v) or other.test(v),
         )
 
 
-def check_arg(kind: Rule, **values) -> None:
-    """Refuse the first of these values that is not of the kind.
+def check_arg(rule: Rule, **values) -> None:
+    """Check values that must all follow the same rule.
 
     Raises:
-        ValueError: It names the value and says what was expected.
+        ValueError: For the first value that does not. The message has its name.
     """
     for name, value in values.items():
-        if not kind.test(value):
-            raise ValueError(f'{name}={value!r}: expected {kind.words}')
+        if not rule.test(value):
+            raise ValueError(f'{name}={value!r}: expected {rule.expected}')
 
 
-def shorten(names: Iterable, most: int = 8) -> str:
-    """The first few of the names, in brackets."""
+def shorten(names: Iterable, limit: int = 8) -> str:
+    """Format the first few names in parentheses, and count the others."""
     names = [str(name) for name in names]
-    more = f' and {len(names) - most} more' if len(names) > most else ''
-    return f'({", ".join(names[:most])}{more})'
+    more = f' and {len(names) - limit} more' if len(names) > limit else ''
+    return f'({", ".join(names[:limit])}{more})'
 
 
-def integer(least: int, most: float = math.inf) -> Rule:
-    """A whole number in this range; True and False are none."""
+def integer(minimum: int, maximum: float = math.inf) -> Rule:
+    """An integer within the range; a bool is not one."""
     return Rule(
-        f'a whole number {_range(least, most)}',
-        lambda v: (
-            isinstance(v, Integral) and not isinstance(v, bool) and least <= v <= most
-        ),
+        f'an integer{_range(minimum, maximum)}',
+        lambda v: isinstance(v, Integral) and _number_in(v, minimum, maximum),
     )
 
 
-def number(least: float = -math.inf, most: float = math.inf) -> Rule:
-    """A finite number in this range; True and False are none."""
+def number(minimum: float = -math.inf, maximum: float = math.inf) -> Rule:
+    """A finite number within the range; a bool is not one."""
     return Rule(
-        f'a number {_range(least, most)}'.rstrip(),
-        lambda v: (
-            isinstance(v, Real)
-            and not isinstance(v, bool)
-            and math.isfinite(v)
-            and least <= v <= most
-        ),
+        f'a number{_range(minimum, maximum)}',
+        lambda v: _number_in(v, minimum, maximum) and math.isfinite(v),
     )
 
 
-def _range(least, most):
-    if least == -math.inf:
+def _number_in(value, minimum, maximum):
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    return is_number and minimum <= value <= maximum
+
+
+def _range(minimum, maximum):
+    if minimum == -math.inf:
         return ''
-    return f'>= {least}' if most == math.inf else f'from {least} to {most}'
+    return f' >= {minimum}' if maximum == math.inf else f' from {minimum} to {maximum}'
 
 
-def one_of(*values) -> Rule:
+def one_of(*choices) -> Rule:
+    """One of these values, of the same type: 1 is neither 1.0 nor True."""
     return Rule(
-        f'one of {", ".join(map(repr, values))}',
-        lambda v: any(
-            v is known or type(v) is type(known) and v == known for known in values
-        ),
+        f'one of {", ".join(map(repr, choices))}',
+        lambda v: any(type(v) is type(c) and v == c for c in choices),
     )
 
 
-def list_of(kind: Rule, length=None) -> Rule:
-    """A list or the like, not empty, of a certain length if that is given."""
+def list_of(rule: Rule, length: int | None = None) -> Rule:
+    """A sequence, but no string, of one or more or exactly ``length`` items."""
     return Rule(
-        f'a list of {length or "one or more"}, each {kind.words}',
+        f'a list of {length or "one or more"}, each {rule.expected}',
         lambda v: (
             isinstance(v, Sequence)
             and not isinstance(v, str)
             and (len(v) == length if length else len(v) > 0)
-            and all(map(kind.test, v))
+            and all(map(rule.test, v))
         ),
     )
 
 
-POSITIVE = Rule('a number above 0', lambda v: number(0).test(v) and v > 0)
-BELOW_1 = Rule('a number >= 0 and below 1', lambda v: number(0, 1).test(v) and v < 1)
+POSITIVE = Rule('a number > 0', lambda v: number(0).test(v) and v > 0)
+BELOW_1 = Rule('a number >= 0 and < 1', lambda v: number(0, 1).test(v) and v < 1)
 BOOL = Rule('True or False', lambda v: isinstance(v, bool))
-STR = Rule('a text', lambda v: isinstance(v, str))
+STR = Rule('a string', lambda v: isinstance(v, str))
 NONE = Rule('None', lambda v: v is None)
-DICT = Rule('a dict', lambda v: isinstance(v, Mapping))
 BUILD_CFG = Rule(
     "a dict with a 'type'", lambda v: isinstance(v, Mapping) and bool(v.get('type'))
 )
-BUILD_CFG_LIST = Rule(
-    "a list of dicts with a 'type'",
-    lambda v: isinstance(v, (list, tuple)) and all(map(BUILD_CFG.test, v)),
-)
-BUILD_CFGS = BUILD_CFG | BUILD_CFG_LIST

@@ -7,7 +7,9 @@ import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import importlib.util
+import json
 import re
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -113,8 +115,13 @@ def tool():
 
 
 @pytest.fixture
-def message(capsys):
-    """Run something that must stop, and return its message."""
+def message(capsys, tmp_path_factory, monkeypatch):
+    """Run something that must stop, and return its message.
+
+    Its traceback is in a file, unless argparse printed the message.
+    """
+    folder = tmp_path_factory.mktemp('tracebacks')
+    monkeypatch.setattr(tempfile, 'tempdir', str(folder))
 
     def run(tool, *argv, status=1):
         capsys.readouterr()
@@ -125,9 +132,21 @@ def message(capsys):
         assert 'Traceback' not in errors
         found = re.search(r'^tools/\w+\.py: error: (.*)', errors, re.M | re.S)
         assert found, errors
-        return found[1]
+        text, _, path = found[1].strip().partition('\n(traceback in ')
+        if status == 1:
+            assert 'Traceback' in Path(path.removesuffix(')')).read_text()
+        return text
 
     return run
+
+
+@pytest.fixture(scope='session')
+def scalars():
+    """Call it with a work directory for its log of the training.
+
+    It yields (iteration, temp, loss), an entry an iteration.
+    """
+    return _scalars
 
 
 @pytest.fixture
@@ -146,6 +165,14 @@ def checkpoint(configs, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp('trained')
     _tool('train', '--work-dir', work_dir)(configs / 'detector.py')
     return work_dir / 'epoch_1.pth'
+
+
+def _scalars(work_dir):
+    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        for line in path.read_text().splitlines():
+            entry = json.loads(line)
+            if 'temp' in entry:
+                yield entry['step'] - 1, entry['temp'], entry['loss']
 
 
 def _tool(name, *flags):

@@ -5,7 +5,7 @@
     python tools/get_flops.py CONFIG [--shape H W]
     python tools/get_flops.py --paper
 
-What is counted, and what is free: see ra_mm/analysis/complexity.py.
+ra_mm/analysis/complexity.py says which operators are counted.
 """
 
 from argparse import ArgumentParser
@@ -15,27 +15,34 @@ from mmengine.config import Config
 
 from ra_mm.analysis.complexity import (
     SHAPES,
-    build_model,
     count_flops,
     count_params,
+    count_parts,
     paper_params,
 )
-from ra_mm.cli import add_cfg_options, load_config, report_user_errors
+from ra_mm.cli import (
+    add_cfg_options,
+    add_shape_argument,
+    load_config,
+    report_user_errors,
+)
+from ra_mm.errors import UserError
+from ra_mm.models import build_model
 from ra_mm.reproduce import paper
 
 PROG = 'tools/get_flops.py'
 NOTES = """\
-Param.: in Table 4 what mmdet trains, without stem and first stage, and
-2.049 M for the classifier of ImageNet, as the paper counts.
-FLOPs: multiply-accumulates. A detector has 1,000 proposals. The paper's are
-other counters' numbers:
-- Tables 2 and 3: thop 0.1.1, to which an element of a batch norm is 4 (here
-  2), and what an attention does besides convolutions, nothing. Table 3 is cut
-  off, not rounded.
-- Table 4: MMDetection 2 (mmcv.cnn.get_model_complexity_info), which adds 1 for
-  an element of a bias, a ReLU or a max pooling; upsampling and what an
-  attention does besides convolutions are nothing.
-So the products and sums of squares of reverse attention are in 'ours' only."""
+Param.: Table 4 counts the parameters that mmdet trains, so without the stem
+and the first stage, plus 2.049 M of the ImageNet classifier.
+FLOPs: multiply-accumulates. Detectors have 1,000 proposals. The paper used
+other counters:
+- Tables 2 and 3: thop 0.1.1, which counts 4 per element of a batch norm (here
+  2) and only the convolutions of an attention layer. Table 3 is truncated, not
+  rounded.
+- Table 4: MMDetection 2 (mmcv.cnn.get_model_complexity_info), which adds 1 per
+  element of a bias, a ReLU or a max pooling, and counts neither upsampling nor
+  anything but the convolutions of an attention layer.
+So only 'ours' includes the products and sums of squares of reverse attention."""
 
 
 def parse_args(argv):
@@ -43,14 +50,11 @@ def parse_args(argv):
         prog=PROG, description="Count a model's parameters and multiply-accumulates"
     )
     parser.add_argument('config', nargs='?', help='config file of any of the toolboxes')
-    parser.add_argument(
-        '--shape',
-        type=int,
-        nargs='+',
-        metavar='PIXELS',
-        help='height and width of the input, or its side; 224 224 for a '
-        'classifier, 800 1280 for a detector, 512 512 for a segmenter if not '
-        'given',
+    add_shape_argument(
+        parser,
+        'height and width of the input, or one number for both; by default '
+        '224 224 for a classifier, 800 1280 for a detector, 512 512 for a '
+        'segmenter',
     )
     add_cfg_options(parser)
     parser.add_argument(
@@ -59,24 +63,19 @@ def parse_args(argv):
         nargs='*',
         choices=(2, 3, 4),
         metavar='TABLE',
-        help="instead of a config: the paper's Tables 2, 3, 4 or those given, "
-        'beside what their models have here',
+        help='instead of a config: compare the models of the given tables of the '
+        'paper, by default 2, 3 and 4, with the printed numbers',
     )
     args = parser.parse_args(argv)
     if (args.config is None) == (args.paper is None):
         parser.error('expected a config, or --paper')
     if args.paper is not None and (args.shape or args.cfg_options):
-        parser.error('--paper goes without --shape and --cfg-options')
-    if args.shape and (len(args.shape) > 2 or min(args.shape) < 1):
-        parser.error(
-            f'--shape {" ".join(map(str, args.shape))}: expected '
-            'height and width, or one number for both'
-        )
+        parser.error('--paper does not take --shape or --cfg-options')
     return args
 
 
 def table(name: str) -> int:
-    """Of 4 or table4."""
+    """Parse a table's number: '4' or 'table4'."""
     return int(name.removeprefix('table'))
 
 
@@ -85,53 +84,53 @@ def print_line(name, params, flops=None) -> None:
     print(f'{name:16}{params / 1e6:12.3f}{flops}')
 
 
-def print_model(cfg: Config, shape) -> None:
-    model = build_model(cfg)
+def print_model(cfg: Config, shape: tuple[int, int] | None) -> None:
+    """Print the complexity of a model and of its parts."""
     shape = shape or SHAPES.get(cfg.get('default_scope'), (224, 224))
-    shape = (shape[0], shape[-1])
+    model = build_model(cfg).eval()  # freezes stages as the config says
     try:
-        analyzer = count_flops(model, shape)
-        flops = analyzer.by_module()
-    except Exception as e:  # whatever a head does with the counting's sample
-        raise ValueError(
-            f'{cfg.filename}: {cfg.model.type} cannot be counted '
-            f'at {shape}: {type(e).__name__}: {e}'
+        parts = count_parts(model, shape)
+    except Exception as e:  # heads may need more than the sample they are given
+        raise UserError(
+            f'{cfg.filename}: {cfg.model.type} cannot be counted at '
+            f'{shape[0]} x {shape[1]} pixels: {type(e).__name__}: {e}'
         ) from e
     print(f'{cfg.filename}, {shape[0]} x {shape[1]} pixels (H x W)\n')
     print(f'{"":16}{"Param. (M)":>12}{"FLOPs (G)":>12}')
-    for name, child in model.named_children():
-        if flops[name] or count_params(child):
-            print_line(name, count_params(child), flops[name])
-    other = flops[''] - sum(flops[name] for name, _ in model.named_children())
-    if other:
-        print_line('other', 0, other)
-    print_line('model', count_params(model), flops[''])
+    for part in parts:
+        print_line(part.name or 'other', part.params, part.flops)
+    print_line('model', count_params(model), sum(part.flops for part in parts))
     print_line('trainable', count_params(model, trainable=True))
     print('\nFLOPs are multiply-accumulates, see ra_mm/analysis/complexity.py.')
 
 
-def print_paper(tables) -> None:
+def count_row(row) -> dict[str, Decimal]:
+    """Parameters in millions and multiply-accumulates in billions of a row."""
+    cfg = Config.fromfile(row.config)
+    model = build_model(cfg).eval()
+    flops = count_flops(model, SHAPES[cfg.default_scope]).total()
+    return dict(
+        params=Decimal(paper_params(model, row.table)) / 10**6,
+        flops=Decimal(flops) / 10**9,
+    )
+
+
+def print_paper(tables: list[int]) -> None:
+    """Print the tables of the paper with the numbers counted here."""
     headings = paper.metrics()
     rows = paper.rows(*(tables or (2, 3, 4)))
-    above = None
+    previous = None
     for row in rows:
-        if (row.table, row.group) != above:
-            above = row.table, row.group
+        if (row.table, row.group) != previous:
+            previous = row.table, row.group
             print(
                 f'\nTable {row.table}, {row.group}\n{"":20}'
                 f'{headings["params"]:>16}{headings["flops"]:>27}\n{"":20}'
                 + 2
                 * f'{"paper":>9}{"ours":>9}{"diff.":>9}'
             )
-        cfg = Config.fromfile(row.config)
-        model = build_model(cfg)
-        ours = dict(
-            params=Decimal(paper_params(model, row.table)) / 10**6,
-            flops=Decimal(count_flops(model, SHAPES[cfg.default_scope]).total())
-            / 10**9,
-        )
         cells = ''
-        for metric, value in ours.items():
+        for metric, value in count_row(row).items():
             printed = row.paper[metric]
             value = value.quantize(printed)  # to as many digits
             mark = '*' if metric in row.misprints else ' '

@@ -1,4 +1,4 @@
-"""Train the rows of the paper's tables, and put ours beside the paper's.
+"""Train the rows of the paper's tables and compare the results with the paper.
 
 ::
 
@@ -7,9 +7,8 @@
     python tools/reproduce.py table4 --rows "Faster R-CNN" --data DIR --seeds 3
     python tools/reproduce.py report work_dirs/reproduce/demo
 
-The same command again goes on where it was stopped, and tries again what
-failed. What comes out is in work_dirs/reproduce/: ledger.json, report.md and
-report.html.
+The same command continues where it was stopped and retries failed runs. It
+writes ledger.json and report.html to a folder in work_dirs/reproduce/.
 """
 
 import shlex
@@ -22,8 +21,9 @@ import torch
 
 from ra_mm.cli import report_user_errors
 from ra_mm.datasets.shapes import write_shapes
-from ra_mm.reproduce import data as own_data
-from ra_mm.reproduce.execute import Executor, lock, new_entry
+from ra_mm.errors import UserError
+from ra_mm.reproduce.data import read_dataset
+from ra_mm.reproduce.execute import Executor, new_entry
 from ra_mm.reproduce.ledger import Ledger
 from ra_mm.reproduce.plan import (
     Setting,
@@ -31,8 +31,9 @@ from ra_mm.reproduce.plan import (
     choose_rows,
     make_job,
     make_plan,
-    runs_of,
+    runs_of_row,
 )
+from ra_mm.reproduce.process import lock
 from ra_mm.reproduce.report import write_report
 
 PROG = 'tools/reproduce.py'
@@ -46,34 +47,33 @@ def parse_args(argv):
         'tables',
         nargs='+',
         metavar='TABLE',
-        help='table2 to table10, or all; or report FOLDER, which writes the '
-        'report anew',
+        help='table2 to table10, or all; or report FOLDER to write the report again',
     )
     parser.add_argument(
         '--scale',
         choices=('full', 'demo'),
         default='full',
-        help='demo: every model made small, on drawn shapes, for a CPU; its '
-        'numbers say nothing about the paper',
+        help='demo: small models on drawn shapes, for a CPU; the numbers say '
+        'nothing about the paper',
     )
     parser.add_argument(
         '--gpus',
         type=int,
-        help='number of GPUs, the learning rate follows; all of this machine '
-        'if not given, 1 at demo scale',
+        help='number of GPUs; scales the learning rate (default: all GPUs of this '
+        'machine, 1 at demo scale)',
     )
     parser.add_argument(
         '--launcher',
         choices=('none', 'pytorch', 'slurm'),
-        help='how processes are started; pytorch (torchrun) for several GPUs '
-        'if not given',
+        help='how processes are started (default: pytorch, that is torchrun, for '
+        'several GPUs)',
     )
     parser.add_argument(
         '--rows',
         nargs='+',
         default=(),
         metavar='TEXT',
-        help='only rows with one of these texts in their name, such as '
+        help='only rows whose name contains one of these texts, such as '
         '"Faster R-CNN" or +RA',
     )
     parser.add_argument(
@@ -81,26 +81,26 @@ def parse_args(argv):
         type=int,
         default=1,
         metavar='K',
-        help='runs for each row, seeded 0 to K-1',
+        help='number of runs for each row, with seeds 0 to K-1',
     )
     parser.add_argument(
         '--data',
         type=Path,
         metavar='DIR',
-        help='your own dataset in place of COCO (annotations/ and images/) or '
+        help='your own dataset instead of COCO (annotations/ and images/) or '
         'ImageNet (train/<class>/ and val/<class>/)',
     )
     parser.add_argument(
         '--out',
         type=Path,
         metavar='DIR',
-        help='folder of ledger, report and runs; '
-        'work_dirs/reproduce/<scale>[_<name of the data>] if not given',
+        help='folder for ledger, report and runs '
+        '(default: work_dirs/reproduce/<scale>[_<name of the data>])',
     )
     parser.add_argument(
         '--dry-run',
         action='store_true',
-        help='print the commands, in order; write and train nothing',
+        help='print the commands in order, without writing or training anything',
     )
     args = parser.parse_args(argv)
     if args.seeds < 1:
@@ -113,46 +113,47 @@ def parse_args(argv):
 
 
 def get_setting(args) -> Setting:
-    """What the runs have in common.
+    """Collect what the runs have in common.
 
     Raises:
-        ValueError: If there is no such dataset, or not so many GPUs.
+        UserError: If the dataset is missing, or there are too few GPUs.
     """
-    data = own_data.read(args.data) if args.data else None
+    data = read_dataset(args.data) if args.data else None
     folder = args.out or Path('work_dirs/reproduce') / (
         args.scale + (f'_{data.root.name}' if data else '')
     )
-    there = torch.cuda.device_count()
-    full = args.scale == 'full'
-    gpus = args.gpus or (there if full and there else 1)
+    available = torch.cuda.device_count()
+    is_full = args.scale == 'full'
+    gpus = args.gpus or (available if is_full and available else 1)
     launcher = args.launcher or ('pytorch' if gpus > 1 else 'none')
     if launcher == 'none' and gpus > 1:
-        raise ValueError(f'--gpus {gpus} needs --launcher pytorch or slurm')
+        raise UserError(f'--gpus {gpus} needs --launcher pytorch or slurm')
     if (
         launcher != 'slurm'
         and not args.dry_run
-        and (gpus > max(there, 0 if full else 1))
+        and gpus > max(available, 0 if is_full else 1)
     ):
-        raise ValueError(
-            f'{gpus} GPU(s) asked for, this machine has {there}'
+        raise UserError(
+            f'--gpus {gpus}: this machine has {available}'
             + (
-                '; without any, --scale demo trains small models on the CPU, and '
-                '--dry-run prints the commands for elsewhere'
-                if not there
-                else ''
+                ''
+                if available
+                else '; --scale demo trains small models on the CPU, and --dry-run '
+                'prints the commands for another machine'
             )
         )
     return Setting(args.scale, folder, data, gpus, launcher)
 
 
 def dry_run(plan, setting, ledger) -> None:
+    """Print the commands of the runs that are not done."""
     for run in plan.values():
         if ledger.runs.get(run.id, {}).get('status') == 'done':
             print(f'# {run.id} is done')
             continue
         job = make_job(run, setting)
         if job.file != run.config:
-            print(f'# {job.file} is written when this tool starts the run')
+            print(f'# {job.file} is written when the run is started')
         print(shlex.join(job.command))
 
 
@@ -174,9 +175,11 @@ def main(argv=None):
             dry_run(plan, setting, ledger)
             return
 
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         setting.folder.mkdir(parents=True, exist_ok=True)
-        with lock(setting.folder) as lock_fd:
+        with lock(setting.folder) as lock_file:
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+                    signal.signal(number, signal.default_int_handler)
             ledger = Ledger(setting.folder)
             ledger.add(
                 args.scale,
@@ -189,7 +192,9 @@ def main(argv=None):
                         name=row.name,
                         paper={} if data else {k: str(v) for k, v in row.paper.items()},
                         misprints={} if data else row.misprints,
-                        runs=[run.id for run in runs_of(row, args.seeds, bool(data))],
+                        runs=[
+                            run.id for run in runs_of_row(row, args.seeds, bool(data))
+                        ],
                     )
                     for row in rows
                 ],
@@ -199,17 +204,17 @@ def main(argv=None):
             if args.scale == 'demo' and not data:
                 write_shapes(setting.folder / 'data', classes_train=400)
             try:
-                failed = Executor(plan, setting, ledger, lock_fd)()
+                failed = Executor(plan, setting, ledger, lock_file)()
             except KeyboardInterrupt:
                 print(
-                    f'\n{PROG}: stopped; the same command goes on from here',
+                    f'\n{PROG}: stopped; the same command continues from here',
                     file=sys.stderr,
                 )
                 sys.exit(130)
         if failed:
             print(
                 f'{PROG}: error: {len(failed)} of {len(plan)} runs failed: '
-                f'{", ".join(failed)}; the same command tries them again',
+                f'{", ".join(failed)}; the same command retries them',
                 file=sys.stderr,
             )
             sys.exit(1)

@@ -17,13 +17,13 @@ from mmengine.evaluator import DumpResults
 
 from ra_mm.cli import (
     build_runner,
-    end_processes,
     get_parser,
+    get_toolbox,
     load_config,
     report_user_errors,
 )
-from ra_mm.engine.strict_load import StrictLoadHook
-from ra_mm.errors import warn
+from ra_mm.engine.cpu_distributed import end_processes
+from ra_mm.errors import UserError
 from ra_mm.fileio import check_writable
 from ra_mm.preflight import check
 
@@ -39,8 +39,8 @@ def parse_args(argv):
     parser.add_argument('--show', action='store_true', help='show the predictions')
     parser.add_argument(
         '--show-dir',
-        help='folder for pictures of the predictions; under mmdet a relative '
-        'one lies in <work dir>/<time>',
+        help='folder for pictures of the predictions; under mmdet, a relative '
+        'path is relative to <work dir>/<time>',
     )
     parser.add_argument(
         '--wait-time',
@@ -57,27 +57,25 @@ def parse_args(argv):
 
 
 def draw(cfg, args):
-    """Let the toolbox's own hook draw the predictions."""
+    """Let the hook of the toolbox draw the predictions."""
+    toolbox = get_toolbox(cfg)
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
-        raise ValueError(
-            '--show and --show-dir need a visualization hook: '
-            'the config has no default_hooks.visualization'
+        raise UserError(
+            '--show and --show-dir need a visualization hook, but the config has no '
+            'default_hooks.visualization'
         )
-    if args.show_dir and (
-        cfg.get('default_scope') != 'mmdet' or Path(args.show_dir).is_absolute()
-    ):
+    if args.show_dir and (toolbox != 'mmdet' or Path(args.show_dir).is_absolute()):
         check_writable('--show-dir', args.show_dir)
     hook.update(show=args.show, wait_time=args.wait_time)
-    if cfg.get('default_scope') == 'mmpretrain':
+    if toolbox == 'mmpretrain':
         if args.tta:
-            raise ValueError(
-                'mmpretrain does not draw with --tta: its hook '
-                'knows one input a sample; leave one of the two '
-                'out'
+            raise UserError(
+                '--show and --show-dir do not work with --tta under mmpretrain: its '
+                'visualization hook supports one input per sample'
             )
         hook.update(enable=True, interval=1, out_dir=args.show_dir)
-    elif cfg.get('default_scope') == 'mmseg':
+    elif toolbox == 'mmseg':
         hook.draw = True
         if args.show_dir:
             cfg.visualizer.save_dir = args.show_dir
@@ -94,14 +92,15 @@ def warn_of_equal_names(runner):
             for i in range(len(dataset))
         }
         if len(names) < len(dataset):
-            warn(
-                f'--show-dir: {len(dataset)} images in several folders have '
-                f'{len(names)} names, of each the last picture remains'
+            runner.logger.warning(
+                f'--show-dir: {len(dataset)} images in several folders have only '
+                f'{len(names)} names; of equal names the last picture remains'
             )
 
 
 def augment(cfg):
-    """Test-time augmentation: the config's own, or else a flip."""
+    """Use the config's test-time augmentation, or else a flip."""
+    cfg.default_scope = get_toolbox(cfg)  # a pure-Python config has none
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
@@ -127,18 +126,26 @@ def augment(cfg):
     dataset.pipeline = cfg.tta_pipeline
 
 
+def dump_predictions(runner, path, toolbox):
+    dump = DumpResults
+    if toolbox == 'mmdet':  # its own stores masks as RLE
+        from mmdet.evaluation import DumpDetResults as dump
+    runner.test_evaluator.metrics.append(dump(out_file_path=path))
+
+
 def main(argv=None):
-    with report_user_errors(PROG):
+    with report_user_errors(PROG) as run:
         args = parse_args(argv)
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+        run.work_dir = cfg.work_dir
         for key in {'load_from', 'resume'} & set(args.cfg_options or ()):
-            raise ValueError(
-                f'--cfg-options {key}: the checkpoint is what '
-                'the command line names after the config'
+            raise UserError(
+                f'--cfg-options {key}: pass the checkpoint after the config instead'
             )
         cfg.load_from = args.checkpoint
         cfg.resume = False
-        check(cfg, 'test')
+        toolbox = get_toolbox(cfg)
+        warnings = check(cfg, 'test')
         if args.out:
             check_writable('--out', Path(args.out).parent)
         if args.show or args.show_dir:
@@ -146,14 +153,12 @@ def main(argv=None):
         if args.tta:
             augment(cfg)
         runner = build_runner(cfg)
-        runner.register_hook(StrictLoadHook(whole=True))
+        for warning in warnings:
+            runner.logger.warning(warning)
         if args.show_dir:
             warn_of_equal_names(runner)
         if args.out:
-            dump = DumpResults
-            if cfg.get('default_scope') == 'mmdet':  # stores masks as RLE
-                from mmdet.evaluation import DumpDetResults as dump
-            runner.test_evaluator.metrics.append(dump(out_file_path=args.out))
+            dump_predictions(runner, args.out, toolbox)
         return runner.test()
 
 

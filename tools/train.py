@@ -8,19 +8,10 @@
 
 import os
 
-from ra_mm.cli import (
-    build_runner,
-    end_processes,
-    get_parser,
-    load_config,
-    report_user_errors,
-)
-from ra_mm.engine.checkpoint_io import (
-    ValidateResumedHook,
-    latest_checkpoint,
-    save_whole,
-)
-from ra_mm.engine.strict_load import StrictLoadHook
+from ra_mm.cli import build_runner, get_parser, load_config, report_user_errors
+from ra_mm.engine.checkpoint_io import latest_checkpoint
+from ra_mm.engine.cpu_distributed import end_processes
+from ra_mm.errors import UserError
 from ra_mm.preflight import check
 
 PROG = 'tools/train.py'
@@ -32,15 +23,15 @@ def parse_args(argv):
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help='scale the learning rate with the number of images a step',
+        help='scale the learning rate with the total batch size',
     )
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='continue from this checkpoint, or from the last one in the '
-        'work directory',
+        help='resume from this checkpoint, or from the latest one in the work '
+        'directory',
     )
     args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -49,20 +40,17 @@ def parse_args(argv):
 
 def merge_args(cfg, args):
     if args.amp and cfg.get('optim_wrapper'):
-        if cfg.optim_wrapper.get('type', 'OptimWrapper') not in (
-            'OptimWrapper',
-            'AmpOptimWrapper',
-        ):
-            raise ValueError(
-                f'--amp does not go with optim_wrapper.type={cfg.optim_wrapper.type!r}'
-            )
+        kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+        kind = getattr(kind, '__name__', kind)  # a class in a pure-Python config
+        if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+            raise UserError(f'--amp does not support optim_wrapper.type={kind!r}')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
         if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
-            raise ValueError(
-                '--auto-scale-lr: the config does not say for how many images '
-                'a step its learning rate was made; pass --cfg-options '
+            raise UserError(
+                '--auto-scale-lr: the config does not say for which batch size its '
+                'learning rate was chosen; pass --cfg-options '
                 'auto_scale_lr.base_batch_size=NUMBER'
             )
         cfg.auto_scale_lr.enable = True
@@ -74,16 +62,15 @@ def merge_args(cfg, args):
 
 
 def main(argv=None):
-    with report_user_errors(PROG):
+    with report_user_errors(PROG) as run:
         args = parse_args(argv)
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+        run.work_dir = cfg.work_dir
         merge_args(cfg, args)
-        check(cfg, 'train', auto_resume=args.resume == 'auto')
+        warnings = check(cfg, 'train', auto_resume=args.resume == 'auto')
         runner = build_runner(cfg)
-        runner.register_hook(StrictLoadHook(whole=bool(cfg.get('resume'))))
-        save_whole(runner)
-        if cfg.get('resume'):
-            runner.register_hook(ValidateResumedHook())
+        for warning in warnings:
+            runner.logger.warning(warning)
         runner.train()
 
 

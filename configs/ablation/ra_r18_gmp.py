@@ -1,4 +1,4 @@
-# Unstable, says the paper: it trains the absolute values instead (Table 6).
+# The paper calls this unstable and trains with absolute values instead (Table 6).
 _base_ = '../imagenet/ra_r18.py'
 
 model = dict(

@@ -1,7 +1,6 @@
 # Faster R-CNN with RA-ResNet-18 on the shapes that
-# `python -m ra_mm.datasets.shapes data/shapes` draws, from scratch in minutes
-# on a laptop's CPU. Everything that costs time is made smaller: image, widths,
-# proposals, RoIs.
+# `python -m ra_mm.datasets.shapes data/shapes` draws. It trains from scratch in minutes
+# on a laptop's CPU, because images, widths, proposals and RoIs are small or few.
 _base_ = '../faster_rcnn_ra_r50.py'
 
 model = dict(

@@ -1,5 +1,6 @@
-# The demo's small detector on real images, BCCD as in
-# ../faster_rcnn_ra_r50_bccd.py, from scratch on a CPU. The plain baseline:
+# The small detector of the demo on real images: BCCD, as in
+# ../faster_rcnn_ra_r50_bccd.py. It trains from scratch on a CPU. For the plain
+# baseline, add
 #   --cfg-options model.backbone.type=mmpretrain.ResNet custom_hooks=[]
 _base_ = './faster_rcnn_ra_r18.py'
 

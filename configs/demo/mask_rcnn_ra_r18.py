@@ -1,5 +1,5 @@
-# Mask R-CNN with RA-ResNet-18 on the drawn shapes: faster_rcnn_ra_r18.py with
-# a mask branch as small as the rest, and what mmdet's Mask R-CNN changes.
+# Mask R-CNN with RA-ResNet-18 on the drawn shapes: faster_rcnn_ra_r18.py with a small
+# mask branch and the settings of MMDetection's Mask R-CNN.
 _base_ = './faster_rcnn_ra_r18.py'
 
 model = dict(

@@ -1,10 +1,10 @@
 # UperNet with RA-ResNet-18 on the shapes that
-# `python -m ra_mm.datasets.shapes data/shapes` draws, from scratch in minutes
+# `python -m ra_mm.datasets.shapes data/shapes` draws. It trains from scratch in minutes
 # on a laptop's CPU.
 _base_ = '../upernet_ra_r50.py'
 
 norm_cfg = dict(type='BN', requires_grad=True)
-# Six of seven pixels are background.
+# Six out of seven pixels are background.
 class_weight = [0.2, 1.0, 1.0, 1.0, 1.0]
 model = dict(
     data_preprocessor=dict(size=(128, 128)),

@@ -1,25 +1,24 @@
-"""Counting the parameters and multiply-accumulates of a model.
+"""Count the parameters and multiply-accumulates of a model.
 
-The counter is mmengine's FlopAnalyzer, which traces the model and so sees
-every operator, whichever module or function it comes from. By itself it counts
-convolutions, linear layers, norms, adaptive pooling and upsampling. Added here
-are what attentions need besides: products, quotients, means and L2 norms, one
-multiply-accumulate for each element. Additions, comparisons and activations
-stay free, as they are to it.
+mmengine's FlopAnalyzer does the counting. It traces the model and so sees every
+operator, whichever module or function calls it. By default it counts
+convolutions, linear layers, norms, adaptive pooling and upsampling. This module
+adds the other operators of attention layers: products, quotients, means and
+L2 norms, at one multiply-accumulate per element. Additions, comparisons and
+activations remain free.
 """
 
-from functools import partial
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from mmengine.analysis import FlopAnalyzer
 from mmengine.analysis.jit_handles import elementwise_flop_counter
-from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
-from torch import nn
+from torch import Tensor, nn
 
-# Height and width: the paper's, and the crops of UperNet's config.
+# Default input (height, width) in pixels: the paper's for classifiers and
+# detectors, the crop size of UperNet's config for segmenters.
 SHAPES = dict(mmpretrain=(224, 224), mmdet=(800, 1280), mmseg=(512, 512))
 
 OPERATORS = {
@@ -29,56 +28,114 @@ OPERATORS = {
     'aten::linalg_vector_norm': elementwise_flop_counter(1, 0),
 }
 
-# Table 4 counts the classifier of the pre-training with the detector.
+# Table 4 adds the ImageNet classifier of the pre-training to the detector.
 CLASSIFIER = 2048 * 1000 + 1000
 
 
-def build_model(cfg: Config) -> nn.Module:
-    """The untrained model of a config, in evaluation mode."""
-    if 'model' not in cfg:
-        raise ValueError(f'{cfg.filename} has no model: it is no whole config')
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    model.train()  # freezes stages
-    return model.eval()
-
-
 def count_params(model: nn.Module, trainable: bool = False) -> int:
-    """The number of all parameters, or of those that are trained."""
+    """Count all parameters, or only those with ``requires_grad``."""
     return sum(
         p.numel() for p in model.parameters() if p.requires_grad or not trainable
     )
 
 
 def paper_params(model: nn.Module, table: int) -> int:
-    """The number of parameters as the given table counts them."""
+    """Count parameters as the given table of the paper does."""
     if table == 4:
         return count_params(model, trainable=True) + CLASSIFIER
     return count_params(model)
 
 
+class TensorMode(nn.Module):
+    """Calls a model with ``mode='tensor'`` on an image of fixed size.
+
+    A trace takes tensors only, while the models of OpenMMLab also need a mode
+    and data samples.
+    """
+
+    def __init__(self, model: nn.Module, shape: tuple[int, int]) -> None:
+        super().__init__()
+        self.model = model
+        self.samples = [
+            BaseDataElement(metainfo=dict(img_shape=shape, batch_input_shape=shape))
+        ]
+
+    def forward(self, image: Tensor):
+        return self.model(image, data_samples=self.samples, mode='tensor')
+
+
 def count_flops(model: nn.Module, shape: tuple[int, int]) -> FlopAnalyzer:
-    """Trace the model's forward pass, without its post-processing.
+    """Trace the forward pass of a model on one image, without post-processing.
+
+    Non-maximum suppression of an RPN is switched off while tracing, so that
+    the number of proposals is the config's and does not depend on the random
+    weights.
 
     Args:
-        model (nn.Module): A model of mmpretrain, mmdet or mmseg.
-        shape (tuple[int, int]): Height and width of the one input image, in
-            pixels. It is not padded.
+        model (nn.Module): A model of mmpretrain, mmdet or mmseg. It is put
+            into evaluation mode.
+        shape (tuple[int, int]): Height and width of the image in pixels. The
+            image is not padded.
 
     Returns:
-        FlopAnalyzer: With the multiply-accumulates in all (``total()``), by
-        operator and by module.
+        FlopAnalyzer: Multiply-accumulates: ``total()``, ``by_operator()`` and
+        ``by_module()``, where the name of every module begins with ``model``.
     """
-    sample = BaseDataElement(metainfo=dict(img_shape=shape, batch_input_shape=shape))
-    model.forward = partial(model.forward, data_samples=[sample], mode='tensor')
-    if hasattr(model, 'rpn_head'):
-        # Nothing is suppressed: the proposals are as many as in the config,
-        # not as chance has it.
-        model.rpn_head.test_cfg.nms.iou_threshold = 1.0
-    image = torch.rand(1, 3, *shape)
-    analyzer = FlopAnalyzer(model, image).set_op_handle(**OPERATORS)
+    model.eval()
+    analyzer = FlopAnalyzer(TensorMode(model, shape), torch.rand(1, 3, *shape))
+    analyzer.set_op_handle(**OPERATORS)
     analyzer.unsupported_ops_warnings(False)
     analyzer.uncalled_modules_warnings(False)
-    with torch.no_grad():
-        analyzer.total()
+    with _all_proposals(model), torch.no_grad():
+        analyzer.total()  # traces the model; the analyzer keeps the result
     return analyzer
+
+
+@contextmanager
+def _all_proposals(model):
+    """Let no proposal be suppressed."""
+    if not hasattr(model, 'rpn_head'):
+        yield
+        return
+    nms = model.rpn_head.test_cfg.nms
+    threshold = nms.iou_threshold
+    nms.iou_threshold = 1.0
+    try:
+        yield
+    finally:
+        nms.iou_threshold = threshold
+
+
+class Part(NamedTuple):
+    """Complexity of a direct child of a model, or of all operators outside them.
+
+    Attributes:
+        name: Name of the child; '' for operators outside all children.
+        params: Number of parameters.
+        flops: Multiply-accumulates.
+    """
+
+    name: str
+    params: int
+    flops: int
+
+
+def count_parts(model: nn.Module, shape: tuple[int, int]) -> list[Part]:
+    """Count each direct child of a model, see :func:`count_flops`.
+
+    Children without parameters and operators are left out. The parts add up to
+    the model.
+    """
+    flops = count_flops(model, shape).by_module()
+    parts = [
+        Part(name, count_params(child), flops[f'model.{name}'])
+        for name, child in model.named_children()
+    ]
+    parts.append(
+        Part(
+            '',
+            count_params(model) - sum(part.params for part in parts),
+            flops['model'] - sum(part.flops for part in parts),
+        )
+    )
+    return [part for part in parts if part.params or part.flops]

@@ -1,39 +1,42 @@
-"""What ``tools/benchmark.py`` has measured, as a table and as pictures.
+"""Tables and pictures of the results of ``tools/benchmark.py``.
 
-The results are a dict, as in its JSON file: ``environment``, ``sweep`` and a
-list of ``measurements``. A measurement has a line in all tables for each of
-its ``results``, of which the first is the plain model's.
+Results are a dict, as in the tool's JSON file. Ordinary ones have
+``environment``, ``sweep`` and a list of ``measurements``; a GPU report has
+``environment``, ``minutes`` and ``parts``. A measurement has ``results``, one
+for each variant, the plain model first.
 """
 
 import json
+import math
 import statistics
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ra_mm.errors import UserError
 from ra_mm.fileio import atomic_write
 
 
 def summary(result: dict, plain: dict) -> dict:
-    """The figures of a variant beside those of the plain model.
+    """Compare a variant with the plain model.
 
     Args:
-        result (dict): ``pairs_ms``, the plain model's and the variant's time
-            in each round, at least 2; ``peak_bytes`` and ``saved_bytes``, or
-            None.
-        plain (dict): The same of the plain model.
+        result (dict): ``pairs_ms`` (the plain model's and the variant's time
+            in each round, at least 2), ``peak_bytes`` and ``saved_bytes``
+            (both may be None).
+        plain (dict): The same for the plain model.
 
     Returns:
-        dict: ``ms`` (median of its times), ``ratio`` (median of the rounds'
-        ratios), ``quartiles`` (the lower and the upper one of these), ``peak``
-        and ``saved`` (ratios, or None).
+        dict: ``ms`` (the variant's median time), ``ratio`` (the median of the
+        rounds' ratios), ``quartiles`` (the lower and upper quartile of the
+        ratios), ``peak`` and ``saved`` (ratios, or None).
     """
     low, ratio, high = statistics.quantiles(
         [own / p for p, own in result['pairs_ms']], n=4, method='inclusive'
     )
 
     def over_plain(key):
-        return result[key] / plain[key] if plain[key] else None
+        return result[key] / plain[key] if plain[key] and result[key] else None
 
     return dict(
         ms=statistics.median(own for _, own in result['pairs_ms']),
@@ -45,7 +48,7 @@ def summary(result: dict, plain: dict) -> dict:
 
 
 def title(m: dict) -> str:
-    """What a measurement is of."""
+    """Name the settings of a measurement."""
     return (
         f'{m["what"]} {m["model"]}, {m["device"]} {m["precision"]} '
         f'{m["layout"]}, {m["batch"]} x {m["size"]} px'
@@ -53,7 +56,7 @@ def title(m: dict) -> str:
 
 
 def table(m: dict) -> str:
-    """A measurement as a Markdown table."""
+    """Format a measurement as a Markdown table."""
     lines = [
         f'{title(m)}, {m["rounds"]} rounds of {m["number"]}',
         '',
@@ -66,6 +69,10 @@ def table(m: dict) -> str:
         return '' if value is None else format(value / unit, form)
 
     for result in m['results']:
+        if 'error' in result:
+            message = ' '.join(result['error'].split()).replace('|', '/')
+            lines.append(f'| {result["variant"]} | {message[:200]} |' + ' |' * 6)
+            continue
         s = summary(result, m['results'][0])
         low, high = s['quartiles']
         cells = [
@@ -76,14 +83,79 @@ def table(m: dict) -> str:
             cell(s['peak'], '.3f'),
             cell(result['saved_bytes'], '.1f', 1e6),
             cell(s['saved'], '.3f'),
-            cell(result['paper_ratio'], '.2f'),
+            cell(result.get('paper_ratio'), '.2f'),
         ]
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines) + '\n'
 
 
+def report_tables(report: dict) -> str:
+    """Format a GPU report as Markdown, one section for each part."""
+    env = report['environment']
+    facts = 'gpu', 'driver', 'cuda', 'cudnn', 'torch', 'python', 'commit', 'date'
+    sections = [', '.join(f'{key} {env[key]}' for key in facts if env.get(key))]
+    for part in report['parts']:
+        state = f'{part["status"]}, {part["seconds"]:.0f} s'
+        reason = f': {part["reason"]}' if 'reason' in part else ''
+        sections.append(f'## {part["name"]} ({state}){reason}')
+        results = part['results']
+        sections += [table(r) for r in results if 'what' in r]
+        errors = [r for r in results if 'path' in r]
+        if errors:
+            sections.append(_exactness_table(errors))
+        operators = [r for r in results if 'library' in r]
+        if operators:
+            sections.append(_operator_table(operators))
+    return '\n\n'.join(sections)
+
+
+def _exactness_table(results):
+    """The largest errors by path and dtype, over layouts and batch norm's mode."""
+    names = list(results[0]['errors'])
+    lines = [
+        'Largest norm of the error, relative to that of the exact value:',
+        '',
+        f'| path | dtype | {" | ".join(names)} |',
+        '| --- | --- |' + ' ---: |' * len(names),
+    ]
+    for path, dtype in dict.fromkeys((r['path'], r['dtype']) for r in results):
+        errors = [
+            r['errors'] for r in results if (r['path'], r['dtype']) == (path, dtype)
+        ]
+        cells = [f'{_largest(e[name]["norm"] for e in errors):.1e}' for name in names]
+        lines.append(f'| {path} | {dtype} | {" | ".join(cells)} |')
+    return '\n'.join(lines)
+
+
+def _largest(values):
+    """The maximum, NaN if one of the values is NaN."""
+    return max(values, key=lambda v: (math.isnan(v), v))
+
+
+def _operator_table(results):
+    lines = [
+        '| operator | library | size | ms | against the CPU in float64 |',
+        '| --- | --- | ---: | ---: | --- |',
+    ]
+    for r in results:
+        if 'skipped' in r:
+            lines.append(f'| | {r["library"]} | | | skipped: {r["skipped"]} |')
+            continue
+        size = r.get('boxes', r.get('rois'))
+        deviation = (
+            f'{r["different"]} of {r["kept"]} boxes differ'
+            if r['operator'] == 'nms'
+            else ', '.join(f'{k} {e["norm"]:.1e}' for k, e in r['errors'].items())
+        )
+        lines.append(
+            f'| {r["operator"]} | {r["library"]} | {size} | {r["ms"][1]:.3f} '
+            f'| {deviation} |'
+        )
+    return '\n'.join(lines)
+
+
 def plot(data: dict) -> Figure:
-    """Bars of the time and the saved activations, or the lines of a sweep."""
+    """Draw bars of time and saved activations, or the lines of a sweep."""
     fig = Figure(layout='constrained')
     (_plot_sweep if data['sweep'] else _plot_bars)(fig, data['measurements'])
     env = data['environment']
@@ -154,19 +226,22 @@ def _plot_sweep(fig, measurements):
 
 
 def read(path: Path) -> dict:
-    """Results that an earlier run has written.
+    """Read the results of an earlier run.
 
     Raises:
-        ValueError: If the file has none.
+        UserError: If the file has no results.
     """
     try:
         data = json.loads(path.read_text(encoding='utf-8'))
-        [title(m) for m in data['measurements']]
-        data['environment'], data['sweep']
+        if 'parts' in data:
+            report_tables(data)
+        else:
+            [title(m) for m in data['measurements']]
+            data['environment'], data['sweep']
     except (ValueError, KeyError, TypeError) as e:
-        raise ValueError(
-            f'{path} has no results: expected is a file that '
-            'tools/benchmark.py --out has written'
+        raise UserError(
+            f'{path} has no results: expected a file written by '
+            'tools/benchmark.py with --out or --gpu-report'
         ) from e
     return data
 

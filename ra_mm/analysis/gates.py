@@ -1,9 +1,9 @@
-"""What trained gates do to images: the paper's Fig. 5 and more.
+"""Measure and draw the gates G of trained reverse attention, as in Fig. 5.
 
-A block is named RA_<stage>_<block> as in the paper, both from 1, where the
-stem is stage 1: the third block of ``layer1`` is RA_2_3. The rule holds for
-MobileNetV2 too, whose ``layer2``, of 24 channels at full width, is stage 3;
-blocks without a skip connection have no gate.
+Blocks have the names of the paper, RA_<stage>_<block>. Both numbers start at 1
+and the stem is stage 1, so the third block of ``layer1`` is RA_2_3. The same
+holds for MobileNetV2, where ``layer2`` (24 channels at full width) is stage 3.
+Blocks without a shortcut have no gate.
 """
 
 import re
@@ -17,28 +17,33 @@ from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from ra_mm.errors import UserError
 from ra_mm.layers import ReverseAttention
 
 
 def find_blocks(backbone: nn.Module) -> dict[str, ReverseAttention]:
-    """The RA layers of a backbone by the names of their blocks, in order.
+    """Find the RA layers of a backbone, in the order of its modules.
 
-    A layer that does not lie in ``layer<i>.<j>.attention`` keeps its own name.
+    Returns:
+        dict: RA layers by the name of their block: RA_<stage>_<block> for the
+        first RA layer of the block ``layer<stage - 1>.<block - 1>``, otherwise
+        the dotted name of the layer in the backbone.
 
     Raises:
-        ValueError: If there is none.
+        UserError: If the backbone has no RA layer.
     """
     blocks = {}
     for name, layer in backbone.named_modules():
         if isinstance(layer, ReverseAttention):
-            place = re.fullmatch(r'layer(\d+)\.(\d+)\.attention', name)
+            place = re.fullmatch(r'layer(\d+)\.(\d+)\.\w+', name)
             if place:
-                name = 'RA_{}_{}'.format(*(int(i) + 1 for i in place.groups()))
+                stage, block = (int(number) + 1 for number in place.groups())
+                paper_name = f'RA_{stage}_{block}'
+                name = name if paper_name in blocks else paper_name
             blocks[name] = layer
     if not blocks:
-        raise ValueError(
-            f'{type(backbone).__name__} has no reverse attention,'
-            ' so there are no gates to look at'
+        raise UserError(
+            f'{type(backbone).__name__} has no reverse attention, so it has no gates'
         )
     return blocks
 
@@ -46,52 +51,75 @@ def find_blocks(backbone: nn.Module) -> dict[str, ReverseAttention]:
 def choose_blocks(
     blocks: Iterable[str], names: Iterable[str] | None = None
 ) -> list[str]:
-    """Those of the blocks that are named, or a default.
+    """Select blocks by name.
 
     Args:
         blocks (Iterable[str]): All names, see :func:`find_blocks`.
         names (Iterable[str], optional): Defaults to the last block of each
-            stage and all of the last stage: of a ResNet-50 these are RA_2_3,
-            RA_3_4, RA_4_6, RA_5_1, RA_5_2 and RA_5_3.
+            stage and all blocks of the last stage; for a ResNet-50 these are
+            RA_2_3, RA_3_4, RA_4_6, RA_5_1, RA_5_2 and RA_5_3.
+
+    Returns:
+        list[str]: The selected names, in the order of ``blocks``.
 
     Raises:
-        ValueError: If there is no block of such a name.
+        UserError: If a name is not among the blocks.
     """
     blocks = list(blocks)
     if names is None:
-        stages = {block.rpartition('_')[0]: block for block in blocks}
-        *_, last = stages
+        last_of = {_stage(block): block for block in blocks}
+        *_, last_stage = last_of
         return [
             block
             for block in blocks
-            if block in stages.values() or block.startswith(f'{last}_')
+            if block in last_of.values() or _stage(block) == last_stage
         ]
     unknown = [name for name in names if name not in blocks]
     if unknown:
-        raise ValueError(
-            f'there is no block {", ".join(unknown)}: the model has {", ".join(blocks)}'
+        raise UserError(
+            f'no block {", ".join(unknown)}: the model has {", ".join(blocks)}'
         )
     return [block for block in blocks if block in names]
 
 
+def _stage(block):
+    """Drop the number of the block: RA_2_3 -> RA_2, a.2.b -> a."""
+    return re.sub(r'[._]\d+(\.\w+)?$', '', block)
+
+
 @torch.no_grad()
-def _run(
-    backbone: nn.Module, images: Tensor, see: Callable[[str, Tensor, Tensor], None]
+def run_with_gates(
+    backbone: nn.Module, images: Tensor, on_gate: Callable[[str, Tensor, Tensor], None]
 ) -> None:
-    """Call ``see(name, G, x)`` for each block that gates its shortcut x."""
+    """Run a backbone and report the gates of each block.
 
-    def hook(name, layer, args, y):
-        F, x = args
-        G = layer.gate(F)
+    Args:
+        backbone (nn.Module): An RA backbone.
+        images (Tensor): Preprocessed images, (N, 3, H, W).
+        on_gate (callable): Called as ``on_gate(name, G, x)`` for each block,
+            with G of shape (N, C) on the CPU and the shortcut x of shape
+            (N, C, h, w).
+
+    Raises:
+        UserError: If a gate is not finite.
+    """
+    gates = {}
+
+    def keep_gate(name, gate, args, G):
         if not G.isfinite().all():
-            raise ValueError(f'{name}: G is not finite, training diverged')
-        see(name, G.cpu(), x)
+            raise UserError(f'{name}: G is not finite, so the training has diverged')
+        gates[name] = G.cpu()
 
-    handles = [
-        layer.register_forward_hook(partial(hook, name))
-        for name, layer in find_blocks(backbone).items()
-    ]
+    def report(name, layer, args, y):
+        on_gate(name, gates.pop(name), args[1])
+
+    handles = []
     try:
+        for name, layer in find_blocks(backbone).items():
+            handles += [
+                layer.gate.register_forward_hook(partial(keep_gate, name)),
+                layer.register_forward_hook(partial(report, name)),
+            ]
         backbone(images)
     finally:
         for handle in handles:
@@ -105,33 +133,36 @@ def measure(
 
     Args:
         backbone (nn.Module): An RA backbone in evaluation mode.
-        images (Iterable[tuple[str, Tensor]]): A class and preprocessed images
-            of it, (N, 3, H, W), on the backbone's device. At least one.
-        chosen (list[str]): Blocks of which to keep G itself.
+        images (Iterable[tuple[str, Tensor]]): Pairs of a class and its
+            preprocessed images, (N, 3, H, W), on the backbone's device. At
+            least one pair.
+        chosen (list[str]): Blocks whose G is kept channel by channel.
 
     Returns:
-        dict: What ``gates.json`` holds: ``temp``; ``classes``; ``images``, the
-        number by class; and ``blocks``, all of them by name, with
+        dict: The content of ``gates.json``: ``temp``; ``classes``; ``images``,
+        their number by class; and ``blocks``, a dict for each block with
 
-        - ``G``, of the chosen ones alone: by class a list of C numbers, G of
+        - ``G`` (chosen blocks only): for each class a list of C numbers, G of
           each channel averaged over the images of the class;
         - ``mean`` and ``spread``: mean and standard deviation (divisor C) over
           the channels of G averaged over all images;
-        - ``class_spread``: the standard deviation over the classes (divisor:
-          their number) of ``G``, averaged over the channels.
+        - ``class_spread``: standard deviation of ``G`` over the classes
+          (divisor: number of classes), averaged over the channels.
+
+        All are rounded to 6 decimals.
 
     Raises:
-        ValueError: If a gate is not finite.
+        UserError: If a gate is not finite.
     """
     blocks = find_blocks(backbone)
     counts, sums = {}, {name: {} for name in blocks}
 
-    def see(name, G, x):
+    def add(name, G, x):
         sums[name].setdefault(label, 0)
         sums[name][label] += G.double().sum(dim=0)
 
     for label, batch in images:
-        _run(backbone, batch, see)
+        run_with_gates(backbone, batch, add)
         counts[label] = counts.get(label, 0) + len(batch)
 
     report = {}
@@ -154,13 +185,13 @@ def _rounded(numbers):
 
 
 def plot(gates: dict) -> Figure:
-    """Fig. 5: G of each channel in the chosen blocks, a line for each class.
+    """Draw Fig. 5: G of each channel in the chosen blocks, one line per class.
 
-    The channels are in order of their G, since by their index, as in the
-    paper, the last line hides the others.
+    Channels are sorted by G. In the order of their index, as in the paper, the
+    last line hides the others.
 
     Args:
-        gates (dict): What :func:`measure` returns.
+        gates (dict): The result of :func:`measure`.
     """
     blocks = {k: v for k, v in gates['blocks'].items() if 'G' in v}
     classes = gates['classes']
@@ -192,7 +223,11 @@ def plot(gates: dict) -> Figure:
 
 
 def plot_spread(gates: dict) -> Figure:
-    """``mean``, ``spread`` and ``class_spread`` by depth, see :func:`plot`."""
+    """Draw ``mean``, ``spread`` and ``class_spread`` of all blocks by depth.
+
+    Args:
+        gates (dict): The result of :func:`measure`.
+    """
     blocks = gates['blocks']
     fig = Figure((3.5 + 0.25 * len(blocks), 6), layout='constrained')
     axes = fig.subplots(3, sharex=True)
@@ -214,31 +249,32 @@ def plot_spread(gates: dict) -> Figure:
 def plot_strip(
     backbone: nn.Module, image: Tensor, picture: np.ndarray, chosen: list[str]
 ) -> Figure:
-    """What the gates let through of one image, from stage to stage.
+    """Draw how the gates change the shortcuts of one image, block by block.
 
-    Of each chosen block two maps of means over the channels: the shortcut's
-    abs(x), behind its projection if it has one; and abs(G x) as a fraction of
-    it, which is 1 where the gates change nothing in all.
+    Each chosen block has two maps, both means over the channels: abs(x) of the
+    shortcut x (after the projection, if any), and abs(G x) as a fraction of
+    abs(x), which is 1 where the gates change nothing on average.
 
     Args:
         backbone (nn.Module): An RA backbone in evaluation mode.
-        image (Tensor): The preprocessed image of shape (1, 3, H, W).
-        picture (np.ndarray): The image to look at, RGB of shape (h, w, 3);
-            what preprocessing padded lies to the right of it and below.
+        image (Tensor): The preprocessed image, (1, 3, H, W).
+        picture (np.ndarray): The image to show, RGB, (h, w, 3), integers up to
+            255 or floats up to 1. Padding of ``image`` is to the right of it
+            and below.
         chosen (list[str]): Blocks to show.
     """
     maps = {}
 
-    def see(name, G, x):
+    def add_maps(name, G, x):
         x = x[0].abs().float().cpu()
         before = x.mean(dim=0).numpy()
-        behind = (G[0].abs()[:, None, None] * x).mean(dim=0).numpy()
+        after = (G[0].abs()[:, None, None] * x).mean(dim=0).numpy()
         maps[name] = (
             before,
-            np.divide(behind, before, out=np.ones_like(before), where=before > 0),
+            np.divide(after, before, out=np.ones_like(before), where=before > 0),
         )
 
-    _run(backbone, image, see)
+    run_with_gates(backbone, image, add_maps)
     maps = {name: maps[name] for name in chosen}
     change = max(abs(fraction - 1).max() for _, fraction in maps.values())
     norm = CenteredNorm(1, max(change, 1e-3))
@@ -259,7 +295,7 @@ def plot_strip(
             ax.set(xticks=[], yticks=[], ylabel=label if column == 1 else '')
     fig.colorbar(shown, ax=below)
     fig.suptitle(
-        'The shortcut x, and how its gates change it\n'
-        '(means over the channels; red: reinforced, blue: weakened)'
+        'The shortcut x and how its gates change it\n'
+        '(means over the channels; red: amplified, blue: attenuated)'
     )
     return fig

@@ -1,0 +1,1 @@
+"""Training and testing that lose no checkpoint and load no wrong one."""

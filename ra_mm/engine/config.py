@@ -1,4 +1,4 @@
-"""Looking through configs."""
+"""Walking through configs."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ from mmengine.config import Config
 
 
 def iter_dicts(node, path: str = '') -> Iterator[tuple[str, dict]]:
-    """Yield the dotted path and the dict of every dict in a config."""
+    """Yield each dict of a config with its dotted path."""
     if isinstance(node, (dict, Config)):
         if path:
             yield path, node

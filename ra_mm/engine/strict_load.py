@@ -1,48 +1,44 @@
-"""Checkpoints that must fit the model, where mmengine only warns."""
+"""Strict loading of weights: a mismatch is an error, where mmengine only warns."""
 
-import re
+import logging
 from collections.abc import Mapping
 
-from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
-from ra_mm.errors import warn
+from ra_mm.errors import UserError, translate_errors
 from ra_mm.validation import shorten
 
 
 def load_weights(
     model: nn.Module, weights: Mapping[str, Tensor]
 ) -> dict[str, list[str]]:
-    """Load weights as far as they fit, and tell what does not.
+    """Load the weights that fit and report the others.
 
     Args:
-        model (nn.Module): Not wrapped.
-        weights (Mapping): By name, from a checkpoint.
+        model: A model without wrappers.
+        weights: By name, from a checkpoint.
 
     Returns:
-        dict[str, list[str]]: The names that are 'missing', 'unexpected' and,
-        with both shapes, 'size mismatch', each list empty if all is well.
-        Counters of batches (num_batches_tracked) may be missing.
+        Names under 'missing', 'unexpected' and 'size mismatch' (with both
+        shapes). ``num_batches_tracked`` is never missing.
 
     Raises:
-        ValueError: If an entry cannot be loaded for another reason.
+        UserError: If a weight cannot be loaded for another reason.
     """
-    own, weights, resized = model.state_dict(), dict(weights), {}
-    try:
-        missing, excess = model.load_state_dict(weights, strict=False)
-    except RuntimeError as e:  # other shapes are an error all the same
-        for key in re.findall(r'size mismatch for (\S+):', str(e)):
-            resized[key] = (
-                f'{key} {tuple(weights.pop(key).shape)} instead '
-                f'of {tuple(own[key].shape)}'
-            )
-        if not resized:
-            raise ValueError(str(e)) from e
-        missing, excess = model.load_state_dict(weights, strict=False)
+    own = model.state_dict()
+    resized = {
+        key: f'{key} {tuple(value.shape)} instead of {tuple(own[key].shape)}'
+        for key, value in weights.items()
+        if key in own and value.shape != own[key].shape
+    }
+    fitting = {k: v for k, v in weights.items() if k not in resized}
+    with translate_errors('the weights cannot be loaded'):
+        missing, unexpected = model.load_state_dict(fitting, strict=False)
     return {
         'missing': [key for key in missing if key not in resized],
-        'unexpected': excess,
+        'unexpected': unexpected,
         'size mismatch': list(resized.values()),
     }
 
@@ -50,91 +46,71 @@ def load_weights(
 def strip_prefix(
     weights: Mapping[str, Tensor], prefix: str | None
 ) -> dict[str, Tensor]:
-    """The weights below a prefix, as mmengine selects and names them.
+    """Select the weights under a prefix and remove it, as mmengine does.
 
     Args:
-        weights (Mapping): By name.
-        prefix (str, optional): With or without the dot at its end.
-
-    Returns:
-        dict: By the rest of the name, without a wrapper's ``module.`` too.
+        weights: By name.
+        prefix: With or without the dot at its end. None selects all weights
+            and removes the ``module.`` of a model wrapper.
     """
     if prefix:
         prefix = prefix.removesuffix('.') + '.'
         return {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
-    return {re.sub(r'^module\.', '', k): v for k, v in weights.items()}
+    return {k.removeprefix('module.'): v for k, v in weights.items()}
 
 
 def format_mismatch(found: Mapping[str, list[str]]) -> str:
-    """What :func:`load_weights` found, in words."""
+    """Format the result of :func:`load_weights` as a phrase."""
     return '; '.join(
         f'{len(keys)} {kind} {shorten(keys, 3)}' for kind, keys in found.items() if keys
     )
 
 
-class StrictLoadHook(Hook):
-    """Stop when a checkpoint does not fit the model that it is loaded into.
-
-    Testing and resuming need the whole model. Training from ``load_from``
-    needs the backbone; neck and heads may be new, for other classes. The
-    attention may be absent, as a whole, from a checkpoint to train from. RA
-    may also be absent from one to test, with a warning, since with gamma = 0
-    the model computes what the plain one computes.
+def load_strict(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    scope: str = 'model',
+    allow_plain: bool = True,
+) -> None:
+    """Load weights into a model, or stop if they do not fit.
 
     Args:
-        whole (bool): Whether the whole model is needed, or the backbone.
+        model: May be wrapped, for several GPUs or for test-time augmentation.
+        weights: By name, from a checkpoint.
+        scope: 'model' if everything must fit. 'backbone' to start training
+            from: neck and heads may be new, and the attention may be absent
+            as a whole.
+        allow_plain: Whether weights without reverse attention fit a model with
+            it. With gamma = 0 it computes what the plain model computes.
 
     Raises:
-        ValueError: While the checkpoint is loaded, if entries are missing, in
-            excess or size mismatch.
+        UserError: If keys are missing or unexpected, or sizes differ.
     """
-
-    priority = 'LOWEST'  # behind hooks that rearrange the checkpoint
-
-    def __init__(self, whole: bool) -> None:
-        self.whole = whole
-
-    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        weights = strip_prefix(checkpoint.get('state_dict', checkpoint), None)
-        model = runner.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
-        own = [
-            key for key in model.state_dict() if not key.endswith('num_batches_tracked')
-        ]
-        found = load_weights(model, weights)
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    weights = strip_prefix(weights, None)
+    found = load_weights(model, weights)
+    own = model.state_dict().keys()
+    if own & weights.keys():
         attention = {key for key in own if '.attention.' in key}
-        neutral = all(key.endswith(('.gamma', '.temp')) for key in attention)
-        if (
-            attention
-            and not attention & weights.keys()
-            and weights.keys() & set(own)
-            and (neutral and not getattr(runner, '_resume', False) or not self.whole)
-        ):
-            found['missing'] = [key for key in found['missing'] if key not in attention]
-            if self.whole:
-                warn(
-                    'the checkpoint has no reverse attention: with gamma = 0 '
-                    'the model computes what the plain one computes'
+        is_ra = all(key.endswith(('.gamma', '.temp')) for key in attention)
+        absent = attention and not any('.attention.' in key for key in weights)
+        if absent and (scope == 'backbone' or is_ra and allow_plain):
+            found['missing'] = [k for k in found['missing'] if k not in attention]
+            if scope == 'model':
+                print_log(
+                    'The checkpoint has no reverse attention: with gamma = 0 the '
+                    'model computes what the plain model computes.',
+                    logger='current',
+                    level=logging.WARNING,
                 )
-        if not self.whole and weights.keys() & set(own):
+        if scope == 'backbone':
             found = {
-                kind: [k for k in keys if k.startswith('backbone.')]
+                kind: [key for key in keys if key.startswith('backbone.')]
                 for kind, keys in found.items()
             }
-        if any(found.values()):
-            raise ValueError(
-                'the checkpoint does not fit the model, '
-                f'{_reason(found, own)}: {format_mismatch(found)}'
-            )
-
-
-def _reason(found, own):
-    keys = [key for kind in found.values() for key in kind]
-    if len(found['missing']) >= len(own):
-        return 'it is of another kind of model'
-    if any('.attention.' in key for key in found['unexpected']):
-        return 'it was trained with an attention that the config lacks'
-    if any(key.startswith('backbone.') for key in keys):
-        return 'its backbone is another one (depth, stem, width, attention)'
-    return 'it was trained with another config or for other classes'
+    if any(found.values()):
+        raise UserError(
+            f'the checkpoint does not fit the model: {format_mismatch(found)}; use '
+            'one of the same model (backbone, attention, classes) or change the config'
+        )

@@ -1,6 +1,6 @@
-"""Demo scale: a row's model, data and schedule made small enough for a CPU.
+"""Demo scale: shrinks a row's config until it trains on a CPU.
 
-The model stays the row's: its depth, heads, attention and annealing.
+Depth, heads, attention and annealing stay those of the row.
 """
 
 import runpy
@@ -10,9 +10,9 @@ from mmengine.config import Config
 
 from ra_mm.reproduce.paper import CONFIGS
 
-SHRINKAGE = 10  # of the epochs on ImageNet
-WIDTH = 8  # of a ResNet's stem and first stage, instead of 64
-WIDEN = 1 / 4  # of a MobileNetV2's width
+EPOCH_DIVISOR = 10  # for the epochs on ImageNet
+RESNET_WIDTH = 8  # channels of the stem and first stage, instead of 64
+WIDEN_FACTOR = 1 / 4  # for the width of MobileNetV2
 
 
 def _dataloaders(train=None, val=None, **both):
@@ -24,7 +24,7 @@ def _dataloaders(train=None, val=None, **both):
     )
 
 
-# What is merged over a row's config. Classifiers:
+# Settings merged over a row's config, for classifiers:
 def _classifier(side, batch_size, lr):
     return dict(
         **_dataloaders(
@@ -64,11 +64,11 @@ def _classifier(side, batch_size, lr):
     )
 
 
-# In so few iterations on single shapes, many small images teach more than few
-# large ones: ResNet18 0.47 of the validation images right after 250, where 16
-# of 64 pixels an iteration stay at chance. The user's images may be finer.
+# In so few iterations, many small images teach more than few large ones: after
+# 250 iterations on the shapes ResNet18 has a top-1 of 0.47, with 16 images of 64
+# pixels that of chance. The user's images may need more pixels.
 CLASSIFIER = _classifier(side=32, batch_size=64, lr=8e-3)
-OWN_CLASSIFIER = _classifier(side=64, batch_size=32, lr=4e-3)
+OWN_DATA_CLASSIFIER = _classifier(side=64, batch_size=32, lr=4e-3)
 
 
 def _detector(epochs, warmup, **settings):
@@ -92,12 +92,12 @@ def _detector(epochs, warmup, **settings):
     )
 
 
-# Detectors, over the settings of configs/demo/:
+# For detectors, over the settings of configs/demo/:
 DETECTOR = _detector(2, 50, **_dataloaders(num_workers=0, persistent_workers=False))
-# The user's own images are larger than the drawn ones and have more objects;
-# and training is longer, since from scratch.
+# The user's images are larger and have more objects than the drawn ones, and
+# training takes longer, since it starts from scratch.
 RESIZE = dict(scale=(256, 256), keep_ratio=True)
-OWN_DETECTOR = _detector(
+OWN_DATA_DETECTOR = _detector(
     8,
     100,
     model=dict(train_cfg=dict(rcnn=dict(sampler=dict(num=64)))),
@@ -108,7 +108,7 @@ OWN_DETECTOR = _detector(
         val=dict(dataset=dict(pipeline={'1': RESIZE})),
     ),
 )
-# Segmenters, over the settings of configs/demo/:
+# For segmenters, over the settings of configs/demo/:
 SEGMENTER = dict(
     train_cfg=dict(max_iters=200, val_interval=100),
     param_scheduler=[
@@ -123,56 +123,57 @@ SEGMENTER = dict(
 )
 
 
-def shrink(cfg: Config, own: bool) -> None:
+def shrink(cfg: Config, own_data: bool) -> None:
     """Make a row's config small, in place.
 
     Args:
-        cfg (Config): Of a row.
-        own (bool): Whether it is for the user's own data.
+        cfg: Config of a row.
+        own_data: Whether it will train on the user's data.
     """
     hooks = cfg.get('custom_hooks', [])
-    before = _length(cfg)
+    full_length = _length(cfg)
     backbone = cfg.model.backbone
     if 'depth' in backbone:
         depth = backbone.depth
-        widths = dict(stem_channels=WIDTH, base_channels=WIDTH)
+        widths = dict(stem_channels=RESNET_WIDTH, base_channels=RESNET_WIDTH)
     if cfg.default_scope == 'mmpretrain':
         if 'depth' in backbone:
             backbone.update(widths)
-            cfg.model.head.in_channels //= 64 // WIDTH
+            cfg.model.head.in_channels //= 64 // RESNET_WIDTH
         else:
-            backbone.widen_factor *= WIDEN
-        _merge(cfg, OWN_CLASSIFIER if own else CLASSIFIER)
-        cfg.train_cfg.max_epochs //= SHRINKAGE
+            backbone.widen_factor *= WIDEN_FACTOR
+        _merge(cfg, OWN_DATA_CLASSIFIER if own_data else CLASSIFIER)
+        cfg.train_cfg.max_epochs //= EPOCH_DIVISOR
         schedule = cfg.param_scheduler
         if 'milestones' in schedule:
-            schedule.milestones = [m // SHRINKAGE for m in schedule.milestones]
+            schedule.milestones = [m // EPOCH_DIVISOR for m in schedule.milestones]
         else:
-            schedule.gamma **= SHRINKAGE
+            schedule.gamma **= EPOCH_DIVISOR
     else:
         if cfg.default_scope == 'mmseg':
-            # The demo's stem is the plain one, which ImageNet's have too.
+            # The demo uses the plain stem, as the ImageNet configs do.
             cfg.model.pretrained = None
             if backbone.type == 'ResNetV1c':
                 backbone.type = 'ResNet'
             demos, overlay = ['upernet'], SEGMENTER
         else:
-            demos, overlay = ['faster_rcnn'], OWN_DETECTOR if own else DETECTOR
+            demos = ['faster_rcnn']
+            overlay = OWN_DATA_DETECTOR if own_data else DETECTOR
             if 'mask_head' in cfg.model.roi_head:
                 demos.append('mask_rcnn')
-        # The demos' own settings, without those of the paper's configs.
+        # Only the settings of the demo files themselves, not of their bases.
         for name in demos:
             demo = runpy.run_path(str(CONFIGS / f'demo/{name}_ra_r18.py'))
             _merge(cfg, {k: v for k, v in demo.items() if not k.startswith('_')})
         _merge(cfg, overlay)
         cfg.model.backbone.update(depth=depth, **widths)
         cfg.custom_hooks = hooks
-    for hook in hooks:  # the same part of the schedule
-        hook.length = max(1, hook.get('length', 10) * _length(cfg) // before)
+    for hook in hooks:  # keep the fraction of the schedule
+        hook.length = max(1, hook.get('length', 10) * _length(cfg) // full_length)
 
 
 def _merge(cfg, settings):
-    cfg.merge_from_dict(deepcopy(settings))  # which takes _delete_ out
+    cfg.merge_from_dict(deepcopy(settings))  # merging removes _delete_
 
 
 def _length(cfg):

@@ -1,8 +1,9 @@
-"""ledger.json: what was asked for, what has been run, and how it went."""
+"""The ledger of a reproduction: requested rows, runs, and their results."""
 
 import json
 from pathlib import Path
 
+from ra_mm.errors import UserError
 from ra_mm.fileio import atomic_write
 from ra_mm.reproduce import paper
 
@@ -10,13 +11,13 @@ VERSION = 1
 
 
 class Ledger:
-    """The record of a reproduction, always whole on the disk.
+    """The content of ``ledger.json``, which is only written atomically.
 
     Args:
-        folder (Path): Where ``ledger.json`` is, or will be.
+        folder: Folder of ``ledger.json``, which need not exist.
 
     Raises:
-        ValueError: If it is there and not a ledger of this version.
+        UserError: If the file exists and is not a ledger of this version.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,18 +29,18 @@ class Ledger:
             self.content = self._read()
 
     def _read(self):
-        remedy = 'choose another folder with --out, or delete this one'
+        remedy = 'choose another folder with --out, or delete this file'
         try:
             content = json.loads(self.path.read_text(encoding='utf-8'))
             version = content['version']
         except (ValueError, KeyError, TypeError) as e:
-            raise ValueError(
-                f'{self.path} is no ledger of a reproduction '
+            raise UserError(
+                f'{self.path} is not the ledger of a reproduction '
                 f'({type(e).__name__}: {e}): {remedy}'
             ) from e
         if version != VERSION:
-            raise ValueError(
-                f'{self.path} is of version {version!r}, this tool reads and '
+            raise UserError(
+                f'{self.path} has version {version!r}, this tool reads and '
                 f'writes version {VERSION}: {remedy}'
             )
         return content
@@ -52,13 +53,13 @@ class Ledger:
         """Refuse to mix scales or datasets in one ledger.
 
         Raises:
-            ValueError: If the ledger is of another scale or dataset.
+            UserError: If the ledger has another scale or dataset.
         """
         for key, value in (('scale', scale), ('data', data)):
             if self.content['scale'] and self.content[key] != value:
-                raise ValueError(
-                    f'{self.path} is of --{key} {self.content[key]}, asked '
-                    f'for is {value}: choose another folder with --out'
+                raise UserError(
+                    f'{self.path} was made with --{key} {self.content[key]}, not '
+                    f'{value}: choose another folder with --out'
                 )
 
     def add(
@@ -69,36 +70,37 @@ class Ledger:
         rows: list[dict],
         runs: dict[str, dict],
     ) -> None:
-        """Add what is asked for now to what was before."""
+        """Add rows and runs to those of earlier commands."""
         content = self.content
         content.update(scale=scale, data=data, seeds=max(seeds, content['seeds']))
         for run_id, run in runs.items():
             self.runs.setdefault(run_id, run)
-        there = {_key(row): row for row in content['rows']}
+        by_key = {_row_key(row): row for row in content['rows']}
         for row in rows:
-            before = there.setdefault(_key(row), row)
-            before['runs'] = sorted({*before['runs'], *row['runs']}, key=_seed)
+            known = by_key.setdefault(_row_key(row), row)
+            known['runs'] = sorted({*known['runs'], *row['runs']}, key=_seed)
         order = [(row.table, row.group, row.name) for row in paper.rows()]
-        content['rows'] = sorted(there.values(), key=lambda row: order.index(_key(row)))
+        content['rows'] = sorted(
+            by_key.values(), key=lambda row: order.index(_row_key(row))
+        )
 
     def save(self) -> None:
-        """Write it, whole or not at all.
+        """Write the ledger atomically.
 
         Raises:
-            OSError: If it cannot be written; the one before stays.
+            UserError: If it cannot be written; the previous file stays.
         """
         try:
             with atomic_write(self.path) as file:
                 json.dump(self.content, file, indent=1, allow_nan=False)
         except OSError as e:
-            raise OSError(
-                f'{self.path} cannot be written: {e.strerror}. As it was '
-                'before, it is whole; the same command goes on from '
-                'there'
+            raise UserError(
+                f'{self.path} cannot be written: {e.strerror}. The previous version '
+                'is intact, and the same command continues from it'
             ) from e
 
 
-def _key(row):
+def _row_key(row):
     return row['table'], row['group'], row['name']
 
 

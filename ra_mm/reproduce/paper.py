@@ -6,7 +6,17 @@ from pathlib import Path
 
 import yaml
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
+from ra_mm.errors import UserError
+
+
+def find_configs() -> Path:
+    """The folder of configs: in the installed package, else in the checkout."""
+    package = Path(__file__).parents[1]
+    packaged = package / '.mim/configs'
+    return packaged if packaged.is_dir() else package.parent / 'configs'
+
+
+CONFIGS = find_configs()
 
 
 @dataclass(frozen=True)
@@ -14,14 +24,13 @@ class Row:
     """A row of a table, see ``configs/paper.yml``.
 
     Attributes:
-        table (int): Number of the table, 2 to 10.
-        group (str): Rows of a group are compared with its first.
-        name (str): As printed, unique in its group.
-        config (Path): Config that trains it.
-        start (Path, optional): Config that trains what it starts from.
-        paper (dict[str, Decimal]): The paper's numbers by metric, with the
-            digits that it prints.
-        misprints (dict[str, str]): What is wrong with some of them.
+        table: Number of the table, 2 to 10.
+        group: Rows of a group are compared with the first of them.
+        name: As printed; unique in its group.
+        config: Config that trains the row.
+        start: Config that trains the weights the row starts from.
+        paper: The paper's numbers by metric, with the digits it prints.
+        misprints: By metric, what is wrong with the printed number.
     """
 
     table: int
@@ -37,15 +46,10 @@ class Row:
 
 
 def rows(*tables: int) -> list[Row]:
-    """The rows of the given tables, or of all, in the paper's order.
-
-    Args:
-        *tables (int): Numbers of tables.
+    """The rows of the given tables, or of all tables, in the paper's order.
 
     Raises:
-        FileNotFoundError: If ra_mm is not used from its checkout, which has
-            the configs.
-        ValueError: If there is no such table.
+        UserError: If the configs are missing, or there is no such table.
     """
     all_rows = [
         Row(
@@ -60,7 +64,7 @@ def rows(*tables: int) -> list[Row]:
     known = sorted({row.table for row in all_rows})
     for table in tables:
         if table not in known:
-            raise ValueError(
+            raise UserError(
                 f'table {table}: the tables with results are '
                 f'{", ".join(map(str, known))}'
             )
@@ -68,16 +72,16 @@ def rows(*tables: int) -> list[Row]:
 
 
 def metrics() -> dict[str, str]:
-    """The headings of the numbers, with their units, by metric."""
+    """The column headings, with units, by metric."""
     return _load()['metrics']
 
 
 def _load():
     path = CONFIGS / 'paper.yml'
     if not path.is_file():
-        raise FileNotFoundError(
-            f'{path}: there is no such file. The configs are in the checkout '
-            'of ra_mm: install it with `pip install -e .`'
+        raise UserError(
+            f'{path}: no such file. This installation of ra_mm has no configs: '
+            'clone the repository and install it with `pip install -e .`'
         )
-    # BaseLoader leaves numbers as they are written.
+    # BaseLoader keeps numbers as the text that is printed.
     return yaml.load(path.read_text(encoding='utf-8'), yaml.BaseLoader)

@@ -1,19 +1,19 @@
-"""What is to be run for which rows, in which order, by which commands."""
+"""Plans the runs that train the requested rows: their order and commands."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
 
 from mmengine.config import Config
 
+from ra_mm.errors import UserError
 from ra_mm.reproduce import paper
 
-from .data import Dataset, shapes, use
+from .data import Dataset, set_dataset, shapes_dataset
 from .demo import shrink
 
 REPO = paper.CONFIGS.parent
-GPUS_A_NODE = 8
+GPUS_PER_NODE = 8
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class Setting:
     """What all runs of a reproduction have in common.
 
     Attributes:
-        scale (str): 'full' or 'demo'.
-        folder (Path): Of ledger and runs.
-        data (Dataset, optional): The user's own; None for the paper's, or
-            for the drawn shapes at demo scale.
-        gpus (int): Number of processes.
-        launcher (str): 'none', 'pytorch' or 'slurm'.
+        scale: 'full' or 'demo'.
+        folder: Folder of the ledger and the runs.
+        data: The user's dataset. None for the paper's datasets, or for the
+            drawn shapes at demo scale.
+        gpus: Number of processes.
+        launcher: 'none', 'pytorch' or 'slurm'.
     """
 
     scale: str
@@ -44,14 +44,14 @@ class Run:
     """One training.
 
     Attributes:
-        config (Path): The row's config.
-        seed (int): Seed of everything that is random.
-        needs (Run, optional): What its backbone starts from.
+        config: The row's config.
+        seed: Random seed.
+        needs: The run whose backbone this run starts from.
     """
 
     config: Path
     seed: int
-    needs: Optional['Run'] = None
+    needs: 'Run | None' = None
 
     @property
     def id(self) -> str:
@@ -63,12 +63,12 @@ class Job:
     """How a run is trained.
 
     Attributes:
-        cfg (Config): What is trained, but for the options in ``command``.
-        file (Path): Where ``command`` reads it; it has to be written there if
-            it is not one of the repository's.
-        command (list[str]): The command line.
-        checkpoint (Path): What is left after the last iteration.
-        scaling (str, optional): What ``--auto-scale-lr`` does, if anything.
+        cfg: The config, without the options in ``command``.
+        file: The config file that ``command`` reads. It must be written first
+            unless it is the row's own.
+        command: The command line.
+        checkpoint: The checkpoint after the last iteration.
+        scaling: How ``--auto-scale-lr`` changes the learning rate, if it does.
     """
 
     cfg: Config
@@ -78,34 +78,36 @@ class Job:
     scaling: str | None
 
 
-def choose_rows(words: Sequence[str], texts: Sequence[str] = ()) -> list[paper.Row]:
-    """The rows that are asked for.
+def choose_rows(tables: Sequence[str], texts: Sequence[str] = ()) -> list[paper.Row]:
+    """Choose rows by table and name.
 
     Args:
-        words (Sequence[str]): 'table2' to 'table10', or 'all'.
-        texts (Sequence[str]): Of these tables the rows alone whose name (as
-            'Table 4, ResNet50 + Faster R-CNN, +RA') has one of these texts in
-            it, in either case. None: all rows.
+        tables: 'table2' to 'table10', or 'all'.
+        texts: If given, choose only rows whose name (such as 'Table 4,
+            ResNet50 + Faster R-CNN, +RA') contains one of these texts,
+            ignoring case.
 
     Raises:
-        ValueError: If there is no such table, or no row with such a text.
+        UserError: If there is no such table, or no row with such a text.
     """
     known = [f'table{n}' for n in sorted({row.table for row in paper.rows()})]
-    for word in words:
-        if word not in [*known, 'all']:
-            raise ValueError(f'{word}: expected {", ".join(known)} or all')
-    numbers = [] if 'all' in words else [int(word[5:]) for word in words]
+    for table in tables:
+        if table not in [*known, 'all']:
+            raise UserError(f'{table}: expected {", ".join(known)} or all')
+    numbers = [] if 'all' in tables else [int(table[5:]) for table in tables]
     rows = paper.rows(*numbers)
     for text in texts:
-        if not any(_has(row, text) for row in rows):
-            raise ValueError(
+        if not any(_contains(row, text) for row in rows):
+            raise UserError(
                 f'--rows {text!r}: no row has this in its name. '
-                'There are:\n' + '\n'.join(f'  {row}' for row in rows)
+                'The rows are:\n' + '\n'.join(f'  {row}' for row in rows)
             )
-    return [row for row in rows if not texts or any(_has(row, text) for text in texts)]
+    return [
+        row for row in rows if not texts or any(_contains(row, text) for text in texts)
+    ]
 
 
-def _has(row, text):
+def _contains(row, text):
     return text.lower() in str(row).lower()
 
 
@@ -113,99 +115,104 @@ def check_rows(rows: Sequence[paper.Row], data: Dataset) -> None:
     """Refuse rows that cannot be trained on the user's dataset.
 
     Raises:
-        ValueError: Naming the rows and what can be trained instead.
+        UserError: It names the row and what can be trained instead.
     """
     for row in rows:
         scope = Config.fromfile(row.config).default_scope
         if scope == 'mmseg':
-            raise ValueError(
-                f'{row}: --data takes detection (Tables 4 and 5, Faster and '
+            raise UserError(
+                f'{row}: --data supports detection (Tables 4 and 5, Faster and '
                 'Mask R-CNN) and classification (Tables 2, 3 and 6 to 10), '
-                'not UperNet; choose others with --rows'
+                'not UperNet; choose other rows with --rows'
             )
         if (scope == 'mmdet') != data.is_detection:
-            raise ValueError(
+            raise UserError(
                 f'{row}: --data {data.root} holds '
-                f'{"boxes" if data.is_detection else "class folders"}, which '
-                'go with '
+                f'{"boxes" if data.is_detection else "class folders"}, for '
                 + ('Tables 4 and 5' if data.is_detection else 'Tables 2, 3 and 6 to 10')
             )
         if 'mask' in row.config.stem and not data.masks:
-            raise ValueError(
+            raise UserError(
                 f'{row}: Mask R-CNN needs a segmentation for each object, '
                 f'which {data.root} does not have; choose --rows "Faster '
                 'R-CNN"'
             )
 
 
-def make_plan(rows: Sequence[paper.Row], seeds: int, own: bool) -> dict[str, Run]:
-    """The runs that the rows need, each once, by id.
+def make_plan(rows: Sequence[paper.Row], seeds: int, own_data: bool) -> dict[str, Run]:
+    """Collect the runs that the rows need, each once, by id.
 
     Args:
-        rows (Sequence[paper.Row]): From :func:`choose_rows`.
-        seeds (int): Number of runs for each row, seeded 0, 1, ...
-        own (bool): Whether they train on the user's data: then nothing is
+        rows: From :func:`choose_rows`.
+        seeds: Number of runs for each row, with the seeds 0, 1, ...
+        own_data: Whether they train on the user's data. If so, no backbone is
             trained on ImageNet first.
 
     Returns:
-        dict[str, Run]: In an order in which each finds done what it needs.
+        The runs in an order in which each follows the run that it needs.
     """
     runs = {}
     for row in rows:
-        for run in runs_of(row, seeds, own):
+        for run in runs_of_row(row, seeds, own_data):
             if run.needs:
                 runs.setdefault(run.needs.id, run.needs)
             runs.setdefault(run.id, run)
     return runs
 
 
-def runs_of(row: paper.Row, seeds: int, own: bool) -> list[Run]:
-    """The runs of one row, one for each seed, see :func:`make_plan`."""
+def runs_of_row(row: paper.Row, seeds: int, own_data: bool) -> list[Run]:
+    """The runs of one row, one for each seed; see :func:`make_plan`."""
     return [
-        Run(row.config, seed, Run(row.start, seed) if row.start and not own else None)
+        Run(
+            row.config,
+            seed,
+            Run(row.start, seed) if row.start and not own_data else None,
+        )
         for seed in range(seeds)
     ]
 
 
 def make_job(run: Run, setting: Setting) -> Job:
-    """How a run is trained; nothing is written."""
+    """Prepare a run without writing anything."""
     cfg = Config.fromfile(run.config)
-    whole = setting.scale == 'full' and setting.data is None
+    is_paper_config = setting.scale == 'full' and setting.data is None
     if setting.scale == 'demo':
-        shrink(cfg, own=setting.data is not None)
-    if not whole:
-        use(
+        shrink(cfg, own_data=setting.data is not None)
+    if not is_paper_config:
+        set_dataset(
             cfg,
             setting.data
-            or shapes(setting.folder / 'data', cfg.default_scope != 'mmpretrain'),
+            or shapes_dataset(
+                setting.folder / 'data', cfg.default_scope != 'mmpretrain'
+            ),
         )
         if setting.data and cfg.model.backbone.get('frozen_stages', -1) > 0:
-            # An attention there would stay untrained; all rows alike.
+            # A frozen attention would stay untrained. The same for all rows.
             cfg.model.backbone.frozen_stages = 0
 
     options = {'randomness.seed': run.seed}
     if has_gates(cfg):
         options['default_hooks.gates.type'] = 'ra_mm.GateLogHook'
-        if not whole:
+        if not is_paper_config:
             options['default_hooks.gates.interval'] = min(
                 50, cfg.default_hooks.logger.interval
             )
     if run.needs:
-        options.update(_start(cfg, make_job(run.needs, setting).checkpoint))
+        options.update(_initial_weights(cfg, make_job(run.needs, setting).checkpoint))
 
     work_dir = setting.work_dir(run)
-    file = run.config if whole else work_dir / 'config.py'
+    file = run.config if is_paper_config else work_dir / 'config.py'
     command = [
         *_launch(setting, cfg),
-        shown(REPO / 'tools/train.py'),
-        shown(file),
+        display_path(REPO / 'tools/train.py'),
+        display_path(file),
         '--work-dir',
-        shown(work_dir),
+        display_path(work_dir),
         '--auto-scale-lr',
     ]
     if setting.launcher != 'none':
         command += ['--launcher', setting.launcher]
-    if whole:
+    if is_paper_config:
         command += ['--cfg-options', *(f'{k}={v}' for k, v in options.items())]
     else:
         cfg.merge_from_dict(options)
@@ -215,14 +222,14 @@ def make_job(run: Run, setting: Setting) -> Job:
 
 
 def last_checkpoint(cfg: Config) -> str:
-    """The name of the file that is left after the last iteration."""
+    """The file name of the checkpoint after the last iteration."""
     if 'max_epochs' in cfg.train_cfg:
         return f'epoch_{cfg.train_cfg.max_epochs}.pth'
     return f'iter_{cfg.train_cfg.max_iters}.pth'
 
 
 def has_gates(cfg: Config) -> bool:
-    """Whether the model has reverse attention, not a rival or none."""
+    """Whether the model has reverse attention."""
     backbone = cfg.model.backbone
     attention = backbone.get('attention') or {}
     return (
@@ -232,26 +239,26 @@ def has_gates(cfg: Config) -> bool:
 
 
 def scaling(cfg: Config, gpus: int) -> str | None:
-    """What ``--auto-scale-lr`` does to the learning rate, if anything."""
+    """How ``--auto-scale-lr`` changes the learning rate; None if it does not."""
     base = cfg.auto_scale_lr.base_batch_size
     images = cfg.train_dataloader.batch_size * gpus
     if images == base:
         return None
     lr = cfg.optim_wrapper.optimizer.lr
-    return f'lr {lr:g} -> {lr * images / base:g} ({images} of {base} images a step)'
+    return f'lr {lr:g} -> {lr * images / base:g} ({images} images a step, not {base})'
 
 
-def _start(cfg, checkpoint):
-    """Options that start a detector or segmenter from an ImageNet run."""
+def _initial_weights(cfg, checkpoint):
+    """The options to start a detector or segmenter from an ImageNet run."""
     key = 'model.backbone.init_cfg'
-    options = {f'{key}.checkpoint': shown(checkpoint)}
+    options = {f'{key}.checkpoint': display_path(checkpoint)}
     backbone = cfg.model.backbone
     if cfg.model.backbone.get('init_cfg') is None:
         options[f'{key}.type'] = 'Pretrained'
         backbone.init_cfg = {}
     if not backbone.type.startswith('ra_mm.'):
         options[f'{key}.prefix'] = 'backbone.'
-    # mmseg's have the deep stem, ImageNet's the plain one.
+    # mmseg's configs have the deep stem, the ImageNet configs the plain one.
     if cfg.model.get('pretrained'):
         options['model.pretrained'] = None
     if backbone.type == 'ResNetV1c':
@@ -262,17 +269,17 @@ def _start(cfg, checkpoint):
 
 
 def _launch(setting, cfg):
-    """How the processes are started, on nodes of at most 8 GPUs."""
+    """The start of the command line, for nodes with up to 8 GPUs."""
     if setting.launcher == 'none':
         return ['python']
     if setting.launcher == 'pytorch':
         return ['torchrun', '--standalone', f'--nproc_per_node={setting.gpus}']
-    a_node = min(setting.gpus, GPUS_A_NODE)
+    per_node = min(setting.gpus, GPUS_PER_NODE)
     return [
         'srun',
-        f'--gres=gpu:{a_node}',
+        f'--gres=gpu:{per_node}',
         f'--ntasks={setting.gpus}',
-        f'--ntasks-per-node={a_node}',
+        f'--ntasks-per-node={per_node}',
         f'--cpus-per-task={max(1, cfg.train_dataloader.num_workers)}',
         '--kill-on-bad-exit=1',
         'python',
@@ -280,7 +287,7 @@ def _launch(setting, cfg):
     ]
 
 
-def shown(path: Path) -> str:
-    """A path as the user would type it: relative below where they are."""
+def display_path(path: Path) -> str:
+    """Format a path as a user would type it: relative if it is inside the cwd."""
     path, here = Path(path).absolute(), Path.cwd()
     return str(path.relative_to(here) if here in path.parents else path)

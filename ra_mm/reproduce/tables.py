@@ -1,14 +1,17 @@
-"""What a ledger says of the rows of a table, in cells."""
+"""Computes the cells of the report's tables and the sentences below them."""
 
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from statistics import mean, median, stdev
 from typing import NamedTuple
 
 from ra_mm.reproduce import paper
+
+from .progress import format_duration
 
 TITLES = {
     2: 'ResNet',
@@ -21,202 +24,193 @@ TITLES = {
     9: 'Temperature annealing',
     10: 'Training epochs',
 }
-COUNTS = ('params', 'flops', 'hours', 'epochs')  # what is no accuracy
-HOW = (
-    'ours: mean over the seeds that are done (hours: median); ±: their '
-    'sample standard deviation, none for one seed'
+COUNTED = ('params', 'flops')  # known before a run is done
+NOT_ACCURACY = (*COUNTED, 'hours', 'epochs')
+CAPTION = (
+    'ours: mean over the finished seeds (hours: median); ±: sample standard '
+    'deviation, none for one seed. Hardware: '
 )
 
 
 class Cell(NamedTuple):
-    """A cell of a table, for both forms of the report."""
+    """A cell of a table."""
 
     text: str
-    kind: str = 'ours'  # its class in the HTML
+    kind: str = 'ours'  # class in the HTML
     small: str = ''  # second line
-    note: int = 0  # number of its footnote
+    note: int = 0  # number of the footnote
 
 
-def duration(seconds: float) -> str:
-    for unit, size in (('h', 3600), ('min', 60)):
-        if seconds >= size:
-            return f'{seconds / size:.1f} {unit}'
-    return f'{seconds:.0f} s'
+@dataclass
+class Table:
+    """A table of the paper with our numbers.
+
+    Attributes:
+        title: Number and subject.
+        rows: Its rows in the ledger.
+        columns: Headings, each with the subheadings of its columns.
+        cells: A list for each row.
+        notes: Footnotes.
+        caption: What the numbers are, and the hardware.
+        readings: Sentences that compare RA with the baselines.
+        main_metric: Metric whose curves are drawn.
+        has_hours: Whether the table compares training hours.
+    """
+
+    title: str
+    rows: list[dict]
+    columns: list[tuple[str, list[str]]]
+    cells: list[list[Cell]]
+    notes: list[str]
+    caption: str
+    readings: list[str]
+    main_metric: str | None
+    has_hours: bool
+
+
+def make_table(ledger: dict, rows: list[dict]) -> Table:
+    """Compute a table from its rows in the ledger."""
+    wanted = {metric for row in rows for metric in row['paper']}
+    if ledger['data']:  # compare whatever was measured
+        runs = [run for row in rows for run in done_runs(ledger, row)]
+        wanted = {metric for metric in headings() if _values(runs, metric)}
+    metrics = [metric for metric in headings() if metric in wanted]
+    main_metric = next((m for m in metrics if m not in NOT_ACCURACY), None)
+    columns = [(headings()[m], _subheadings(ledger, m)) for m in metrics]
+    columns.append(('Seeds', ['done']))
+    used = hardware(run for row in rows for run in done_runs(ledger, row))
+    has_several_machines = ', ' in used
+    if has_several_machines:
+        columns.append(('Hardware', ['']))
+
+    all_cells, notes = [], []
+    for row in rows:
+        cells = []
+        for metric in metrics:
+            note = row.get('misprints', {}).get(metric)
+            if note:
+                notes.append(note)
+            number = len(notes) if note else 0
+            by_subheading = _metric_cells(ledger, row, metric, number)
+            cells += [by_subheading[s] for s in _subheadings(ledger, metric)]
+        cells.append(_seeds_cell(ledger, row))
+        if has_several_machines:
+            cells.append(Cell(hardware(done_runs(ledger, row)), 'text'))
+        all_cells.append(cells)
+
+    number = rows[0]['table']
+    return Table(
+        title=('Models of ' if ledger['data'] else '')
+        + f'Table {number}: {TITLES[number]}',
+        rows=rows,
+        columns=columns,
+        cells=all_cells,
+        notes=notes,
+        caption=f'{CAPTION}{used or "none yet"}.',
+        readings=[text for row in rows for text in _compare(ledger, row, main_metric)],
+        main_metric=main_metric,
+        has_hours='hours' in metrics,
+    )
 
 
 def hardware(runs: Iterable[dict]) -> str:
+    """The different machines that trained these runs."""
     used = {tuple(run['hardware'].values()) for run in runs if run.get('hardware')}
     return ', '.join(sorted(f'{count} × {name}' for name, count in used))
 
 
-def runs_of_row(ledger: dict, row: dict) -> list[dict]:
+def runs_of(ledger: dict, row: dict) -> list[dict]:
     """The runs of a row that are in the ledger."""
     return [ledger['runs'][n] for n in row['runs'] if n in ledger['runs']]
 
 
-def _done(ledger, row):
-    return [run for run in runs_of_row(ledger, row) if run['status'] == 'done']
+def done_runs(ledger: dict, row: dict) -> list[dict]:
+    return [run for run in runs_of(ledger, row) if run['status'] == 'done']
+
+
+@lru_cache
+def headings() -> dict[str, str]:
+    """The column headings by metric."""
+    return paper.metrics()
+
+
+def hours_ratios(ledger: dict, row: dict) -> tuple[float | None, float | None]:
+    """Training hours relative to the baseline: the paper's and ours, or None.
+
+    Ours is the ratio of the medians over the seeds, so that a single run that
+    was slowed down by something else does not count.
+    """
+    base = _baseline(ledger, row)
+    if base is None:
+        return None, None
+    printed = [float(r['paper'].get('hours', 'nan')) for r in (row, base)]
+    runs = [done_runs(ledger, r) for r in (row, base)]
+    hours = [_values(r, 'hours') for r in runs]
+    is_comparable = all(hours) and hardware(runs[0]) == hardware(runs[1])
+    return (
+        None if math.isnan(sum(printed)) else printed[0] / printed[1],
+        median(hours[0]) / median(hours[1]) if is_comparable else None,
+    )
 
 
 def _values(runs, metric):
-    """The metric of those runs that have it."""
+    """The values of a metric in those runs that have it."""
     if metric == 'hours':
         values = [(run.get('wall_s') or math.nan) / 3600 for run in runs]
-    elif metric in COUNTS:
+    elif metric in NOT_ACCURACY:
         values = [run.get(metric) for run in runs]
     else:
         values = [(run.get('metrics') or {}).get(metric) for run in runs]
     return [v for v in values if v is not None and math.isfinite(v)]
 
 
-headings = lru_cache()(paper.metrics)  # reads a file
-
-
 @lru_cache
-def _baselines():
-    """The first row of each group, which may be missing in a ledger."""
+def _baseline_names():
+    """The name of the first row of each group of the paper."""
     return {(row.table, row.group): row.name for row in paper.rows()[::-1]}
 
 
 def _baseline(ledger, row):
-    """What the row is compared with, None if that has not been asked for."""
-    group = [
-        r
-        for r in ledger['rows']
-        if (r['table'], r['group']) == (row['table'], row['group'])
-    ]
-    name = _baselines().get((row['table'], row['group']))
-    return next((r for r in group if r['name'] == name), None)
+    """The row that this row is compared with; None if it was not requested."""
+    group = row['table'], row['group']
+    for other in ledger['rows']:
+        if (*group, _baseline_names().get(group)) == (
+            other['table'],
+            other['group'],
+            other['name'],
+        ):
+            return other
+    return None
 
 
-def hours_ratios(ledger: dict, row: dict) -> tuple[float | None, float | None]:
-    """Hours against the baseline's, the paper's and ours, or None.
-
-    Ours are medians of the seeds: a run that something else held up does not
-    count.
-    """
-    base = _baseline(ledger, row)
-    if base is None:
-        return None, None
-    theirs = [float(r['paper'].get('hours', 'nan')) for r in (row, base)]
-    runs = [_done(ledger, r) for r in (row, base)]
-    ours = [_values(r, 'hours') for r in runs]
-    same = hardware(runs[0]) == hardware(runs[1])
-    return (
-        None if math.isnan(sum(theirs)) else theirs[0] / theirs[1],
-        median(ours[0]) / median(ours[1]) if all(ours) and same else None,
-    )
-
-
-def _number(value, digits, sign=''):
-    value = round(value, digits) + 0.0  # no -0.0
+def _format(value, digits, sign=''):
+    value = round(value, digits) + 0.0  # avoids -0.0
     return f'{value:{sign}.{digits}f}'.replace('-', '−')
 
 
-def make_table(ledger: dict, rows: list[dict]) -> dict:
-    """A table in cells, which both forms of the report show."""
-    has = {metric for row in rows for metric in row['paper']}
+def _subheadings(ledger, metric):
     if ledger['data']:
-        runs = [run for row in rows for run in _done(ledger, row)]
-        has = {metric for metric in headings() if _values(runs, metric)}
-    metrics = {m: head for m, head in headings().items() if m in has}
-    main = next((m for m in metrics if m not in COUNTS), None)
-    heads = [(head, _subheads(ledger, m)) for m, head in metrics.items()]
-    heads.append(('Seeds', ['done']))
-    used = hardware(run for row in rows for run in _done(ledger, row))
-    if ', ' in used:
-        heads.append(('Hardware', ['']))
-    body, notes = [], []
-    for row in rows:
-        cells, runs = [], runs_of_row(ledger, row)
-        for metric in metrics:
-            note = row.get('misprints', {}).get(metric)
-            if note:
-                notes.append(note)
-            by_head = _cells(ledger, row, metric, note and len(notes) or 0)
-            cells += [by_head[head] for head in _subheads(ledger, metric)]
-        states = Counter(run['status'] for run in runs)
-        cells.append(
-            Cell(
-                f'{states["done"]} of {len(row["runs"])}'
-                + ''.join(
-                    f', {states[s]} {s}' for s in ('failed', 'running') if states[s]
-                ),
-                'seeds',
-            )
-        )
-        cells.append(Cell(hardware(_done(ledger, row)), 'text'))
-        body.append((row, cells[: sum(len(subs) for _, subs in heads)]))
-    return dict(
-        title=('Models of ' if ledger['data'] else '')
-        + f'Table {rows[0]["table"]}: {TITLES[rows[0]["table"]]}',
-        rows=rows,
-        heads=heads,
-        body=body,
-        notes=notes,
-        main=main,
-        hours='hours' in metrics,
-        how=f'{HOW}. Hardware: {used or "none yet"}.',
-        readings=[text for row in rows for text in _reading(ledger, row, main)],
-    )
-
-
-def _subheads(ledger, metric):
-    if ledger['data']:
-        return ['ours'] if metric in COUNTS else ['ours', 'over baseline']
+        return ['ours'] if metric in NOT_ACCURACY else ['ours', 'over baseline']
     if ledger['scale'] == 'demo':
-        return ['ours', 'paper, full scale'][metric == 'epochs' :]
-    if metric == 'epochs':  # the schedule, nothing that is measured
+        return (
+            ['paper, full scale']
+            if metric == 'epochs'
+            else ['ours', 'paper, full scale']
+        )
+    if metric == 'epochs':  # part of the schedule, not measured
         return ['paper']
-    return ['paper', 'ours'] + ['diff.'] * (metric != 'hours')
+    return ['paper', 'ours'] if metric == 'hours' else ['paper', 'ours', 'diff.']
 
 
-def _cells(ledger, row, metric, note):
-    """The cells of a row and a metric by their subheads."""
-    printed, done = row['paper'].get(metric), _done(ledger, row)
-    # Parameters and FLOPs are known before a run is done.
-    values = _values(runs_of_row(ledger, row) if metric in COUNTS[:2] else done, metric)
-    digits = len((printed or '').partition('.')[2]) or 2
-    paper_cell = Cell(printed or '–', 'paper', '', note)
-    ours, difference = Cell('–'), Cell('–', 'diff')
+def _metric_cells(ledger, row, metric, note):
+    """The cells of one row and metric, by subheading."""
+    printed = row['paper'].get(metric)
     if metric == 'hours':
-        theirs, ratio = (
-            '–' if r is None else f'×{r:.2f}' for r in hours_ratios(ledger, row)
-        )
-        if printed:
-            paper_cell = Cell(theirs, 'paper', f'{printed} h', note)
-        ours = Cell(ratio)
-        if values:
-            ours = Cell(ratio, 'ours', duration(3600 * median(values)))
-    elif values:
-        digits = digits if metric in COUNTS else 2
-        if 0 < mean(values) < 1 and metric in COUNTS:  # of a tiny model
-            digits = max(digits, 1 - math.floor(math.log10(mean(values))))
-        spread = len(values) > 1 and metric not in COUNTS
-        ours = Cell(
-            _number(mean(values), digits),
-            'ours',
-            f'±{_number(stdev(values), digits)}' if spread else '',
-        )
-        against = [float(printed)] if printed else []
-        if ledger['data']:
-            base = _baseline(ledger, row)
-            against = (
-                [] if base in (None, row) else _values(_done(ledger, base), metric)
-            )
-        if against:
-            difference = Cell(
-                _number(mean(values) - mean(against), digits, '+'), 'diff'
-            )
-    if not done and not values:
-        states = {run['status'] for run in runs_of_row(ledger, row)}
-        ours = Cell('not run', 'state')
-        if states & {'running', 'failed'}:
-            ours = (
-                Cell('running', 'state')
-                if 'running' in states
-                else Cell('failed', 'failed')
-            )
+        paper_cell, ours = _hours_cells(ledger, row, note)
+        difference = Cell('–', 'diff')
+    else:
+        paper_cell = Cell(printed or '–', 'paper', '', note)
+        ours, difference = _value_cells(ledger, row, metric, printed)
     return {
         'paper': paper_cell,
         'ours': ours,
@@ -226,8 +220,61 @@ def _cells(ledger, row, metric, note):
     }
 
 
-def _reading(ledger, row, metric):
-    """What the seeds say of RA against the plain model, if row is RA's."""
+def _hours_cells(ledger, row, note):
+    texts = ['–' if r is None else f'×{r:.2f}' for r in hours_ratios(ledger, row)]
+    printed = row['paper'].get('hours')
+    paper_cell = Cell('–', 'paper', '', note)
+    if printed:
+        paper_cell = Cell(texts[0], 'paper', f'{printed} h', note)
+    hours = _values(done_runs(ledger, row), 'hours')
+    if not hours:
+        return paper_cell, _status_cell(ledger, row)
+    return paper_cell, Cell(texts[1], 'ours', format_duration(3600 * median(hours)))
+
+
+def _value_cells(ledger, row, metric, printed):
+    """Our value, and its difference to the paper or to the baseline."""
+    runs = runs_of if metric in COUNTED else done_runs
+    values = _values(runs(ledger, row), metric)
+    if not values:
+        return _status_cell(ledger, row), Cell('–', 'diff')
+    digits, spread = 2, ''
+    if metric in NOT_ACCURACY:
+        digits = len((printed or '').partition('.')[2]) or 2
+        if 0 < mean(values) < 1:  # show two significant digits of a tiny model
+            digits = max(digits, 1 - math.floor(math.log10(mean(values))))
+    elif len(values) > 1:
+        spread = f'±{_format(stdev(values), digits)}'
+    reference = [float(printed)] if printed else []
+    if ledger['data']:
+        base = _baseline(ledger, row)
+        is_comparable = base not in (None, row)
+        reference = _values(done_runs(ledger, base), metric) if is_comparable else []
+    difference = '–'
+    if reference:
+        difference = _format(mean(values) - mean(reference), digits, '+')
+    ours = Cell(_format(mean(values), digits), 'ours', spread)
+    return ours, Cell(difference, 'diff')
+
+
+def _status_cell(ledger, row):
+    """What to show without a value."""
+    states = {run['status'] for run in runs_of(ledger, row)}
+    if 'done' in states:
+        return Cell('–')
+    if 'running' in states:
+        return Cell('running', 'state')
+    return Cell('failed', 'failed') if 'failed' in states else Cell('not run', 'state')
+
+
+def _seeds_cell(ledger, row):
+    states = Counter(run['status'] for run in runs_of(ledger, row))
+    others = (f', {states[s]} {s}' for s in ('failed', 'running') if states[s])
+    return Cell(f'{states["done"]} of {len(row["runs"])}{"".join(others)}', 'seeds')
+
+
+def _compare(ledger, row, metric) -> Iterator[str]:
+    """What the seeds say about RA and the plain model, if this is RA's row."""
     base = _baseline(ledger, row)
     if (
         metric is None
@@ -236,30 +283,29 @@ def _reading(ledger, row, metric):
         or (ledger['scale'] == 'demo' and not ledger['data'])
     ):
         return
-    of = [_values(_done(ledger, r), metric) for r in (base, row)]
-    names = [r['name'] for r in (base, row)]
-    if not all(of):
+    plain, ours = (_values(done_runs(ledger, r), metric) for r in (base, row))
+    if not plain or not ours:
         yield f'{row["group"]}: no finished run of both to compare.'
         return
     text = (
-        f'{row["group"]}, {headings()[metric]}: {names[1]} − '
-        f'{names[0]} = {_number(mean(of[1]) - mean(of[0]), 2, "+")}'
+        f'{row["group"]}, {headings()[metric]}: {row["name"]} − {base["name"]} = '
+        f'{_format(mean(ours) - mean(plain), 2, "+")}'
     )
     printed = [r['paper'].get(metric) for r in (base, row)]
     if all(printed):
-        theirs = float(printed[1]) - float(printed[0])
-        text += f' (paper: {_number(theirs, 1, "+")})'
+        difference = float(printed[1]) - float(printed[0])
+        text += f' (paper: {_format(difference, 1, "+")})'
     ranges = ', '.join(
-        f'{name} {min(v):.2f} to {max(v):.2f}' for name, v in zip(names, of)
+        f'{r["name"]} {min(values):.2f} to {max(values):.2f}'
+        for r, values in ((base, plain), (row, ours))
     )
-    if min(map(len, of)) < 2:
-        yield f'{text}. One seed does not show what chance alone does.'
-    elif max(map(min, of)) <= min(map(max, of)):
-        yield (f'{text}: within the spread of the seeds, which overlap ({ranges}).')
+    if min(len(plain), len(ours)) < 2:
+        yield f'{text}. One seed does not show how much is due to chance.'
+    elif max(min(plain), min(ours)) <= min(max(plain), max(ours)):
+        yield f'{text}: within the spread of the seeds, which overlap ({ranges}).'
     else:
-        cases = math.comb(sum(map(len, of)), len(of[0])) // 2
+        cases = math.comb(len(plain) + len(ours), len(plain)) // 2
         yield (
             f'{text}: beyond the spread of the seeds, which do not overlap '
-            f'({ranges}); chance alone separates so few seeds in 1 case of '
-            f'{cases}.'
+            f'({ranges}); chance alone separates so few seeds in 1 of {cases} cases.'
         )

@@ -1,19 +1,13 @@
-"""A training that is killed over and over, and goes on each time."""
+"""A training that is killed again and again, and resumed each time."""
 
-import importlib.util
 import json
-import multiprocessing
-import os
 import random
 import shutil
 import signal
-import sys
 import time
 
 import pytest
 import torch
-from mmengine.hooks import CheckpointHook
-from test_train import ROOT, scalars
 
 EPOCHS, ITERS = 6, 4
 
@@ -36,61 +30,25 @@ def config(configs):
     return path
 
 
-def train(config, work_dir, *resume):
-    spec = importlib.util.spec_from_file_location('train', ROOT / 'tools/train.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    tool.main([str(config), '--work-dir', str(work_dir), *resume])
+@pytest.fixture
+def train(tool, in_a_process):
+    """Train in a process, which can be killed, see :func:`in_a_process`."""
+
+    def train(config, work_dir, *resume, **moment):
+        argv = [config, '--work-dir', work_dir, *resume]
+        return in_a_process(lambda: tool('train')(*argv), **moment)
+
+    return train
 
 
-def in_a_process(*argv, seconds=None, calls=None):
-    """Train in a fork, and kill it after some time, or while it saves.
-
-    ``calls`` counts the functions, Python's and C's, that are called from the
-    moment when a checkpoint is due until it is saved and noted. Returns the
-    exit code and the number of such calls.
-    """
-    count = multiprocessing.Value('q', 0, lock=False)
-
-    def run():
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1), os.dup2(null, 2)
-        names = '_save_checkpoint_with_step', '_save_best_checkpoint'
-
-        def profile(frame, event, arg):
-            count.value += 1
-            if count.value == calls:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        def watched(save):
-
-            def saving(*args, **kwargs):
-                before = sys.getprofile()
-                sys.setprofile(profile)
-                save(*args, **kwargs)
-                sys.setprofile(before)
-
-            return saving
-
-        for name in names:
-            setattr(CheckpointHook, name, watched(getattr(CheckpointHook, name)))
-        train(*argv)
-
-    process = multiprocessing.get_context('fork').Process(target=run)
-    process.start()
-    process.join(seconds or 100)
-    process.kill()
-    process.join()
-    return process.exitcode, count.value
-
-
-def steps(work_dir):
-    """All iterations in the order of their logging, with their temps."""
-    return [(i, temp) for i, temp, _ in scalars(work_dir)]
+@pytest.fixture
+def steps(scalars):
+    """All iterations of a work directory as they were logged, with their temps."""
+    return lambda work_dir: [(i, temp) for i, temp, _ in scalars(work_dir)]
 
 
 def validations(work_dir):
-    """Metrics by epoch, over all restarts."""
+    """The metrics of all restarts, by epoch."""
     entries = [
         json.loads(line)
         for path in sorted(work_dir.glob('20*/vis_data/scalars.json'))
@@ -100,11 +58,11 @@ def validations(work_dir):
     return {entry['step']: entry['accuracy/top1'] for entry in entries}
 
 
-def test_twenty_kills(config, tmp_path):
-    """In the end everything is as if nobody had killed it."""
+def test_twenty_kills(config, train, steps, tmp_path):
+    """The result is the one of a training that was not killed."""
     whole, work = tmp_path / 'whole', tmp_path / 'killed'
     start = time.monotonic()
-    code, calls = in_a_process(config, whole)
+    code, calls = train(config, whole)
     seconds = time.monotonic() - start
     assert code == 0 and calls > EPOCHS * 100
     temps = dict(steps(whole))
@@ -114,7 +72,7 @@ def test_twenty_kills(config, tmp_path):
     killed = 0
     while killed < 20:
         shutil.rmtree(work, ignore_errors=True)
-        done, there = False, [0, 0]  # once there is one, there always is
+        done, there = False, [0, 0]  # once there is a checkpoint, there always is
         while not done:
             saved = {
                 int(path.stem.split('_')[1]): path for path in work.glob('epoch_*.pth')
@@ -130,7 +88,7 @@ def test_twenty_kills(config, tmp_path):
                 moment = dict(seconds=rng.uniform(0.2, 0.8) * seconds)
             else:
                 moment = dict(calls=rng.randrange(1, calls // EPOCHS))
-            code, _ = in_a_process(config, work, *['--resume'] * bool(saved), **moment)
+            code, _ = train(config, work, *['--resume'] * bool(saved), **moment)
             assert code in (0, -signal.SIGKILL)
             done = code == 0
             killed += not done

@@ -1,4 +1,4 @@
-"""ONNX files compute what the toolboxes compute, at any size."""
+"""tools/export_onnx.py: ONNX files compute what the toolboxes compute, at any size."""
 
 import copy
 import importlib.util
@@ -9,20 +9,13 @@ import pytest
 import torch
 from mmcv.cnn import fuse_conv_bn
 from mmengine.config import Config
-from onnx.reference import ReferenceEvaluator
 from torch import nn
 
-from ra_mm.layers import ReverseAttention
-from ra_mm.reproduce import paper
-
-spec = importlib.util.spec_from_file_location(
-    'export_onnx', paper.CONFIGS.parent / 'tools/export_onnx.py'
-)
-tool = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tool)
+from ra_mm.analysis import onnx_export
+from ra_mm.models import build_model
 
 NAMES = ('classifier', 'detector', 'segmenter')
-# The toolboxes' own calls.
+# How the toolboxes themselves call their models.
 CALLS = dict(
     classifier=lambda model, x: (model(x, mode='tensor'),),
     detector=lambda model, x: model.extract_feat(x),
@@ -36,10 +29,10 @@ def randn(*shape):
 
 @pytest.fixture(scope='module')
 def models(configs):
-    """Of each kind one in which every weight and statistic tells."""
+    """A model of each kind; no weight or statistic has its neutral value."""
     models = {}
     for name in NAMES:
-        model = tool.build_model(Config.fromfile(configs / f'{name}.py'))
+        model = build_model(Config.fromfile(configs / f'{name}.py'))
         g = torch.Generator().manual_seed(0)
         for key, t in model.state_dict().items():
             if key.endswith('running_var'):
@@ -60,16 +53,17 @@ def weights(models, tmp_path_factory):
     return folder
 
 
-def run(*argv):
-    return tool.main([str(a) for a in argv])
+@pytest.fixture
+def export(tool):
+    return tool('export_onnx')
 
 
 @pytest.mark.parametrize('half', [False, True])
 @pytest.mark.parametrize('name', NAMES)
-def test_export(name, half, configs, weights, models, tmp_path, capsys):
-    """At sizes that the tool does not look at, in a session of its own."""
+def test_export(name, half, export, configs, weights, models, tmp_path, capsys):
+    """At sizes other than those that the tool compares."""
     out = tmp_path / 'new/a.onnx'
-    error = run(
+    error = export(
         configs / f'{name}.py',
         weights / f'{name}.pth',
         '--out',
@@ -110,54 +104,9 @@ def test_export(name, half, configs, weights, models, tmp_path, capsys):
             assert np.abs(a - b.numpy()).max() < tolerance * b.abs().max()
 
 
-@pytest.mark.parametrize('bins', [(2, 2), (3, 3), (6, 6), (1, 4), (5, 2)])
-def test_adaptive_pooling(bins):
-    ours = tool.AdaptivePooling(bins)
-    theirs = nn.AdaptiveAvgPool2d(bins)
-    for height in range(1, 20):
-        x = randn(2, 3, height, 21 - height)
-        torch.testing.assert_close(ours(x), theirs(x))
-
-
-class Gated(nn.Module):
-    """A layer as a network of which the tool exports."""
-
-    kind = 'segmenter'
-
-    def __init__(self, **kwargs):
-        super().__init__()
-        self.layer = ReverseAttention(3, **kwargs)
-        nn.init.ones_(self.layer.gamma)
-
-    def forward(self, image):
-        return (self.layer(image, image),)
-
-
-@pytest.mark.parametrize('aggregation', ['l2', 'l1', 'gap', 'gmp'])
-def test_gates_of_float16_are_float32(aggregation, tmp_path):
-    """Their sums reach 2.7e9: y = F + (1 + N) F, where N = P / mean(P).
-
-    onnx's own evaluator computes in just the types that the file states;
-    onnxruntime on a CPU computes much of float16 in float32.
-    """
-    path = str(tmp_path / 'a.onnx')
-    image = torch.tensor([200.0, 100.0, 0.0]).half()[None, :, None, None]
-    image = image.expand(1, 3, 200, 336)
-    network = tool.to_half(Gated(aggregation=aggregation).eval())
-    tool.export(network, image[:, :, :8, :8], 1, path)
-    expected = torch.tensor([800.0, 300.0, 0.0])[None, :, None, None]
-    for y in (
-        ReferenceEvaluator(path).run(None, {'image': image.numpy()})[0],
-        next(tool.run(path, [image]))[0].numpy(),
-    ):
-        np.testing.assert_allclose(
-            y, expected.expand(1, 3, 200, 336).numpy(), rtol=2e-3
-        )
-
-
 def test_large_activations(models, tmp_path):
     """F = 200 on maps of 200x336, in the first stage of a float16 model."""
-    network = tool.Network(copy.deepcopy(models['classifier']))
+    network = onnx_export.ExportedNetwork(copy.deepcopy(models['classifier']))
     for name, norm in network.model.backbone.named_modules():
         if isinstance(norm, nn.BatchNorm2d):
             if name.startswith('layer1.') and name.endswith('bn2'):
@@ -165,23 +114,23 @@ def test_large_activations(models, tmp_path):
             if name.startswith('layer2.0.'):
                 norm.running_var.fill_(1e4)
     F = []
-    block = network.model.backbone.layer1[1]
-    block.attention.register_forward_hook(lambda _, args, y: F.append(args[0]))
+    gate = network.model.backbone.layer1[1].attention.gate
+    handle = gate.register_forward_pre_hook(lambda _, args: F.append(args[0]))
     image = randn(1, 3, 800, 1344)
-    (expected,) = tool.compute(network, [image])
+    (expected,) = onnx_export.compute(network, [image])
     assert F[0].shape[2:] == (200, 336) and 150 < F[0].mean() < 250
-    block.attention._forward_hooks.clear()
+    handle.remove()
 
     path = str(tmp_path / 'a.onnx')
-    tool.to_half(network)
-    tool.export(network, image[..., :64, :64].half(), 1, path)
-    (ours,) = tool.run(path, [image.half()])
-    assert tool.relative_error(ours[0], expected[0]) < 2e-2
+    onnx_export.to_half(network)
+    onnx_export.export(network, image[..., :64, :64].half(), 1, path)
+    (ours,) = onnx_export.run(path, [image.half()])
+    assert onnx_export.relative_error(ours[0], expected[0]) < 2e-2
 
 
 @pytest.mark.parametrize('name', ['classifier', 'detector'])
 def test_folded_batch_norms(name, models):
-    """mmcv's folding leaves what a whole model computes."""
+    """Folding batch norms with mmcv does not change the scores."""
     model = copy.deepcopy(models[name]).double()
     x = randn(2, 3, 64, 96).double()
 
@@ -200,19 +149,31 @@ def test_folded_batch_norms(name, models):
 # Mistakes
 
 
-def fails(capsys, *argv):
-    with pytest.raises(SystemExit) as error:
-        run(*argv)
-    assert error.value.code != 0
-    return capsys.readouterr().err
+@pytest.fixture
+def fails(export, message):
+    """Run the tool on wrong input and return its message."""
+    return lambda *argv, **kwargs: message(export, *argv, **kwargs)
 
 
 @pytest.mark.parametrize(
-    'argv, message',
+    'argv, named',
     [
-        (['a.py', 'a.pth'], 'a.py: there is no such config file'),
-        (['classifier.py', 'a.pth'], 'a.pth: there is no such checkpoint'),
-        (['classifier.py', 'classifier.py'], 'is not a PyTorch checkpoint'),
+        (['--shape', '0'], '--shape 0'),
+        (['--shape', '64', '-1'], '--shape 64 -1'),
+        (['--shape', '1', '2', '3'], '--shape 1 2 3'),
+        (['--out', 'a.pth'], '--out a.pth'),
+    ],
+)
+def test_wrong_arguments(fails, argv, named):
+    assert named in fails('a.py', 'a.pth', *argv, status=2)
+
+
+@pytest.mark.parametrize(
+    'argv, named',
+    [
+        (['a.py', 'a.pth'], 'a.py'),
+        (['classifier.py', 'a.pth'], 'a.pth'),
+        (['classifier.py', 'classifier.py'], 'classifier.py is not a PyTorch'),
         (['classifier.py', 'detector.pth'], 'does not fit the model'),
         (
             [
@@ -221,31 +182,18 @@ def fails(capsys, *argv):
                 '--cfg-options',
                 'model.backbone.depth=34',
             ],
-            'its backbone is another one',
+            'backbone.layer',
         ),
-        (
-            ['classifier.py', 'classifier.pth', '--shape', '0'],
-            '--shape 0: expected height and width',
-        ),
-        (
-            ['classifier.py', 'classifier.pth', '--shape', '64', '-1'],
-            '--shape 64 -1: expected height and width',
-        ),
-        (
-            ['classifier.py', 'classifier.pth', '--shape', '1', '2', '3'],
-            '--shape 1 2 3: expected height and width',
-        ),
-        (['classifier.py', 'classifier.pth', '--out', 'a.pth'], 'ends in .onnx'),
         (
             ['classifier.py', 'classifier.pth', '--out', 'classifier.py/a.onnx'],
             'classifier.py',
         ),
-        (['classifier.py', 'overflow.pth', '--shape', '64'], 'in PyTorch already'),
+        (['classifier.py', 'overflow.pth', '--shape', '64'], 'not finite in PyTorch'),
         (['backbone.py', 'classifier.pth'], 'RAResNet cannot be exported'),
-        (['empty.py', 'classifier.pth'], 'has no model'),
+        (['empty.py', 'classifier.pth'], 'empty.py has no model'),
     ],
 )
-def test_mistakes(argv, message, configs, weights, tmp_path, monkeypatch, capsys):
+def test_mistakes(argv, named, fails, configs, weights, tmp_path, monkeypatch):
     for path in (configs / 'classifier.py', *weights.iterdir()):
         (tmp_path / path.name).symlink_to(path)
     checkpoint = torch.load(weights / 'classifier.pth')
@@ -256,40 +204,34 @@ def test_mistakes(argv, message, configs, weights, tmp_path, monkeypatch, capsys
     )
     (tmp_path / 'empty.py').write_text('a = 1')
     monkeypatch.chdir(tmp_path)
-    assert message in fails(capsys, *argv)
+    assert named in fails(*argv)
     assert not list(tmp_path.rglob('*.onnx'))
 
 
-def test_no_packages(configs, weights, monkeypatch, capsys):
-    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-    error = fails(capsys, configs / 'classifier.py', weights / 'classifier.pth')
-    assert (
-        'onnx and onnxruntime must be installed: python -m pip install -r '
-        'requirements/export.txt'
-    ) in error
-
-
-def test_too_far_off(configs, weights, tmp_path, monkeypatch, capsys):
-    """The file of the last export stays, and nothing else."""
-    out = tmp_path / 'a.onnx'
-    out.write_text('the last one')
-    monkeypatch.setitem(tool.TOLERANCE, torch.float32, 1e-12)
-    error = fails(
-        capsys,
-        configs / 'classifier.py',
-        weights / 'classifier.pth',
-        '--out',
-        out,
-        '--shape',
-        64,
+def test_no_packages(fails, configs, weights, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        'find_spec',
+        lambda name, *args: None if name.startswith('onnx') else find(name, *args),
     )
-    assert 'is not what PyTorch computes' in error
+    error = fails(configs / 'classifier.py', weights / 'classifier.pth')
+    assert 'install onnx onnxruntime' in error
+
+
+def test_too_large_an_error(fails, configs, weights, tmp_path, monkeypatch):
+    """The previous file stays, and nothing else is written."""
+    out = tmp_path / 'a.onnx'
+    out.write_text('the previous one')
+    monkeypatch.setitem(onnx_export.TOLERANCE, torch.float32, 1e-12)
+    argv = configs / 'classifier.py', weights / 'classifier.pth'
+    assert 'differs from PyTorch' in fails(*argv, '--out', out, '--shape', 64)
     assert [p.name for p in tmp_path.iterdir()] == ['a.onnx']
-    assert out.read_text() == 'the last one'
+    assert out.read_text() == 'the previous one'
 
 
-def test_operation_that_onnx_lacks(configs, tmp_path, capsys):
-    """mmcv exports deformable convolutions, for a runtime of its own."""
+def test_operation_that_onnx_lacks(fails, configs, tmp_path):
+    """mmcv exports deformable convolutions for a runtime of its own."""
     config = tmp_path / 'a.py'
     config.write_text(f"""
 _base_ = '{configs / 'classifier.py'}'
@@ -298,10 +240,10 @@ model = dict(backbone=dict(
     out_indices=(3, ), stage_with_dcn=(True, False, False, False),
     dcn=dict(type='DCN', deform_groups=1)), head=dict(in_channels=256))
 """)
-    model = tool.build_model(Config.fromfile(config))
+    model = build_model(Config.fromfile(config))
     torch.save(model.state_dict(), tmp_path / 'a.pth')
-    error = fails(capsys, config, tmp_path / 'a.pth', '--shape', 64)
+    error = fails(config, tmp_path / 'a.pth', '--shape', 64)
     assert 'onnxruntime cannot run the exported model' in error
-    error = fails(capsys, config, tmp_path / 'a.pth', '--shape', 8)
-    assert 'cannot run the model on 2 images of 8 x 8 pixels' in error
+    error = fails(config, tmp_path / 'a.pth', '--shape', 8)
+    assert '2 images of 8 x 8 pixels' in error and '--shape' in error
     assert sorted(p.name for p in tmp_path.iterdir()) == ['a.pth', 'a.py']

@@ -1,6 +1,5 @@
-"""The toolboxes' own inferencers, on checkpoints that tools/train.py left."""
+"""The toolboxes' own inferencers load checkpoints of tools/train.py."""
 
-import importlib.util
 import pickle
 import subprocess
 import sys
@@ -14,30 +13,23 @@ from mmengine.registry import init_default_scope
 from mmpretrain.apis import ImageClassificationInferencer
 from mmseg.apis import MMSegInferencer
 
-from ra_mm.reproduce import paper
-
 CLASSES = ('circle', 'square', 'star', 'triangle')
 
 
 @pytest.fixture(scope='module')
-def trained(configs, checkpoint, tmp_path_factory):
+def trained(tool, configs, checkpoint, tmp_path_factory):
     """Checkpoints of detector.py, segmenter.py and classifier.py."""
-    spec = importlib.util.spec_from_file_location(
-        'train', paper.CONFIGS.parent / 'tools/train.py'
-    )
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
     paths = dict(detector=checkpoint)
     for name, file in (('segmenter', 'iter_2.pth'), ('classifier', 'epoch_1.pth')):
         work_dir = tmp_path_factory.mktemp(name)
-        tool.main([str(configs / f'{name}.py'), '--work-dir', str(work_dir)])
+        tool('train')(configs / f'{name}.py', '--work-dir', work_dir)
         paths[name] = work_dir / file
     return paths
 
 
 @pytest.fixture
 def images(shapes, tmp_path):
-    """Of several sizes, with grey-scale ones and their three-channel twins."""
+    """Two sizes, each in colour, in grey, and in grey as three equal channels."""
     source = cv2.imread(str(min((shapes / 'images/val').iterdir())))
     for name, size in (('small', (48, 80)), ('large', (150, 101))):
         image = cv2.resize(source, size)
@@ -53,7 +45,7 @@ def names(*kinds):
 
 
 def predictions(test, config, checkpoint, tmp_path):
-    """What tools/test.py predicts, by the path of the image."""
+    """The predictions of tools/test.py, by the path of the image."""
     out = tmp_path / 'out.pkl'
     test(config, checkpoint, '--out', out)
     return {p['img_path']: p for p in pickle.loads(out.read_bytes())}
@@ -85,7 +77,7 @@ def test_detector(configs, checkpoint, images, test, tmp_path):
 
 
 def test_detector_from_the_checkpoint_alone(configs, checkpoint, images):
-    """It holds the config of its training."""
+    """The checkpoint contains the config."""
     files = [str(images / name) for name in names('', '_grey')]
     alone, full = (
         DetInferencer(*args, weights=str(checkpoint), show_progress=False)
@@ -103,7 +95,7 @@ def test_segmenter(configs, trained, images, test, tmp_path):
     ours = infer(list(expected), return_datasamples=True)
     assert len(ours) == 8
     for mine, theirs in zip(ours, expected.values()):
-        # In another batch, the last digits are others, and so who wins a tie.
+        # The batch size changes the last digits, and so the winner of a tie.
         logits = theirs['seg_logits']['data']
         torch.testing.assert_close(mine.seg_logits.data, logits, rtol=1e-4, atol=1e-4)
         first, second = logits.topk(2, dim=0).values
@@ -120,7 +112,7 @@ def test_segmenter(configs, trained, images, test, tmp_path):
 
 def test_classifier(configs, trained, images, test, tmp_path):
     config, checkpoint = configs / 'classifier.py', trained['classifier']
-    init_default_scope('mmpretrain')  # another toolbox may have set its own
+    init_default_scope('mmpretrain')  # another toolbox may have set its scope
     infer = ImageClassificationInferencer(str(config), str(checkpoint))
     assert tuple(infer.classes) == CLASSES
 
@@ -150,10 +142,10 @@ MMSegInferencer({segmenter}, {segmenter_pth})(IMAGE, out_dir='segmented')
 
 
 def test_one_line_each_in_a_new_process(configs, trained, images):
-    """Nothing is imported for the scope ra_mm, whatever the folder.
+    """In any folder, without importing ra_mm.
 
-    mmpretrain's comes first: the others set mmengine's default scope, and it
-    then looks for its transforms there.
+    mmpretrain's comes first, since the others set mmengine's default scope,
+    in which mmpretrain then looks for its transforms.
     """
     names = {name: repr(str(configs / f'{name}.py')) for name in trained}
     names.update((f'{name}_pth', repr(str(p))) for name, p in trained.items())

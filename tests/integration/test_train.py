@@ -1,4 +1,4 @@
-"""Real runs of the real tools, as small as they get."""
+"""Short runs of tools/train.py and tools/test.py."""
 
 import json
 import os
@@ -61,25 +61,16 @@ def run(*args, cwd, **kwargs):
     )
 
 
-def scalars(work_dir):
-    """The training log: (iteration, temp, loss), a line an iteration."""
-    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        for line in path.read_text().splitlines():
-            entry = json.loads(line)
-            if 'temp' in entry:
-                yield entry['step'] - 1, entry['temp'], entry['loss']
-
-
 @pytest.fixture(scope='module')
 def trained(shapes, tmp_path_factory):
-    """A finished run of tools/train.py, from another folder."""
+    """A finished run of tools/train.py, started in another folder."""
     cwd = tmp_path_factory.mktemp('run')
     done = run(ROOT / 'tools/train.py', DEMO, *options(shapes), cwd=cwd)
     assert done.returncode == 0, done.stderr[-3000:]
     return cwd / 'work_dirs/faster_rcnn_ra_r18'
 
 
-def test_train(trained):
+def test_train(trained, scalars):
     log = list(scalars(trained))
     assert [i for i, _, _ in log] == list(range(EPOCHS * ITERS))
     assert [temp for _, temp, _ in log] == pytest.approx(
@@ -90,8 +81,8 @@ def test_train(trained):
     assert (trained / 'last_checkpoint').read_text().endswith('epoch_3.pth')
 
 
-def test_kill_and_resume(trained, shapes, tmp_path):
-    """SIGKILL in the middle of the second epoch, then --resume."""
+def test_kill_and_resume(trained, scalars, shapes, tmp_path):
+    """SIGKILL in the second epoch, then --resume."""
     args = [ROOT / 'tools/train.py', DEMO, '--work-dir', tmp_path]
     process = subprocess.Popen(
         command(*args, *options(shapes)),
@@ -125,7 +116,7 @@ def test_kill_and_resume(trained, shapes, tmp_path):
 
 
 def test_never_without_a_checkpoint(train, configs, tmp_path, monkeypatch):
-    """What is outdated is deleted after its successor is there."""
+    """An outdated checkpoint is deleted after its successor is on disk."""
     there = []
     replace = os.replace
 
@@ -148,7 +139,7 @@ def test_never_without_a_checkpoint(train, configs, tmp_path, monkeypatch):
 
 
 def test_scores_and_schedules_can_be_resumed(train, configs, tmp_path, capsys):
-    """NumPy's float32 as the best score, and OneCycleLR's functions."""
+    """The checkpoint has a float32 of NumPy and functions of OneCycleLR."""
     config = tmp_path / 'segmenter.py'
     config.write_text(f"""
 _base_ = '{configs}/segmenter.py'
@@ -163,7 +154,7 @@ train_dataloader = dict(dataset=dict(metainfo=dict(source=dict(a=1))))
     train(config, '--resume', tmp_path / 'work/iter_2.pth')
     assert (tmp_path / 'work/iter_4.pth').exists()
     assert 'not safely load' not in ''.join(capsys.readouterr())
-    # The best so far was saved after its validation.
+    # The best checkpoint was saved after its validation.
     validated = [
         entry['step']
         for path in sorted((tmp_path / 'work').glob('*/vis_data/scalars.json'))
@@ -174,7 +165,7 @@ train_dataloader = dict(dataset=dict(metainfo=dict(source=dict(a=1))))
 
 
 def test_resume_in_a_config(train, configs, tmp_path, capsys):
-    """Without mmengine's note of the last checkpoint, too."""
+    """Also without mmengine's last_checkpoint."""
     train(configs / 'classifier.py', '--cfg-options', 'resume=True')
     (tmp_path / 'work/last_checkpoint').unlink()
     train(
@@ -188,7 +179,7 @@ def test_resume_in_a_config(train, configs, tmp_path, capsys):
 
 
 def test_lines_of_the_readme(train, shapes, tmp_path):
-    """Class folders of one's own, at once to the end."""
+    """Training on class folders."""
     (lines,) = re.findall(
         r"^    _base_ = './ra_r18.py'\n(?:    .*\n)+",
         (ROOT / 'README.md').read_text(),
@@ -220,8 +211,8 @@ def test_lines_of_the_readme(train, shapes, tmp_path):
     assert saved['meta']['dataset_meta']['classes'] == names
 
 
-def test_two_processes(shapes, tmp_path):
-    """torchrun and gloo: half the iterations, of twice the images."""
+def test_two_processes(scalars, shapes, tmp_path):
+    """torchrun and gloo: half the iterations, with twice the images each."""
     done = run(
         ROOT / 'tools/train.py',
         DEMO,
@@ -249,10 +240,10 @@ def test_two_processes(shapes, tmp_path):
 
 
 def test_same_figures_as_mmdets_own_tool(trained, shapes, tmp_path):
-    """Metrics and predictions, to the last digit; and pictures.
+    """The metrics and predictions are equal, and the number of pictures.
 
-    The checkpoint is from the middle of the annealing, and gives what the
-    validation gave at that time.
+    The checkpoint is from the middle of the annealing. Its metrics equal those
+    of the validation at that time.
     """
     own = Path(mmdet.__file__).parent / '.mim/tools/test.py'
     results = []

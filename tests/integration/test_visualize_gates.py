@@ -1,27 +1,17 @@
-"""Fig. 5 by the tool: its numbers by hand, its pictures, its refusals."""
+"""tools/visualize_gates.py: numbers against the equations, pictures, mistakes."""
 
-import importlib.util
 import json
 import os
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
 from ra_mm.layers import ReverseAttention
-
-REPO = Path(__file__).parents[2]
-
-spec = importlib.util.spec_from_file_location(
-    'visualize_gates', REPO / 'tools/visualize_gates.py'
-)
-tool = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tool)
+from ra_mm.models import build_model
 
 ALL = ['RA_2_1', 'RA_2_2', 'RA_3_1', 'RA_3_2', 'RA_4_1', 'RA_4_2', 'RA_5_1', 'RA_5_2']
 MOBILENET = """
@@ -34,21 +24,19 @@ model = dict(
 
 
 def build(config):
-    """The model of a config with any gamma, and temp = 2.5."""
-    cfg = Config.fromfile(config)
-    init_default_scope(cfg.default_scope)
+    """The model of a config with random gamma, and temp = 2.5."""
     torch.manual_seed(0)
-    model = MODELS.build(cfg.model).eval()
+    model = build_model(Config.fromfile(config)).eval()
     for layer in model.modules():
         if isinstance(layer, ReverseAttention):
-            layer.gamma.data.normal_()
-            layer.temp.fill_(2.5)
+            layer.gate.gamma.data.normal_()
+            layer.gate.temp.fill_(2.5)
     return model
 
 
 @pytest.fixture(scope='module')
 def saved(configs, tmp_path_factory):
-    """Models by the name of their config, and their checkpoints."""
+    """Models and their checkpoints, by the name of the config."""
     folder = tmp_path_factory.mktemp('saved')
     (configs / 'mobilenet.py').write_text(MOBILENET.format(configs=configs))
     models = {}
@@ -59,52 +47,56 @@ def saved(configs, tmp_path_factory):
     return models
 
 
-@pytest.fixture
-def run(configs, saved, shapes, tmp_path, capsys):
-    """The tool, which returns the numbers and what it printed."""
+@pytest.fixture(scope='session')
+def images(shapes):
+    """A folder with one folder of images per class."""
+    return shapes / 'classes/val'
 
-    def call(name, *argv, images=shapes / 'classes/val', checkpoint=None):
+
+@pytest.fixture
+def run(tool, configs, saved, images, tmp_path, capsys):
+    """Run the tool and return the content of gates.json and the output."""
+
+    def call(name, *argv, images=images, checkpoint=None):
         out = tmp_path / 'out'
-        tool.main(
-            [
-                str(a)
-                for a in (
-                    configs / f'{name}.py',
-                    checkpoint or saved[name][1],
-                    images,
-                    '--out',
-                    out,
-                    '--device',
-                    'cpu',
-                    *argv,
-                )
-            ]
+        tool('visualize_gates')(
+            configs / f'{name}.py',
+            checkpoint or saved[name][1],
+            images,
+            '--out',
+            out,
+            '--device',
+            'cpu',
+            *argv,
         )
-        with open(out / 'gates.json') as f:
-            return json.load(f), capsys.readouterr()
+        return json.loads((out / 'gates.json').read_text()), capsys.readouterr()
 
     return call
 
 
 @pytest.fixture
-def message(configs, saved, shapes, capsys):
-    """Run what must stop, and return its one message."""
+def fails(tool, message, configs, saved, images, tmp_path):
+    """Run the tool on wrong input; check that it writes nothing; return its message."""
 
-    def call(*argv, status=1):
-        with pytest.raises(SystemExit) as stop:
-            tool.main([str(a) for a in argv])
-        errors = capsys.readouterr().err
-        assert stop.value.code == status
-        assert 'Traceback' not in errors
-        _, found, text = errors.partition('tools/visualize_gates.py: error: ')
-        assert found, errors
+    def call(config='classifier.py', checkpoint=None, images=images, argv=()):
+        checkpoint = checkpoint or saved['classifier'][1]
+        text = message(
+            tool('visualize_gates'),
+            configs / config,
+            checkpoint,
+            images,
+            '--out',
+            tmp_path / 'out',
+            *argv,
+        )
+        assert not (tmp_path / 'out').exists()
         return text
 
     return call
 
 
 def prepare(path, size=None, multiple=1):
-    """What the backbone gets, without the toolboxes."""
+    """The input of the backbone, prepared without the toolboxes."""
     image = cv2.imread(str(path))
     if size:
         image = cv2.resize(image, size)
@@ -116,7 +108,7 @@ def prepare(path, size=None, multiple=1):
 
 
 def gates_by_hand(model, inputs, layer):
-    """G of one image in one block, by Eqs. 3, 5 and 8."""
+    """G of one block for one image, by Eqs. 3, 5 and 8."""
     found = []
     handle = layer.register_forward_pre_hook(
         lambda layer, args: found.append(args[0][0].detach().double())
@@ -126,7 +118,7 @@ def gates_by_hand(model, inputs, layer):
     (F,) = found
     norm = F.square().sum(dim=(1, 2)).sqrt()
     N = norm / (norm.mean() + 1e-6)
-    return (1 + layer.gamma.detach().double() * N / 2.5).numpy()
+    return (1 + layer.gate.gamma.detach().double() * N / 2.5).numpy()
 
 
 @pytest.mark.parametrize(
@@ -141,10 +133,10 @@ def gates_by_hand(model, inputs, layer):
         ('segmenter', [], dict(size=(128, 128))),
     ],
 )
-def test_numbers(run, saved, shapes, name, argv, how):
+def test_numbers(run, saved, images, name, argv, how):
     numbers, printed = run(name, '--blocks', 'RA_3_1', 'RA_5_2', *argv)
     model, _ = saved[name]
-    folders = sorted((shapes / 'classes/val').iterdir())
+    folders = sorted(images.iterdir())
     assert numbers['temp'] == 2.5
     assert numbers['classes'] == [folder.name for folder in folders]
     assert list(numbers['blocks']) == ALL
@@ -172,7 +164,7 @@ def test_numbers(run, saved, shapes, name, argv, how):
     assert f'The strip shows {sorted(folders[0].iterdir())[0]}' in printed.out
 
 
-def test_mobilenet(run, saved, shapes):
+def test_mobilenet(run, saved, images):
     numbers, _ = run('mobilenet', '--max-images', '1')
     assert list(numbers['blocks']) == [
         'RA_3_2',
@@ -187,7 +179,7 @@ def test_mobilenet(run, saved, shapes):
         'RA_7_3',
     ]
     model, _ = saved['mobilenet']
-    path = sorted((shapes / 'classes/val/star').iterdir())[0]
+    path = sorted((images / 'star').iterdir())[0]
     np.testing.assert_allclose(
         numbers['blocks']['RA_7_3']['G']['star'],
         gates_by_hand(model, prepare(path), model.backbone.layer6[2].attention),
@@ -196,7 +188,7 @@ def test_mobilenet(run, saved, shapes):
 
 
 def test_pictures_and_choice(run, tmp_path, shapes):
-    """Four whole files, of the images that were asked for."""
+    """Four complete files, of the requested classes, number and image."""
     image = sorted((shapes / 'images/val').iterdir())[0]
     numbers, printed = run(
         'classifier',
@@ -226,10 +218,8 @@ def test_pictures_and_choice(run, tmp_path, shapes):
 
 
 def test_gamma_0(run, configs, saved, tmp_path):
-    """An untrained model: G is 1, whatever the image."""
-    cfg = Config.fromfile(configs / 'classifier.py')
-    init_default_scope(cfg.default_scope)
-    model = MODELS.build(cfg.model)
+    """An untrained model: G is 1 for every image."""
+    model = build_model(Config.fromfile(configs / 'classifier.py'))
     torch.save(model.state_dict(), tmp_path / 'new.pth')
     numbers, _ = run('classifier', checkpoint=tmp_path / 'new.pth')
     assert numbers['temp'] == 1
@@ -240,7 +230,7 @@ def test_gamma_0(run, configs, saved, tmp_path):
 
 
 def test_kinds_of_images(run, saved, tmp_path):
-    """Alpha, grey-scale, another size and format: as OpenCV's colours."""
+    """Alpha channels, grey-scale, other sizes and formats; other files are skipped."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 255, (40, 56, 3), dtype=np.uint8)
     grey = rng.integers(0, 255, (33, 47), dtype=np.uint8)
@@ -260,7 +250,7 @@ def test_kinds_of_images(run, saved, tmp_path):
     (tmp_path / 'images/both').mkdir()
     Image.fromarray(pixels).save(tmp_path / 'images/both/a.png')
     Image.fromarray(grey).save(tmp_path / 'images/both/b.png')
-    # What is no image of a class:
+    # No images of a class:
     (tmp_path / 'images/notes.txt').write_text('')
     (tmp_path / 'images/both/notes.txt').write_text('')
     (tmp_path / 'images/both/._b.png').write_text('')
@@ -275,92 +265,82 @@ def test_kinds_of_images(run, saved, tmp_path):
     np.testing.assert_allclose(G['both'], (G['rgb'] + G['grey']) / 2, atol=2e-6)
 
 
-def test_work_dir(configs, saved, shapes, tmp_path, monkeypatch):
+def test_work_dir(tool, configs, saved, images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    tool.main(
-        [
-            str(configs / 'classifier.py'),
-            str(saved['classifier'][1]),
-            str(shapes / 'classes/val'),
-            '--max-images',
-            '1',
-        ]
+    tool('visualize_gates')(
+        configs / 'classifier.py', saved['classifier'][1], images, '--max-images', 1
     )
     assert (tmp_path / 'work_dirs/classifier/gates/gates.json').is_file()
+
+
+def test_old_names_of_weights(run, saved, tmp_path):
+    """Checkpoints from before the gates were modules have the same gates."""
+    model, _ = saved['classifier']
+    weights = {
+        key.replace('.attention.gate.', '.attention.'): value
+        for key, value in model.state_dict().items()
+    }
+    torch.save(weights, tmp_path / 'old.pth')
+    argv = '--max-images', 1
+    old, _ = run('classifier', *argv, checkpoint=tmp_path / 'old.pth')
+    new, _ = run('classifier', *argv)
+    assert old == new
 
 
 # Mistakes
 
 
 @pytest.mark.parametrize(
-    'argv, expected',
+    'argv, named',
     [
-        (
-            ['--blocks', 'RA_2_1', 'RA_2_3'],
-            f'there is no block RA_2_3: the model has {", ".join(ALL)}',
-        ),
-        (['--classes', 'star', 'moon'], 'val, but (circle, square, star, triang'),
+        (['--blocks', 'RA_2_1', 'RA_2_3'], f'RA_2_3: the model has {", ".join(ALL)}'),
+        (['--classes', 'star', 'moon'], 'class moon'),
         (['--device', 'nvidia'], '--device nvidia: Expected one of cpu, cuda'),
-        (['--image', 'none.png'], 'none.png cannot be read'),
-        (['--cfg-options', 'model.backbone.depth=34'], 'its backbone is another'),
-        (['--cfg-options', 'model.head.num_classes=5'], 'for other classes'),
+        (['--image', 'none.png'], 'none.png'),
+        (
+            ['--cfg-options', 'model.backbone.depth=34'],
+            'backbone.layer1.2.conv1.weight',
+        ),
+        (['--cfg-options', 'model.head.num_classes=5'], 'head.fc'),
         (
             ['--cfg-options', 'model.backbone.type=mmpretrain.ResNet'],
-            'ResNet has no reverse attention, so there are no gates to look at',
+            'ResNet has no reverse attention',
         ),
         (
             ['--cfg-options', 'model.backbone.attention.type=ra_mm.SE'],
             'RAResNet has no reverse attention',
         ),
-        (['--cfg-options', 'test_dataloader=None'], 'has no test_dataloader'),
+        (['--cfg-options', 'test_dataloader=None'], 'test_dataloader'),
     ],
 )
-def test_mistakes(message, configs, saved, shapes, tmp_path, argv, expected):
-    text = message(
-        configs / 'classifier.py',
-        saved['classifier'][1],
-        shapes / 'classes/val',
-        '--out',
-        tmp_path,
-        *argv,
-    )
-    assert expected in text
-    assert len(text.splitlines()) == 1
-    assert not os.listdir(tmp_path)
+def test_mistakes(fails, argv, named):
+    assert named in fails(argv=argv)
 
 
-def test_number_of_images(message):
-    assert '--max-images 0: expected 1 or more' in message(
-        'a.py', 'a.pth', 'images', '--max-images', '0', status=2
-    )
+def test_number_of_images(tool, message):
+    argv = ('a.py', 'a.pth', 'images', '--max-images', '0')
+    assert '--max-images 0' in message(tool('visualize_gates'), *argv, status=2)
 
 
-def test_missing_files(message, configs, saved, shapes, tmp_path):
-    config, (_, checkpoint) = configs / 'classifier.py', saved['classifier']
-    images = shapes / 'classes/val'
-    assert 'no such config' in message('none.py', checkpoint, images)
-    assert 'no such checkpoint' in message(config, 'none.pth', images)
-    assert 'none has no folders' in message(config, checkpoint, 'none')
-    assert 'star has no folders' in message(config, checkpoint, images / 'star')
+def test_missing_files(fails, images, tmp_path):
+    assert 'none.py' in fails(config='none.py')
+    assert 'none.pth' in fails(checkpoint='none.pth')
+    assert 'none has no folders' in fails(images='none')
+    assert 'star has no folders' in fails(images=images / 'star')
     (tmp_path / 'star').mkdir()
-    assert 'star has no images (.jpg,' in message(config, checkpoint, tmp_path)
+    assert 'star has no images (.jpg,' in fails(images=tmp_path)
 
 
-def test_other_checkpoints(message, configs, saved, shapes, tmp_path):
-    """Of a plain model, or no model at all."""
-    config, images = configs / 'classifier.py', shapes / 'classes/val'
+def test_other_checkpoints(fails, saved, tmp_path):
+    """Of a plain model, of another model, and a text file."""
     (model, _), plain = saved['classifier'], tmp_path / 'plain.pth'
     torch.save(
         {k: v for k, v in model.state_dict().items() if 'attention' not in k}, plain
     )
-    assert f'{plain} was trained without reverse attention' in message(
-        config, plain, images
-    )
-    assert 'does not fit the model' in message(config, saved['mobilenet'][1], images)
+    assert f'{plain} was trained without reverse attention' in fails(checkpoint=plain)
+    assert 'does not fit the model' in fails(checkpoint=saved['mobilenet'][1])
     (tmp_path / 'text.pth').write_text('text')
-    assert 'is not a PyTorch checkpoint' in message(
-        config, tmp_path / 'text.pth', images
-    )
+    assert 'text.pth' in fails(checkpoint=tmp_path / 'text.pth')
 
 
 @pytest.mark.parametrize(
@@ -371,32 +351,18 @@ def test_other_checkpoints(message, configs, saved, shapes, tmp_path):
         lambda content: b'',
     ],
 )
-def test_broken_image(message, configs, saved, shapes, tmp_path, spoil):
-    """Found among whole ones, named, and nothing is written."""
-    whole = sorted((shapes / 'classes/val/star').iterdir())[0].read_bytes()
+def test_broken_image(fails, images, tmp_path, spoil):
+    """Its path is named, and nothing is written for the intact one before it."""
+    intact = sorted((images / 'star').iterdir())[0].read_bytes()
     (tmp_path / 'in/star').mkdir(parents=True)
-    (tmp_path / 'in/star/a.jpg').write_bytes(whole)
-    (tmp_path / 'in/star/b.jpg').write_bytes(spoil(whole))
-    text = message(
-        configs / 'classifier.py',
-        saved['classifier'][1],
-        tmp_path / 'in',
-        '--out',
-        tmp_path / 'out',
-    )
-    assert 'star/b.jpg cannot be read' in text
-    assert not (tmp_path / 'out').exists()
+    (tmp_path / 'in/star/a.jpg').write_bytes(intact)
+    (tmp_path / 'in/star/b.jpg').write_bytes(spoil(intact))
+    assert 'star/b.jpg' in fails(images=tmp_path / 'in')
 
 
-def test_weights_that_diverged(message, configs, saved, shapes, tmp_path):
+def test_weights_that_diverged(fails, saved, tmp_path):
     model, _ = saved['classifier']
     weights = {k: v.clone() for k, v in model.state_dict().items()}
-    weights['backbone.layer3.0.attention.gamma'].fill_(3e38)
+    weights['backbone.layer3.0.attention.gate.gamma'].fill_(3e38)
     torch.save(weights, tmp_path / 'diverged.pth')
-    assert 'RA_4_1: G is not finite' in message(
-        configs / 'classifier.py',
-        tmp_path / 'diverged.pth',
-        shapes / 'classes/val',
-        '--out',
-        tmp_path / 'out',
-    )
+    assert 'RA_4_1: G is not finite' in fails(checkpoint=tmp_path / 'diverged.pth')

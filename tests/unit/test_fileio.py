@@ -1,14 +1,15 @@
-"""atomic_write: what is there is the old file or the new one."""
+"""atomic_write leaves the complete old or new file, whatever happens."""
 
 import errno
 import os
 
 import pytest
 
+from ra_mm.errors import UserError
 from ra_mm.fileio import atomic_write, check_writable
 
 
-def test_whole_file(tmp_path):
+def test_write_and_replace(tmp_path):
     path = tmp_path / 'new folder' / 'ä.txt'
     with atomic_write(path) as file:
         file.write('first ä')
@@ -36,7 +37,7 @@ def test_full_disk(name, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_goes_wrong_while_it_is_open(tmp_path):
+def test_exception_in_the_block(tmp_path):
     path = tmp_path / 'file'
     path.write_text('old')
     with pytest.raises(KeyboardInterrupt):
@@ -47,10 +48,10 @@ def test_what_goes_wrong_while_it_is_open(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_expect_writable(tmp_path):
+def test_check_writable(tmp_path):
     check_writable('--out', tmp_path / 'a/b')
-    assert not list(tmp_path.iterdir())  # nothing is made
+    assert not list(tmp_path.iterdir())  # nothing is created
     (tmp_path / 'file').touch()
     for folder in ('file', 'file/a/b'):
-        with pytest.raises(ValueError, match='--out: .*Not a directory'):
+        with pytest.raises(UserError, match='--out: .*Not a directory'):
             check_writable('--out', tmp_path / folder)

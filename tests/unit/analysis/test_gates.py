@@ -1,39 +1,41 @@
-"""Gates by the paper's equations, and what the figures say of them."""
+"""Measured gates against the paper's equations, and the content of the figures."""
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_hex
+from torch import nn
 
 from ra_mm.analysis import gates
 from ra_mm.backbones import RAMobileNetV2, RAResNet
+from ra_mm.errors import UserError
 from ra_mm.layers import ReverseAttention
 
 
 def small(**kwargs):
-    """An RA-ResNet-18 with any gamma and temp, 2.5."""
+    """A small RA-ResNet-18 with random gamma and temp = 2.5."""
     torch.manual_seed(0)
     backbone = RAResNet(18, base_channels=8, stem_channels=8, **kwargs)
     for layer in backbone.modules():
         if isinstance(layer, ReverseAttention):
-            layer.gamma.data.normal_()
-            layer.temp.fill_(2.5)
+            layer.gate.gamma.data.normal_()
+            layer.gate.temp.fill_(2.5)
     return backbone.eval()
 
 
 def gates_by_hand(backbone, image):
-    """G and x of all blocks of one image, in NumPy and float64."""
+    """G and x of all blocks for one image, in NumPy and float64."""
     blocks, found = gates.find_blocks(backbone), {}
 
-    def see(layer, args):
+    def compute(layer, args):
         name = next(k for k, v in blocks.items() if v is layer)
         F, x = (a[0].detach().double().numpy() for a in args)
         norm = np.sqrt((F**2).sum(axis=(1, 2)))  # Eq. 3
         N = norm / (norm.mean() + 1e-6)  # Eq. 5
-        gamma = layer.gamma.detach().double().numpy()
-        found[name] = 1 + gamma * N / layer.temp.item(), x  # Eq. 8
+        gamma = layer.gate.gamma.detach().double().numpy()
+        found[name] = 1 + gamma * N / layer.gate.temp.item(), x  # Eq. 8
 
-    handles = [b.register_forward_pre_hook(see) for b in blocks.values()]
+    handles = [b.register_forward_pre_hook(compute) for b in blocks.values()]
     backbone(image)
     for handle in handles:
         handle.remove()
@@ -50,7 +52,7 @@ MOBILE = [
 ]
 
 
-def test_names_are_the_papers():
+def test_names_of_the_paper():
     backbone = RAResNet(50)
     blocks = gates.find_blocks(backbone)
     assert list(blocks) == R50
@@ -71,7 +73,7 @@ def test_names_are_the_papers():
 
 
 def test_names_of_mobilenet():
-    """Blocks with a skip connection alone."""
+    """Only blocks with a shortcut have a gate."""
     backbone = RAMobileNetV2(0.5)
     blocks = gates.find_blocks(backbone)
     assert list(blocks) == MOBILE
@@ -86,17 +88,61 @@ def test_names_of_mobilenet():
     ]
 
 
+def test_names_of_other_backbones():
+    """The dotted name outside layer<i>.<j>; any attribute name inside."""
+    backbone, block = nn.Module(), nn.Module
+    backbone.stages = nn.ModuleList(
+        nn.ModuleList(nn.ModuleDict(dict(ra=ReverseAttention(2))) for _ in range(2))
+        for _ in range(2)
+    )
+    backbone.layer1 = nn.ModuleList([block(), block()])
+    for attribute in ('gate', 'second'):
+        setattr(backbone.layer1[1], attribute, ReverseAttention(2))
+    blocks = gates.find_blocks(backbone)
+    stages = [f'stages.{i}.{j}.ra' for i in range(2) for j in range(2)]
+    assert list(blocks) == [*stages, 'RA_2_2', 'layer1.1.second']
+    assert blocks['RA_2_2'] is backbone.layer1[1].gate
+    assert gates.choose_blocks(stages) == [
+        'stages.0.1.ra',
+        'stages.1.0.ra',
+        'stages.1.1.ra',
+    ]
+
+
 def test_wrong_names():
-    with pytest.raises(ValueError, match='no block RA_2_3, x: .* has RA_2_1,'):
+    with pytest.raises(UserError, match='RA_2_3, x: .* RA_2_1, RA_2_2'):
         gates.choose_blocks(['RA_2_1', 'RA_2_2'], ['RA_2_1', 'RA_2_3', 'x'])
     plain = RAResNet(18, attention=dict(type='ra_mm.SE'))
-    with pytest.raises(ValueError, match='RAResNet has no reverse attention'):
+    with pytest.raises(UserError, match='RAResNet has no reverse attention'):
         gates.find_blocks(plain)
+
+
+def test_run_with_gates():
+    """G and x of each block, in the order of the forward pass; no hook stays."""
+    backbone, image = small(), torch.randn(2, 3, 32, 48)
+    found = {}
+    gates.run_with_gates(
+        backbone, image, lambda name, G, x: found.update({name: (G, x)})
+    )
+    assert list(found) == list(gates.find_blocks(backbone))
+    for i in range(2):
+        for name, (G, x) in gates_by_hand(backbone, image[i : i + 1]).items():
+            assert G.shape == found[name][0][i].shape
+            np.testing.assert_allclose(found[name][0][i], G, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(found[name][1][i], x, rtol=1e-3, atol=1e-4)
+    assert not has_hooks(backbone)
+
+
+def has_hooks(backbone):
+    return any(
+        module._forward_hooks or module._forward_pre_hooks
+        for module in backbone.modules()
+    )
 
 
 @pytest.fixture(scope='module')
 def measured():
-    """A backbone, images of three classes, and their measured gates."""
+    """A backbone, images of three classes, and the measured gates."""
     backbone = small()
     torch.manual_seed(1)
     images = [(label, torch.randn(1, 3, 32, 48)) for label in ('a', 'b', 'a', 'c', 'a')]
@@ -105,7 +151,7 @@ def measured():
 
 
 def test_numbers(measured):
-    """Of classes that differ in their number of images."""
+    """The classes differ in their number of images."""
     backbone, images, result = measured
     by_hand = [gates_by_hand(backbone, image) for _, image in images]
     assert result['temp'] == 2.5
@@ -129,8 +175,8 @@ def test_numbers(measured):
                 np.testing.assert_allclose(block['G'][label], expected, **close)
 
 
-def test_batches_and_hooks(measured):
-    """Images at once count as many, and nothing stays behind."""
+def test_batches(measured):
+    """A batch counts as the images in it."""
     backbone, images, result = measured
     a = torch.cat([image for label, image in images if label == 'a'])
     (_, b), (_, c) = images[1], images[3]
@@ -141,8 +187,6 @@ def test_batches_and_hooks(measured):
         result['blocks']['RA_2_1']['G']['a'],
         atol=1e-5,
     )
-    for layer in gates.find_blocks(backbone).values():
-        assert not layer._forward_hooks
 
 
 def test_gamma_0_is_exactly_the_shortcut():
@@ -160,11 +204,10 @@ def test_gamma_0_is_exactly_the_shortcut():
 
 def test_diverged():
     backbone = small()
-    backbone.layer2[0].attention.gamma.data[3] = torch.nan
-    with pytest.raises(ValueError, match='RA_3_1: G is not finite'):
+    backbone.layer2[0].attention.gate.gamma.data[3] = torch.nan
+    with pytest.raises(UserError, match='RA_3_1: G is not finite'):
         gates.measure(backbone, [('a', torch.randn(1, 3, 32, 32))], [])
-    for layer in gates.find_blocks(backbone).values():
-        assert not layer._forward_hooks
+    assert not has_hooks(backbone)
 
 
 def test_plot(measured):
@@ -189,7 +232,7 @@ def test_plot(measured):
 
 
 def test_plot_of_many_classes():
-    """The legend does not grow without bounds."""
+    """The legend has at most 12 entries."""
     labels = [f'class {i}' for i in range(30)]
     result = dict(
         temp=1.0,
@@ -236,16 +279,16 @@ def test_plot_strip(measured):
     figure.draw_without_rendering()
     by_hand = gates_by_hand(backbone, image)
     assert (shown(figure, 0) == picture).all()
-    # Not stretched over what was padded.
+    # Not stretched over the padding.
     assert figure.axes[0].images[0].get_extent() == [0, 40, 20, 0]
     assert figure.axes[0].get_xlim() == (0, 48)
     for index, name in ((1, 'RA_3_1'), (3, 'RA_4_2')):
         G, x = by_hand[name]
         before = abs(x).mean(axis=0)
-        behind = abs(G[:, None, None] * x).mean(axis=0)
+        after = abs(G[:, None, None] * x).mean(axis=0)
         assert figure.axes[index].get_title() == name
         np.testing.assert_allclose(shown(figure, index), before, rtol=1e-4)
-        np.testing.assert_allclose(shown(figure, index + 1), behind / before, rtol=1e-4)
+        np.testing.assert_allclose(shown(figure, index + 1), after / before, rtol=1e-4)
     norms = [figure.axes[i].images[0].norm for i in (2, 4)]
     assert norms[0] is norms[1]
     assert norms[0](1.0) == 0.5  # white

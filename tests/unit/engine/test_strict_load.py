@@ -1,17 +1,34 @@
-from types import SimpleNamespace
+"""Which weights fit which model."""
 
 import pytest
 import torch
+from mmengine.model import BaseTTAModel
 from torch import nn
 
-from ra_mm.engine.strict_load import StrictLoadHook, load_weights
+from ra_mm.engine.strict_load import load_strict, load_weights, strip_prefix
+from ra_mm.errors import UserError
+from ra_mm.layers import ReverseAttention
 
 
 def model():
     return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
 
 
-def test_weights_as_far_as_they_fit():
+class Detector(nn.Module):
+    def __init__(self, attention=None, classes=2):
+        super().__init__()
+        block = nn.ModuleDict(dict(conv=nn.Conv2d(2, 2, 1)))
+        if attention is not None:
+            block['attention'] = attention
+        self.backbone = nn.ModuleDict(dict(layer1=block))
+        self.head = nn.Linear(2, classes)
+
+
+RA = ReverseAttention(2)
+RIVAL = nn.Linear(1, 1)
+
+
+def test_weights_that_fit_are_loaded():
     source, target = model(), model()
     weights = source.state_dict()
     bias = target[0].bias.clone()
@@ -25,15 +42,85 @@ def test_weights_as_far_as_they_fit():
     }
     assert torch.equal(target[0].weight, source[0].weight)
     assert torch.equal(target[0].bias, bias)
-    assert '2.x' in weights, "the caller's are left alone"
+    assert '2.x' in weights, 'the weights of the caller are unchanged'
 
 
-@pytest.mark.parametrize('rank', [0, 1])
-def test_every_process_stops(rank, monkeypatch):
-    """mmengine's own loading complains in the first process alone."""
-    monkeypatch.setattr('mmengine.runner.checkpoint.get_dist_info', lambda: (rank, 2))
-    with pytest.raises(ValueError, match='does not fit the model.*1 missing'):
-        StrictLoadHook(whole=True).after_load_checkpoint(
-            SimpleNamespace(model=model()),
-            {k: v for k, v in model().state_dict().items() if k != '0.bias'},
-        )
+@pytest.mark.parametrize(
+    'change, name',
+    [
+        (lambda w: w.pop('0.bias'), '0.bias'),
+        (lambda w: w.update({'2.x': torch.ones(1)}), '2.x'),
+        (lambda w: w.update({'0.bias': torch.ones(4)}), '0.bias'),
+    ],
+)
+@pytest.mark.parametrize('scope', ['model', 'backbone'])
+def test_mismatch(change, name, scope):
+    weights = {f'backbone.{k}': v for k, v in model().state_dict().items()}
+    own = nn.ModuleDict(dict(backbone=model()))
+    load_strict(own, weights, scope)
+    spoilt = model().state_dict()
+    change(spoilt)
+    with pytest.raises(UserError, match=f'backbone.{name}'):
+        load_strict(own, {f'backbone.{k}': v for k, v in spoilt.items()}, scope)
+
+
+def test_new_heads():
+    """They are allowed where a training starts, and nowhere else."""
+    weights = Detector(RA, classes=3).state_dict()
+    load_strict(Detector(RA), weights, 'backbone')
+    with pytest.raises(UserError, match='head.weight'):
+        load_strict(Detector(RA), weights)
+
+
+@pytest.mark.parametrize('scope', ['model', 'backbone'])
+def test_nothing_in_common(scope):
+    with pytest.raises(UserError, match='backbone.*1 unexpected'):
+        load_strict(Detector(RA), {'a': torch.ones(1)}, scope)
+
+
+@pytest.mark.parametrize(
+    'attention, options, fits',
+    [
+        (RA, dict(scope='model'), True),
+        (RA, dict(scope='model', allow_plain=False), False),
+        (RA, dict(scope='backbone'), True),
+        (RIVAL, dict(scope='model'), False),
+        (RIVAL, dict(scope='backbone'), True),
+    ],
+)
+def test_plain_weights(attention, options, fits):
+    plain, own = Detector(), Detector(attention)
+    if fits:
+        load_strict(own, plain.state_dict(), **options)
+        assert torch.equal(own.head.weight, plain.head.weight)
+    else:
+        with pytest.raises(UserError, match='attention'):
+            load_strict(own, plain.state_dict(), **options)
+
+
+@pytest.mark.parametrize('scope', ['model', 'backbone'])
+@pytest.mark.parametrize('own', [None, RIVAL])
+def test_weights_of_another_attention(own, scope):
+    with pytest.raises(UserError, match='attention'):
+        load_strict(Detector(own), Detector(RA).state_dict(), scope)
+
+
+def test_wrappers():
+    """Of several GPUs in the weights, of test-time augmentation in the model."""
+
+    class TTA(BaseTTAModel):
+        def merge_preds(self, data_samples_list):
+            pass
+
+    class Model(nn.Linear):
+        test_step = None
+
+    source, target = Model(2, 3), Model(2, 3)
+    weights = {f'module.{k}': v for k, v in source.state_dict().items()}
+    load_strict(TTA(target), weights)
+    assert torch.equal(target.weight, source.weight)
+
+
+@pytest.mark.parametrize('prefix', ['backbone', 'backbone.'])
+def test_prefix(prefix):
+    assert strip_prefix({'backbone.a': 1, 'backbones.b': 2}, prefix) == {'a': 1}

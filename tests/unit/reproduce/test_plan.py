@@ -1,4 +1,4 @@
-"""What is run for which rows: order, commands, and weights that fit."""
+"""The order of runs, their commands, and whether initial weights fit."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,20 +7,21 @@ import pytest
 from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS, init_default_scope
 
+from ra_mm.errors import UserError
 from ra_mm.reproduce import paper
-from ra_mm.reproduce.data import read
+from ra_mm.reproduce.data import read_dataset
 from ra_mm.reproduce.plan import Setting, choose_rows, make_job, make_plan
 
 FULL = Setting('full', Path('out'), gpus=2, launcher='pytorch')
 DEMO = Setting('demo', Path('out'))
 
 
-def plan_of(*words, seeds=1, own=False, rows=()):
-    return make_plan(choose_rows(words, rows), seeds, own)
+def plan_of(*tables, seeds=1, own_data=False, rows=()):
+    return make_plan(choose_rows(tables, rows), seeds, own_data)
 
 
 def trained_config(job, setting):
-    """What tools/train.py makes of the job's command line."""
+    """The config that tools/train.py trains for the job's command line."""
     if setting.scale == 'demo':
         return job.cfg
     options = job.command[job.command.index('--cfg-options') + 1 :]
@@ -40,7 +41,7 @@ def shapes_of_backbone(cfg):
     return {key: value.shape for key, value in state.items()}
 
 
-def test_every_row_has_its_run_and_each_run_is_there_once():
+def test_every_row_has_a_run_and_no_run_is_repeated():
     plan = plan_of('all')
     configs = [run.config for run in plan.values()]
     assert len(configs) == len(set(configs)) == 57
@@ -57,17 +58,17 @@ def test_prerequisites_come_first_with_the_same_seed():
         if run.needs:
             assert run.needs.seed == run.seed
             assert ids.index(run.needs.id) < ids.index(run.id)
-    assert not any(run.needs for run in plan_of('table4', own=True).values())
-    assert len(plan_of('table4', own=True)) == 8
+    assert not any(run.needs for run in plan_of('table4', own_data=True).values())
+    assert len(plan_of('table4', own_data=True)) == 8
 
 
 def test_rows_are_chosen_by_text():
     rows = choose_rows(['table4'], ['faster r-cnn'])
     assert [row.name for row in rows] == ['Baseline', '+SE', '+CBAM', '+RA']
     assert len(choose_rows(['table4', 'table5'], ['+RA', '+SE'])) == 8
-    with pytest.raises(ValueError, match='table11: expected table2, .* all'):
+    with pytest.raises(UserError, match='table11'):
         choose_rows(['table11'])
-    with pytest.raises(ValueError, match="'RB'(.|\n)*Table 4, .*, [+]RA"):
+    with pytest.raises(UserError, match=r"--rows 'RB'(.|\n)*Table 4, .*, \+RA"):
         choose_rows(['table4'], ['+RA', 'RB'])
 
 
@@ -93,8 +94,8 @@ def test_command_for_slurm():
         'model.backbone.init_cfg.checkpoint=out/runs/r50-seed0/epoch_100.pth '
         'model.backbone.init_cfg.prefix=backbone.'
     )
-    assert job.scaling == 'lr 0.02 -> 0.04 (32 of 16 images a step)'
-    # Table 1's 256 images a step are 2 GPUs' in the configs.
+    assert job.scaling.startswith('lr 0.02 -> 0.04 ')
+    # The configs take the 256 images of a step on 2 GPUs.
     assert make_job(plan['r50-seed0'], FULL).scaling is None
 
 
@@ -103,7 +104,7 @@ def test_command_for_slurm():
     'run', [run for run in plan_of('all').values() if run.needs], ids=lambda run: run.id
 )
 def test_imagenet_weights_fit(run, setting):
-    """Names and shapes of both backbones, and where they are looked for."""
+    """Names and shapes of both backbones agree, and the path is right."""
     job, start = make_job(run, setting), make_job(run.needs, setting)
     cfg = trained_config(job, setting)
     assert shapes_of_backbone(start.cfg) == shapes_of_backbone(cfg)
@@ -111,7 +112,7 @@ def test_imagenet_weights_fit(run, setting):
     assert init.type == 'Pretrained'
     assert init.checkpoint == str(start.checkpoint)
     assert cfg.model.get('pretrained') is None
-    # mmdet's and mmseg's own are told where the weights are in the file.
+    # The backbones of mmdet and mmseg need the prefix of the weights.
     is_ours = cfg.model.backbone.type.startswith('ra_mm.')
     assert init.get('prefix') == (None if is_ours else 'backbone.')
 
@@ -122,7 +123,7 @@ def test_demo_keeps_what_the_row_is_about(run):
     for key in ('type', 'depth', 'attention'):
         expected = full.model.backbone.get(key)
         if expected == 'ResNetV1c':
-            expected = 'ResNet'  # ImageNet's have the plain stem
+            expected = 'ResNet'  # the ImageNet configs have the plain stem
         assert demo.model.backbone.get(key) == expected
     assert demo.model.type == full.model.type
     types = [
@@ -143,9 +144,9 @@ def test_demo_keeps_what_the_row_is_about(run):
 
 
 def test_no_attention_is_frozen_untrained(shapes):
-    """On one's own data nothing but torchvision's weights comes before."""
-    setting = replace(FULL, data=read(shapes))
-    for run in plan_of('table4', own=True).values():
+    """On the user's data, training starts from torchvision's weights."""
+    setting = replace(FULL, data=read_dataset(shapes))
+    for run in plan_of('table4', own_data=True).values():
         backbone = make_job(run, setting).cfg.model.backbone
         assert backbone.frozen_stages == 0
         assert backbone.init_cfg.checkpoint == 'torchvision://resnet50'

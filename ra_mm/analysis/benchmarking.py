@@ -1,0 +1,317 @@
+"""Time, peak memory and saved activations of a step, variant beside variant."""
+
+import contextlib
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import time
+import timeit
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.benchmark import timer
+
+from ra_mm.analysis.benchmark_cases import VARIANTS, Case
+from ra_mm.layers import ReverseAttention, force_path
+
+MIN_ROUNDS = 3
+
+
+class Step:
+    """One step of a variant; call it to run it.
+
+    Args:
+        case (Case): The settings.
+        variant (str): A key of VARIANTS.
+        inputs: The inputs that the case made.
+    """
+
+    def __init__(self, case: Case, variant: str, inputs) -> None:
+        prefix, self.path, compiles = VARIANTS[variant]
+        self.case, self.inputs = case, inputs
+        torch.manual_seed(1)
+        self.model = case.place(case.build(prefix))
+        self.model.train(case.what != 'infer')
+        for m in self.model.modules():
+            if isinstance(m, ReverseAttention):
+                # Small but not 0: the gate then works, while a detector still
+                # proposes about as many boxes as the plain one.
+                nn.init.normal_(m.gate.gamma, std=0.01)
+        if case.what == 'tail':
+            for t in (*inputs[0], *inputs[1]):
+                t.requires_grad_()
+        if compiles:
+            for m in self.model if case.what == 'tail' else [self.model.backbone]:
+                m.compile()
+        # A learning rate of 0 keeps the weights; the work is the same.
+        self.sgd = torch.optim.SGD(
+            [p for p in self.model.parameters() if p.requires_grad],
+            lr=0.0,
+            momentum=0.9,
+            weight_decay=1e-4,
+        )
+
+    @contextlib.contextmanager
+    def settings(self):
+        """Apply the path of the tail and the TF32 setting."""
+        with force_path(self.path), tf32_allowed(self.case.precision != 'fp32'):
+            yield
+
+    def forward(self):
+        """Return the loss, or the outputs of tails and of inference."""
+        what, amp = self.case.what, self.case.precision == 'amp'
+        with torch.autocast(self.case.device, torch.bfloat16, enabled=amp):
+            if what == 'tail':
+                z, x, _ = self.inputs
+                return [m(*zx) for m, *zx in zip(self.model, z, x)]
+            if what == 'detector':
+                losses = self.model.loss(*self.inputs)
+                return self.model.parse_losses(losses)[0]
+            images, labels = self.inputs
+            logits = self.model(images)
+            return logits if what == 'infer' else cross_entropy(logits, labels)
+
+    def __call__(self) -> None:
+        learns = self.case.what != 'infer'
+        with self.settings(), torch.set_grad_enabled(learns):
+            out = self.forward()
+            if self.case.what == 'tail':
+                for m, z, x, dy in list(zip(self.model, *self.inputs))[::-1]:
+                    # pop() frees each tail's activations, as in a network.
+                    torch.autograd.grad(out.pop(), [z, x, *m.parameters()], dy)
+            elif learns:
+                out.backward()
+                self.sgd.step()
+                self.sgd.zero_grad()
+
+    def saved_bytes(self) -> int:
+        """Sum the bytes that autograd keeps from one forward pass.
+
+        Every storage counts once. Parameters, buffers and the copies of
+        parameters that autocast makes do not count.
+        """
+        params = list(self.model.parameters())
+        own = {t.untyped_storage().data_ptr() for t in (*params, *self.model.buffers())}
+        kept = {}
+
+        def is_copy(t):
+            return t.dtype == torch.bfloat16 and any(
+                t.shape == w.shape and torch.equal(t, w.to(t.dtype))
+                for p in params
+                if p.ndim > 1
+                for w in (p.data, p.data.mT)
+            )
+
+        def pack(t):
+            storage = t.untyped_storage()
+            if storage.data_ptr() not in own and not is_copy(t):
+                kept[storage.data_ptr()] = storage  # alive, so the address stays taken
+            # Detached: an output that its own node saves would never be freed.
+            return t.detach()
+
+        hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t)
+        with self.settings(), hooks:
+            self.forward()
+        return sum(storage.nbytes() for storage in kept.values())
+
+
+@contextlib.contextmanager
+def tf32_allowed(allowed: bool):
+    """Allow TF32 in convolutions and matrix products, or forbid it."""
+    backends = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [b.allow_tf32 for b in backends]
+    for b in backends:
+        b.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        for b, value in zip(backends, before):
+            b.allow_tf32 = value
+
+
+def seconds(step: Callable[[], object], number: int) -> float:
+    """Time ``number`` consecutive steps, and return the mean of one.
+
+    The timer synchronizes with the GPU.
+    """
+    return timeit.Timer(step, timer=timer).timeit(number) / number
+
+
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    """The lower quartile, the median and the upper quartile."""
+    return tuple(statistics.quantiles(values, n=4, method='inclusive'))
+
+
+def measure(
+    case: Case,
+    variants: list[str],
+    rounds: int,
+    progress: Callable[[str], None],
+    limit_s: float = float('inf'),
+    keep_going: bool = False,
+) -> dict:
+    """Run the variants of a case in paired rounds.
+
+    In each round every variant runs beside the plain model, so that both meet
+    the same state of the machine; which of the two goes first alternates.
+
+    Args:
+        case (Case): The settings.
+        variants (list[str]): Keys of VARIANTS, 'plain' first.
+        rounds (int): How often each variant runs beside the plain model.
+        progress (callable): Called with a line of text about the state.
+        limit_s (float): After this many seconds no further round starts, but
+            for the first 3. Defaults to no limit.
+        keep_going (bool): Record the error of a variant that fails to run
+            once, instead of raising it; 'plain' must run. Defaults to False.
+
+    Returns:
+        dict: The case, ``rounds``, ``number`` (consecutive steps in one timing)
+        and ``results``, one dict for each variant: ``variant``; ``first_s``
+        (time of the first step, compilation included); ``pairs_ms`` (time of a
+        step, of plain and of the variant, in each round); ``peak_bytes`` (peak
+        memory allocated in a step, with the model, without the inputs; None on
+        a CPU); ``saved_bytes`` (see :meth:`Step.saved_bytes`; None for
+        inference and compiled backbones). A failed variant has ``variant`` and
+        ``error`` alone.
+    """
+    begin = time.perf_counter()
+    cuda = case.device == 'cuda'
+    torch._dynamo.reset()
+    inputs, steps, results, failed = case.inputs(), [], [], []
+    for variant in variants:
+        progress(f'{variant}: warm-up')
+        try:
+            step, result = _warm_up(case, variant, inputs)
+        except Exception as e:
+            if not keep_going or variant == 'plain' or isinstance(e, TimeoutError):
+                raise
+            failed.append(dict(variant=variant, error=f'{type(e).__name__}: {e}'))
+            progress(f'{variant}: {type(e).__name__}: {e}')
+        else:
+            steps.append(step)
+            results.append(result)
+
+    # Long enough for the clock.
+    number = max(1, round((0.1 if cuda else 0.2) / seconds(steps[0], 1)))
+    first_round = time.perf_counter()
+    for i in range(rounds):
+        if i >= MIN_ROUNDS and time.perf_counter() - begin > limit_s:
+            rounds = i
+            break
+        if not steps[1:]:  # all of them failed
+            ms = 1e3 * seconds(steps[0], number)
+            results[0]['pairs_ms'].append([ms, ms])
+        for step, result in zip(steps[1:], results[1:]):
+            pair = [steps[0], step]
+            ms = {
+                j: 1e3 * seconds(pair[j], number) for j in ((0, 1) if i % 2 else (1, 0))
+            }
+            result['pairs_ms'].append([ms[0], ms[1]])
+            results[0]['pairs_ms'].append([ms[0], ms[0]])
+        left = (time.perf_counter() - first_round) / (i + 1) * (rounds - i - 1)
+        progress(f'round {i + 1} of {rounds}, {left / 60:.1f} minutes left')
+    return dict(
+        **asdict(case), rounds=rounds, number=number, results=[*results, *failed]
+    )
+
+
+def _warm_up(case, variant, inputs):
+    cuda = case.device == 'cuda'
+    before = torch.cuda.memory_allocated() if cuda else 0
+    step = Step(case, variant, inputs)
+    first_s = seconds(step, 1)
+    seconds(step, 2)
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+        seconds(step, 1)
+    return step, dict(
+        variant=variant,
+        first_s=first_s,
+        pairs_ms=[],
+        peak_bytes=torch.cuda.max_memory_allocated() - before if cuda else None,
+        # In a compiled backbone the hooks would cause another compilation.
+        saved_bytes=None
+        if case.what == 'infer' or VARIANTS[variant][2]
+        else step.saved_bytes(),
+    )
+
+
+def profile(case: Case, variant: str) -> str:
+    """Tabulate the operators on which a step spends most time."""
+    step = Step(case, variant, case.inputs())
+    seconds(step, 3)
+    with torch.profiler.profile() as prof:
+        seconds(step, 1)
+    return prof.key_averages().table(
+        sort_by=f'self_{case.device}_time_total', row_limit=12, max_name_column_width=50
+    )
+
+
+def environment(
+    prog: str, argv: list[str], device: str, commit: str | None = None
+) -> dict:
+    """Describe the machine, the software and the command behind the figures.
+
+    Args:
+        prog (str): The tool's name.
+        argv (list[str]): Its command line.
+        device (str): 'cpu' or 'cuda'.
+        commit (str, optional): The commit, where git cannot tell it. Defaults
+            to RA_MM_COMMIT in the environment, then to what git says.
+    """
+    cuda = device == 'cuda'
+    lines = (_output('lscpu') or '').splitlines()
+    cpu = [
+        line.partition(': ')[2] for line in lines if line.startswith('Model name')
+    ] or [platform.processor()]
+    describe = '--always', '--abbrev=40', '--exclude=*', '--dirty= (changed)'
+    driver = 'nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader'
+    return dict(
+        command=shlex.join(['python', prog, *argv]),
+        commit=commit
+        or os.environ.get('RA_MM_COMMIT')
+        or _output('git', 'describe', *describe),
+        date=time.strftime('%Y-%m-%d %H:%M %z'),
+        cpu=cpu[0].strip(),
+        threads=torch.get_num_threads(),
+        gpu=torch.cuda.get_device_name() if cuda else None,
+        driver=_output(*driver) if cuda else None,
+        cuda=torch.version.cuda if cuda else None,
+        cudnn=torch.backends.cudnn.version() if cuda else None,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        **{name: _version(name) for name in ('torchvision', 'triton', 'numpy')},
+        **{
+            name: _version(name, f'onedl-{name}')
+            for name in ('mmengine', 'mmcv', 'mmpretrain')
+        },
+        mmdet=_version('mmdet', 'onedl-mmdetection'),
+    )
+
+
+def _output(*command):
+    try:
+        return subprocess.run(
+            command,
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _version(*distributions):
+    for name in distributions:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    return None

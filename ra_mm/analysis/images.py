@@ -1,0 +1,111 @@
+"""Find images in class folders and put them through a config's test pipeline."""
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from PIL import Image
+from torch import Tensor, nn
+
+from ra_mm.errors import UserError
+from ra_mm.fileio import IMAGE_SUFFIXES
+from ra_mm.validation import shorten
+
+
+def find_images(
+    root: str | Path, classes: Iterable[str] | None, limit: int
+) -> list[tuple[str, Path]]:
+    """List the images of class folders, skipping hidden files and folders.
+
+    Args:
+        root (str | Path): Folder with one folder of images per class.
+        classes (Iterable[str], optional): Names of the folders to list; all if
+            None.
+        limit (int): Maximum number of images per class; the first by name are
+            taken.
+
+    Returns:
+        list[tuple[str, Path]]: Class and path of each image.
+
+    Raises:
+        UserError: If there is no class folder, a class is missing, or has no
+            images.
+    """
+    folders = {
+        path.name: path for path in sorted(Path(root).glob('[!.]*')) if path.is_dir()
+    }
+    if not folders:
+        raise UserError(f'{root} has no folders: expected one per class, with images')
+    images = []
+    for name in dict.fromkeys(classes or folders):
+        if name not in folders:
+            raise UserError(
+                f'class {name}: no such folder in {root}, which has {shorten(folders)}'
+            )
+        paths = sorted(
+            path
+            for path in folders[name].rglob('[!.]*')
+            if path.suffix.lower() in IMAGE_SUFFIXES
+        )
+        if not paths:
+            raise UserError(
+                f'{folders[name]} has no images ({", ".join(IMAGE_SUFFIXES)})'
+            )
+        images += [(name, path) for path in paths[:limit]]
+    return images
+
+
+def get_reader(
+    cfg: Config, model: nn.Module
+) -> Callable[[str | Path], tuple[Tensor, np.ndarray]]:
+    """Build a function that reads an image as the model sees it in a test.
+
+    Args:
+        cfg (Config): Its test pipeline is used, without loading annotations.
+        model (nn.Module): Its data preprocessor is used.
+
+    Returns:
+        callable: Takes a path. Returns the preprocessed image, (1, 3, H, W),
+        on the model's device; and a picture to show, RGB, (h, w, 3), integers
+        up to 255 or floats up to 1. Raises a UserError with the path if the
+        image cannot be read.
+
+    Raises:
+        UserError: If the config has no test pipeline.
+    """
+    dataset = cfg.get('test_dataloader') or {}
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    if not dataset.get('pipeline'):
+        raise UserError(
+            f'{cfg.filename} has no test_dataloader with a pipeline to read images'
+        )
+    pipeline = Compose(
+        [
+            step
+            for step in dataset.pipeline
+            if not re.search(r'Load\w*Annotations\b', str(step['type']))
+        ]
+    )
+
+    def read(path):
+        try:
+            with Image.open(path) as image:
+                image.load()  # OpenCV accepts truncated files
+            sample = pipeline(dict(img_path=str(path), img_id=0))
+            batch = model.data_preprocessor(pseudo_collate([sample]))
+        except Exception as e:  # any decoder or transform may fail
+            raise UserError(
+                f'{path} cannot be read and put through the test pipeline: '
+                f'{type(e).__name__}: {e}'
+            ) from e
+        picture = sample['inputs'].flip(0).permute(1, 2, 0)  # BGR to RGB
+        if picture.is_floating_point():  # normalized by the pipeline
+            low, high = picture.aminmax()
+            picture = (picture - low) / (high - low).clamp(min=1e-6)
+        return batch['inputs'], picture.numpy()
+
+    return read

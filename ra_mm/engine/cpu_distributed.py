@@ -1,0 +1,58 @@
+"""Several processes without GPUs, for tests and trials."""
+
+import logging
+import os
+import sys
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
+
+from ra_mm.engine.config import iter_dicts
+
+
+def use_gloo(cfg: Config) -> None:
+    """Change a config so that its processes communicate by gloo.
+
+    mmengine's Runner would select a CUDA device in each process and pass
+    device ids to DDP. SyncBN needs GPUs, so BN replaces it. (mmengine itself
+    does so in a single process.)
+    """
+    cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+    wrapper = cfg.setdefault(
+        'model_wrapper_cfg',
+        ConfigDict(
+            type='MMDistributedDataParallel',
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        ),
+    )
+    wrapper.device_ids = None
+    sync_bns = [
+        node
+        for _, node in iter_dicts(cfg.model)
+        if node.get('type') in ('SyncBN', 'MMSyncBN')
+    ]
+    for node in sync_bns:
+        node.type = 'BN'
+    if cfg.pop('sync_bn', None) or sync_bns:
+        print_log(
+            'SyncBN needs GPUs: BN replaces it.', 'current', level=logging.WARNING
+        )
+
+
+def end_processes() -> None:
+    """Exit at once after a barrier, if the processes communicate by gloo.
+
+    gloo's threads can abort or hang a process while Python shuts down, so that
+    shutdown is skipped.
+    """
+    if torch.distributed.is_initialized() and (
+        torch.distributed.get_backend() == 'gloo'
+    ):
+        torch.distributed.barrier()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

@@ -1,0 +1,148 @@
+"""A Runner that loses no checkpoint, loads no wrong one and names bad samples."""
+
+import os
+import re
+from pathlib import Path
+
+from mmengine.config import ConfigDict
+from mmengine.dist import master_only
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from ra_mm.engine.checkpoint_hook import SafeCheckpointHook, ValidateResumedHook
+from ra_mm.engine.checkpoint_io import get_weights, latest_checkpoint, read_checkpoint
+from ra_mm.engine.samples import name_samples
+from ra_mm.engine.strict_load import load_strict
+from ra_mm.errors import UserError, describe, translate_errors
+from ra_mm.registry import RUNNERS
+
+
+@RUNNERS.register_module()
+class SafeRunner(Runner):
+    """mmengine's Runner, made safe.
+
+    ``runner_type='ra_mm.SafeRunner'`` in a config selects it, also under the
+    ``tools/train.py`` of MMDetection, MMSegmentation and MMPretrain:
+
+    - Checkpoints are written atomically (temporary file, then rename), and the
+      first one is read back to prove that the run can be resumed.
+    - An outdated checkpoint is deleted after its successor is on disk, see
+      :class:`.SafeCheckpointHook`.
+    - Weights to test or to resume must fit the whole model, those of
+      ``load_from`` the backbone, see :func:`.load_strict`.
+    - Checkpoints are read without running code.
+    - A resumed checkpoint is validated if that was due.
+    - Errors in a data pipeline name the image.
+
+    Errors while the loops, the optimizer and the schedulers of a config are
+    built are raised as :class:`.UserError`.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self._load_options: dict = {}
+        self._proven: set[bool] = set()
+
+    @classmethod
+    def from_cfg(cls, cfg) -> 'SafeRunner':
+        if cfg.get('resume') and not cfg.get('load_from'):
+            cfg = cfg.copy()
+            cfg['load_from'] = latest_checkpoint(cfg['work_dir'])
+        return super().from_cfg(cfg)
+
+    # Checkpoints
+
+    def register_hook(self, hook, priority=None) -> None:
+        if isinstance(hook, dict) and hook.get('type') in (
+            'CheckpointHook',
+            'mmengine.CheckpointHook',
+            CheckpointHook,
+        ):
+            hook = ConfigDict({**hook, 'type': SafeCheckpointHook})
+        super().register_hook(hook, priority)
+
+    @master_only
+    def save_checkpoint(self, out_dir, filename, *args, **kwargs) -> None:
+        if '://' in str(out_dir):  # not a local folder
+            return super().save_checkpoint(out_dir, filename, *args, **kwargs)
+        path = Path(out_dir, filename)
+        part = path.with_name(f'{filename}.part')
+        try:
+            super().save_checkpoint(out_dir, part.name, *args, **kwargs)
+            self._prove(part, kwargs.get('save_optimizer', True))
+            os.replace(part, path)
+        except OSError as e:
+            raise UserError(f'{path} cannot be saved: {describe(e)}') from e
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _prove(self, path, kind) -> None:
+        """Read back the first checkpoint with, and without, an optimizer."""
+        if kind in self._proven:
+            return
+        try:
+            read_checkpoint(str(path))
+        except UserError as e:
+            raise UserError(
+                'this run could not be resumed from its checkpoints, because a hook, '
+                f'a schedule or a dataset adds objects of its own: {e}'
+            ) from e
+        self._proven.add(kind)
+
+    def load_checkpoint(
+        self,
+        filename,
+        map_location='cpu',
+        strict=True,
+        revise_keys=((r'^module\.', ''),),
+    ):
+        """Load a checkpoint, always strictly, see :func:`.load_strict`."""
+        checkpoint = read_checkpoint(filename, map_location)
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        weights = get_weights(checkpoint, filename)
+        for pattern, replacement in revise_keys:
+            weights = {re.sub(pattern, replacement, k): v for k, v in weights.items()}
+        load_strict(self.model, weights, **self._load_options)
+        self._has_loaded = True
+        self.logger.info(f'Load checkpoint from {filename}')
+        return checkpoint
+
+    def train(self):
+        self._load_options = dict(scope='backbone')
+        try:
+            return super().train()
+        finally:
+            self._load_options = {}
+
+    def resume(self, filename, *args, **kwargs) -> None:
+        self._load_options = dict(scope='model', allow_plain=False)
+        super().resume(filename, *args, **kwargs)
+        self.register_hook(ValidateResumedHook())
+
+    # Building what the config says
+
+    @staticmethod
+    def build_dataloader(*args, **kwargs):
+        loader = Runner.build_dataloader(*args, **kwargs)
+        name_samples(loader.dataset)
+        return loader
+
+    def build_train_loop(self, loop):
+        with translate_errors('train_cfg or train_dataloader cannot be built'):
+            return super().build_train_loop(loop)
+
+    def build_val_loop(self, loop):
+        with translate_errors('val_cfg, _dataloader or _evaluator cannot be built'):
+            return super().build_val_loop(loop)
+
+    def build_test_loop(self, loop):
+        with translate_errors('test_cfg, _dataloader or _evaluator cannot be built'):
+            return super().build_test_loop(loop)
+
+    def build_optim_wrapper(self, optim_wrapper):
+        with translate_errors('optim_wrapper cannot be built'):
+            return super().build_optim_wrapper(optim_wrapper)
+
+    def build_param_scheduler(self, scheduler):
+        with translate_errors('param_scheduler cannot be built'):
+            return super().build_param_scheduler(scheduler)

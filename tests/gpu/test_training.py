@@ -1,0 +1,155 @@
+"""Training an RA backbone on CUDA: AMP, channels-last, SyncBN, compilation."""
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ra_mm.backbones import RAResNet
+from ra_mm.layers import force_path
+
+
+def small_resnet(**kwargs):
+    """A narrow RA-ResNet-50 on the GPU, with gates that are not 1."""
+    torch.manual_seed(0)
+    attention = dict(type='ra_mm.ReverseAttention')
+    model = RAResNet(
+        50, stem_channels=16, base_channels=16, attention=attention, **kwargs
+    )
+    for name, p in model.named_parameters():
+        if name.endswith('gamma'):
+            nn.init.normal_(p, std=0.3)
+    return model.cuda().train()
+
+
+def images(dtype=torch.float32):
+    g = torch.Generator().manual_seed(1)
+    return torch.randn(8, 3, 64, 64, generator=g).to('cuda', dtype)
+
+
+def loss_and_gradients(model, path, x, autocast=None, scale=1.0):
+    with (
+        force_path(path),
+        torch.autocast('cuda', autocast or torch.float16, enabled=autocast is not None),
+    ):
+        loss = model(x)[-1].float().square().mean()
+    grads = torch.autograd.grad(scale * loss, list(model.parameters()))
+    return loss, [g.float() / scale for g in grads]
+
+
+def distance(a, b):
+    """The relative distance between two lists of gradients."""
+    difference = sum((p - q).double().square().sum() for p, q in zip(a, b))
+    return (difference / sum(q.double().square().sum() for q in b)).sqrt().item()
+
+
+@pytest.mark.parametrize(
+    'memory_format', [torch.contiguous_format, torch.channels_last]
+)
+@pytest.mark.parametrize('path', ['given', 'fused'])
+def test_a_backbone_agrees_with_the_reference_path(path, memory_format):
+    """In float64, where no ReLU switches."""
+    model = small_resnet().double().to(memory_format=memory_format)
+    x = images(torch.float64).to(memory_format=memory_format)
+    loss, grads = loss_and_gradients(copy.deepcopy(model), path, x)
+    exact_loss, exact_grads = loss_and_gradients(model, 'reference', x)
+    assert loss.item() == pytest.approx(exact_loss.item(), rel=1e-5)
+    assert distance(grads, exact_grads) < 1e-5
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast_is_as_exact_as_the_reference_path(dtype):
+    model, x = small_resnet().to(memory_format=torch.channels_last), images()
+    x = x.to(memory_format=torch.channels_last)
+    scale = 1024.0 if dtype == torch.float16 else 1.0
+    _, exact = loss_and_gradients(
+        copy.deepcopy(model).double(), 'reference', x.double()
+    )
+    errors = {
+        path: distance(
+            loss_and_gradients(copy.deepcopy(model), path, x, dtype, scale)[1], exact
+        )
+        for path in ('reference', 'given', 'fused')
+    }
+    assert errors['given'] < 1.5 * errors['reference'], errors
+    assert errors['fused'] < 1.5 * errors['reference'], errors
+
+
+@pytest.mark.parametrize('path', ['given', 'fused'])
+def test_amp_with_grad_scaler_learns(path):
+    """The loss falls, and the scaler skips no step."""
+    model, x = small_resnet().to(memory_format=torch.channels_last), images()
+    x = x.to(memory_format=torch.channels_last)
+    head = nn.Linear(512, 4).cuda()
+    labels = torch.arange(8, device='cuda') % 4
+    parameters = [*model.parameters(), *head.parameters()]
+    sgd = torch.optim.SGD(parameters, lr=0.02, momentum=0.9)
+    scaler = torch.amp.GradScaler('cuda', init_scale=1024.0)
+    losses = []
+    for _ in range(15):
+        with force_path(path), torch.autocast('cuda', torch.float16):
+            logits = head(model(x)[-1].mean(dim=(2, 3)))
+            loss = nn.functional.cross_entropy(logits, labels)
+        scaler.scale(loss).backward()
+        scaler.step(sgd)
+        scaler.update()
+        sgd.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0], losses
+    assert scaler.get_scale() == 1024.0
+
+
+def test_frozen_batch_norm_keeps_its_statistics():
+    model = small_resnet(norm_eval=True, frozen_stages=1).double()
+    x = images(torch.float64)
+    before = {k: v.clone() for k, v in model.named_buffers()}
+    learns = [p for p in model.parameters() if p.requires_grad]
+    grads = {}
+    for path in ('reference', 'fused'):
+        with force_path(path):
+            loss = model(x)[-1].square().mean()
+        grads[path] = torch.autograd.grad(loss, learns)
+    assert distance(grads['fused'], grads['reference']) < 1e-5
+    assert all(torch.equal(v, before[k]) for k, v in model.named_buffers())
+
+
+def test_checkpointed_blocks():
+    model, x = small_resnet(), images()
+    _, grads = loss_and_gradients(model, 'fused', x)
+    for m in model.modules():
+        if hasattr(m, 'with_cp'):
+            m.with_cp = True
+    x = x.requires_grad_()
+    _, again = loss_and_gradients(model, 'fused', x)
+    assert distance(again, grads) < 1e-3
+
+
+def test_compiled_path():
+    torch._dynamo.reset()
+    model = small_resnet().to(memory_format=torch.channels_last)
+    x = images().to(memory_format=torch.channels_last)
+    _, exact = loss_and_gradients(copy.deepcopy(model), 'fused', x)
+    _, grads = loss_and_gradients(copy.deepcopy(model), 'compiled', x)
+    assert distance(grads, exact) < 5e-2  # float32: a ReLU may switch
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    """A process group of this process alone."""
+    dist.init_process_group(
+        'nccl', init_method=f'file://{tmp_path}/store', rank=0, world_size=1
+    )
+    yield
+    dist.destroy_process_group()
+
+
+def test_sync_bn(one_process):
+    """SyncBN of one process is BN; RA after it uses 'given'."""
+    model, x = small_resnet(), images()
+    synced = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
+    loss, grads = loss_and_gradients(model, 'fused', x)
+    sync_loss, sync_grads = loss_and_gradients(synced, 'fused', x)
+    assert sync_loss.item() == pytest.approx(loss.item(), rel=1e-4)
+    assert distance(sync_grads, grads) < 5e-2  # float32: a ReLU may switch

@@ -1,0 +1,138 @@
+"""Mistakes in a config or on the command line end in one message, status 1."""
+
+import pytest
+from mmengine.runner import Runner
+
+
+@pytest.mark.parametrize(
+    'option, expected',
+    [
+        ('train_dataloder.batch_size=4', ['train_dataloader']),
+        ('data=/elsewhere', ["'data'"]),
+        ('custom_hooks.3.length=1', ['3']),
+        ('train_cfg.max_epoch=3', ['max_epoch']),
+        ('model.backbone.depth=51', ['depth', '51']),
+        ('model.backbone.type=RAResNt', ['RAResNt', 'ra_mm.RAResNet']),
+        (
+            'custom_hooks.0.type=ra_mm.TempAnealingHook',
+            ['TempAnealingHook', 'ra_mm.TempAnnealingHook'],
+        ),
+        ('custom_hooks.0.start=0.5', ['start', '0.5']),
+        ('custom_hooks.0.length=13', ['26', 'length']),
+        (
+            'model.roi_head.bbox_head.num_classes=80',
+            ['model.roi_head.bbox_head.num_classes=4'],
+        ),
+        (
+            'train_dataloader.persistent_workers=True',
+            ['train_dataloader', 'persistent_workers'],
+        ),
+        ('optim_wrapper.type=AmpOptimWrapper', ['optim_wrapper', 'gpu']),
+        ('optim_wrapper.optimizer.type=SDG', ['optim_wrapper']),
+    ],
+)
+def test_option(message, train, detector, option, expected):
+    text = message(train, detector, '--cfg-options', option)
+    for name in expected:
+        assert name in text
+
+
+def test_unknown_metric_of_the_best(message, train, configs):
+    text = message(
+        train,
+        configs / 'classifier.py',
+        '--cfg-options',
+        'default_hooks.checkpoint.save_best=accuracy/top',
+        'default_hooks.checkpoint.rule=greater',
+    )
+    assert "save_best='accuracy/top'" in text
+    assert '(accuracy/top1)' in text
+
+
+@pytest.mark.parametrize(
+    'flags', [('--out', '{}/file/a.pkl'), ('--show-dir', '{}/file')]
+)
+def test_nowhere_to_write(
+    message, test, detector, checkpoint, tmp_path, monkeypatch, flags
+):
+    """The test ends before it has begun, not after."""
+    (tmp_path / 'file').touch()
+    monkeypatch.setattr(Runner, 'test', None)
+    text = message(
+        test, detector, checkpoint, *[flag.format(tmp_path) for flag in flags]
+    )
+    assert flags[0] in text and f'{tmp_path}/file' in text
+
+
+def test_work_dir_is_a_file(message, train, detector, tmp_path):
+    (tmp_path / 'work').touch()
+    text = message(train, detector)
+    assert '--work-dir' in text and f'{tmp_path}/work' in text
+
+
+@pytest.mark.parametrize('name', ['none.py', 'none'])
+def test_no_such_config(message, test, tmp_path, name):
+    (tmp_path / 'none').mkdir()
+    assert f'{tmp_path}/{name}' in message(test, tmp_path / name, 'a.pth')
+
+
+def test_incomplete_config(message, train, tmp_path):
+    (tmp_path / 'base.py').write_text('a = 1')
+    assert 'base.py' in message(train, tmp_path / 'base.py')
+
+
+def test_option_without_value(message, train, detector):
+    assert "'model'" in message(train, detector, '--cfg-options', 'model', status=2)
+
+
+def test_torchrun_without_launcher(message, train, detector, monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    assert '--launcher pytorch' in message(train, detector)
+    monkeypatch.delenv('WORLD_SIZE')
+    assert 'torchrun' in message(train, detector, '--launcher', 'pytorch')
+
+
+@pytest.mark.parametrize(
+    'flag, option', [('--amp', 'optim_wrapper'), ('--auto-scale-lr', 'auto_scale_lr')]
+)
+def test_flag_needs_a_setting(message, train, detector, flag, option):
+    assert option in message(train, detector, flag, '--cfg-options', f'{option}=None')
+
+
+def test_checkpoint_to_test_in_the_options(message, test, detector, checkpoint):
+    assert 'load_from' in message(
+        test, detector, checkpoint, '--cfg-options', 'load_from=a.pth'
+    )
+
+
+BUG = """
+_base_ = '{}'
+custom_imports = dict(imports=['a_bug'])
+custom_hooks = [dict(type='ABug')]
+"""
+A_BUG = """
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module(force=True)
+class ABug(Hook):
+    def before_train_iter(self, *_, **__):
+        raise ValueError('on purpose')
+"""
+
+
+def test_bug_in_a_hook_keeps_its_traceback(train, configs, tmp_path, monkeypatch):
+    """Though its error is one that often is a user's mistake."""
+    (tmp_path / 'a_bug.py').write_text(A_BUG)
+    (tmp_path / 'config.py').write_text(BUG.format(configs / 'classifier.py'))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match='on purpose') as e:
+        train(tmp_path / 'config.py')
+    assert e.traceback[-1].path.name == 'a_bug.py'
+
+
+def test_error_in_a_forward_pass_keeps_its_traceback(train, detector):
+    """Channels of the backbone and of the neck that do not fit each other."""
+    with pytest.raises(RuntimeError, match='channels') as e:
+        train(detector, '--cfg-options', 'model.backbone.depth=50')
+    assert 'forward' in [entry.name for entry in e.traceback]

@@ -1,0 +1,112 @@
+"""Parameters and multiply-accumulates of small models, counted by hand."""
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from torch import nn
+
+from ra_mm.analysis.complexity import (
+    CLASSIFIER,
+    Part,
+    count_flops,
+    count_params,
+    count_parts,
+    paper_params,
+)
+from ra_mm.layers import ReverseAttention
+
+HEIGHT, WIDTH = 6, 8
+
+
+class Small(nn.Module):
+    """A convolution, reverse attention and a classifier of 5 classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+        self.attention = ReverseAttention(4)
+        self.act = nn.ReLU()
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, image, data_samples, mode):
+        assert mode == 'tensor'
+        assert data_samples[0].img_shape == tuple(image.shape[2:])
+        x = self.conv(image)
+        x = self.act(self.attention(x, x))
+        return self.head(x.mean(dim=(2, 3)))
+
+
+CONV = 4 * 3 * 9 * HEIGHT * WIDTH
+# Sum of squares and G * x per element; mean, N, gamma and temp per channel.
+ATTENTION = 2 * 4 * HEIGHT * WIDTH + 4 * 4
+POOLING = 4 * HEIGHT * WIDTH
+HEAD = 4 * 5
+
+
+def test_flops_by_operator():
+    counts = count_flops(Small(), (HEIGHT, WIDTH)).by_operator()
+    assert counts['conv'] == CONV
+    assert counts['linear'] == HEAD
+    assert sum(counts.values()) == CONV + ATTENTION + POOLING + HEAD
+
+
+def test_parts():
+    """A ReLU is free, and the pooling belongs to no child."""
+    model = Small()
+    parts = count_parts(model, (HEIGHT, WIDTH))
+    assert parts == [
+        Part('conv', 4 * 3 * 9, CONV),
+        Part('attention', 4, ATTENTION),
+        Part('head', 4 * 5 + 5, HEAD),
+        Part('', 0, POOLING),
+    ]
+    assert sum(part.params for part in parts) == count_params(model)
+
+
+def test_batch_norm_in_evaluation_mode():
+    model = Small()
+    model.act = nn.BatchNorm2d(4)
+    counts = count_flops(model.train(), (HEIGHT, WIDTH)).by_operator()
+    assert counts['batch_norm'] == 2 * 4 * HEIGHT * WIDTH
+    assert not model.training
+
+
+def test_trainable_params():
+    model = Small()
+    model.conv.requires_grad_(False)
+    assert count_params(model) == 108 + 4 + 25
+    assert count_params(model, trainable=True) == 4 + 25
+    assert paper_params(model, 2) == 108 + 4 + 25
+    assert paper_params(model, 4) == 4 + 25 + CLASSIFIER
+    assert CLASSIFIER == sum(p.numel() for p in nn.Linear(2048, 1000).parameters())
+
+
+@pytest.mark.parametrize('fails', [False, True])
+def test_nms_of_the_rpn_is_off_while_counting(fails):
+    class Detector(Small):
+        def forward(self, image, data_samples, mode):
+            thresholds.append(self.rpn_head.test_cfg.nms.iou_threshold)
+            if fails:
+                raise RuntimeError
+            return super().forward(image, data_samples, mode)
+
+    thresholds = []
+    model = Detector()
+    model.rpn_head = nn.Identity()
+    model.rpn_head.test_cfg = ConfigDict(nms=dict(iou_threshold=0.7))
+    if fails:
+        with pytest.raises(RuntimeError):
+            count_flops(model, (HEIGHT, WIDTH))
+    else:
+        count_flops(model, (HEIGHT, WIDTH))
+    assert set(thresholds) == {1.0}
+    assert model.rpn_head.test_cfg.nms.iou_threshold == 0.7
+
+
+def test_model_is_left_as_it_was():
+    model = Small()
+    image = torch.rand(1, 3, 4, 4)
+    count_flops(model, (HEIGHT, WIDTH))
+    assert 'forward' not in vars(model)
+    with pytest.raises(TypeError):  # data_samples and mode are still needed
+        model(image)

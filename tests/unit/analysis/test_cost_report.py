@@ -1,0 +1,136 @@
+"""Tables and pictures of given times."""
+
+import pytest
+
+from ra_mm.analysis import cost_report as cost
+
+SETTINGS = dict(
+    what='train',
+    model='resnet18',
+    device='cpu',
+    precision='fp32',
+    layout='nchw',
+    batch=2,
+    size=32,
+)
+
+
+def result(variant, pairs, peak=None, saved=None, paper_ratio=None):
+    return dict(
+        variant=variant,
+        pairs_ms=pairs,
+        peak_bytes=peak,
+        saved_bytes=saved,
+        paper_ratio=paper_ratio,
+    )
+
+
+def results(**kwargs):
+    """Results of a machine that became four times slower in the middle."""
+    return dict(
+        **(SETTINGS | kwargs),
+        rounds=5,
+        number=3,
+        results=[
+            result(
+                'plain', [[t, t] for t in (10, 10, 40, 40, 40)], 2_000_000, 1_000_000
+            ),
+            result(
+                'ra-fused',
+                [[10, 11], [10, 12], [40, 52], [40, 40], [40, 60]],
+                3_000_000,
+                1_070_000,
+                1.26,
+            ),
+        ],
+    )
+
+
+def document(*measurements, sweep=False):
+    return dict(
+        environment=dict(cpu='A', gpu=None, torch='2', threads=1),
+        sweep=sweep,
+        measurements=list(measurements),
+    )
+
+
+def test_summary():
+    """The ratio is the median of ratios, not the ratio of medians."""
+    plain, ra = results()['results']
+    figures = cost.summary(ra, plain)
+    assert figures['ms'] == 40
+    assert figures['ratio'] == pytest.approx(1.2)
+    assert figures['quartiles'] == pytest.approx((1.1, 1.3))
+    assert figures['peak'] == 1.5
+    assert figures['saved'] == 1.07
+    unknown = cost.summary(
+        result('ra', ra['pairs_ms']), result('plain', plain['pairs_ms'])
+    )
+    assert unknown['peak'] is unknown['saved'] is None
+
+
+def test_table():
+    lines = cost.table(results()).splitlines()
+    assert lines[0] == ('train resnet18, cpu fp32 nchw, 2 x 32 px, 5 rounds of 3')
+    assert lines[-2:] == [
+        '| plain | 40 | 1.000 [1.000, 1.000] | 2.0 | 1.000 | 1.0 | 1.000 |  |',
+        '| ra-fused | 40 | 1.200 [1.100, 1.300] | 3.0 | 1.500 | 1.1 | 1.070 | 1.26 |',
+    ]
+
+
+def test_bars():
+    fig = cost.plot(document(results(), results(layout='nhwc')))
+    times, saved = fig.axes[:2]
+    (bar,) = times.patches
+    assert bar.get_width() == pytest.approx(1.2)
+    _, spread, printed = times.lines
+    assert spread.get_xdata() == pytest.approx([1.1, 1.3])
+    assert printed.get_xdata() == [1.26]
+    assert [bar.get_width() for bar in saved.patches] == [1.07]
+
+
+def test_sweep_picture():
+    """Each panel has the points that differ only in its own value."""
+    data = document(
+        results(),
+        results(model='resnet101'),
+        results(size=64),
+        results(size=128),
+        results(batch=16),
+        sweep=True,
+    )
+    size, batch, model = cost.plot(data).axes
+    for ax, expected in (
+        (size, ['32', '64', '128']),
+        (batch, ['2', '16']),
+        (model, ['resnet18', 'resnet101']),
+    ):
+        line = ax.lines[0]
+        assert list(line.get_xdata()) == expected
+        assert line.get_ydata() == pytest.approx([1.2] * len(expected))
+
+
+def test_report_tables():
+    """The largest error of each path and dtype, and what was left out."""
+    exactness = [
+        dict(path='fused', dtype='bf16', errors=dict(y=dict(norm=norm, max=1)))
+        for norm in (1e-3, 3e-3, 2e-3)
+    ]
+    skipped = dict(library='mmcv', skipped='no module')
+    report = dict(
+        environment=dict(gpu='H', torch='2'),
+        parts=[
+            dict(name='a', status='done', seconds=3, results=exactness),
+            dict(name='b', status='failed', reason='why', seconds=1, results=[]),
+            dict(name='c', status='done', seconds=1, results=[results(), skipped]),
+        ],
+    )
+    text = cost.report_tables(report)
+    assert text.startswith('gpu H, torch 2\n')
+    assert '| fused | bf16 | 3.0e-03 |' in text
+    assert '## b (failed, 1 s): why' in text
+    assert cost.table(results()) in text and 'skipped: no module' in text
+    report['parts'][0]['results'].append(
+        dict(path='fused', dtype='bf16', errors=dict(y=dict(norm=float('nan'), max=1)))
+    )
+    assert '| fused | bf16 | nan |' in cost.report_tables(report)

@@ -1,0 +1,68 @@
+"""The time budget of the GPU report."""
+
+import json
+
+import pytest
+
+from ra_mm.analysis import gpu_report
+from ra_mm.analysis.gpu_report import Part
+from ra_mm.errors import UserError
+
+
+def write_report(out, parts, commit='a', **kwargs):
+    environment = dict(gpu=None, torch='2', commit=commit)
+    return gpu_report.write_report(
+        out, parts, 10, environment, lambda text: None, **kwargs
+    )
+
+
+def test_gpu_report_within_its_budget(tmp_path):
+    """What does not fit is skipped, what fails is recorded, the rest runs."""
+
+    def failing(progress, left):
+        yield dict(a=1)
+        raise RuntimeError('kernel image')
+
+    def endless(progress, left):
+        while True:
+            progress('still there')
+
+    parts = [
+        Part('failing', 1, failing),
+        Part('too long', 1000, failing),
+        Part('endless', -29.9, endless),  # stopped after 60 s and twice this
+        Part('short', 1, lambda progress, left: iter([dict(b=2)])),
+    ]
+    out = tmp_path / 'report.json'
+    report = write_report(out, parts)
+    assert json.loads(out.read_text()) == report
+    found = [(p['status'], p['results']) for p in report['parts']]
+    assert found == [
+        ('failed', [dict(a=1)]),
+        ('skipped', []),
+        ('failed', []),
+        ('done', [dict(b=2)]),
+    ]
+    reasons = [p.get('reason', '') for p in report['parts']]
+    assert reasons[0] == 'RuntimeError: kernel image'
+    assert '1000 s' in reasons[1] and reasons[2].startswith('TimeoutError')
+
+
+def test_resumed_report(tmp_path):
+    """Finished parts are kept, the others run; another commit is refused."""
+
+    def results(progress, left):
+        yield dict(run=len(runs))
+        runs.append(left)
+        if len(runs) == 2:
+            raise RuntimeError
+
+    runs = []
+    parts = [Part('first', 1, results), Part('second', 1, results)]
+    out = tmp_path / 'report.json'
+    earlier = write_report(out, parts)
+    report = write_report(out, parts, earlier=earlier)
+    assert [p['status'] for p in report['parts']] == ['done', 'done']
+    assert [p['results'] for p in report['parts']] == [[dict(run=0)], [dict(run=2)]]
+    with pytest.raises(UserError, match='commit a'):
+        write_report(out, parts, commit='b', earlier=earlier)

@@ -1,0 +1,218 @@
+"""Spoilt checkpoints: one error that names the file, and no code is run."""
+
+import builtins
+import io
+import os
+import pickle
+import subprocess
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ra_mm.engine.checkpoint_io import read_checkpoint, read_state_dict
+from ra_mm.errors import UserError
+
+TENSOR = torch.ones(2)
+TRACE = 'code-was-run'  # a file that code in a checkpoint would leave
+
+
+def content():
+    return dict(
+        state_dict={'backbone.weight': torch.ones(2, 2), 'bn.mean': torch.ones(2)},
+        meta=dict(epoch=1),
+        message_hub=dict(x=1),
+        optimizer=dict(state={}),
+    )
+
+
+def saved(what, **kwargs):
+    file = io.BytesIO()
+    torch.save(what, file, **kwargs)
+    return file.getvalue()
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch):
+    """Write a file that cannot be read, and return the error."""
+    monkeypatch.chdir(tmp_path)  # where code would leave its trace
+
+    def refused(data, read=read_state_dict):
+        path = tmp_path / 'bad.pth'
+        path.write_bytes(data)
+        with pytest.raises(UserError) as e:
+            read(str(path))
+        assert str(path) in str(e.value)
+        return str(e.value)
+
+    return refused
+
+
+# Files
+
+
+def zipped(**members):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, 'w') as z:
+        for name, data in members.items():
+            z.writestr(name, data)
+    return file.getvalue()
+
+
+def test_good_file(tmp_path):
+    (tmp_path / 'good.pth').write_bytes(saved(content()))
+    assert read_state_dict(str(tmp_path / 'good.pth')).keys() == {
+        'backbone.weight',
+        'bn.mean',
+    }
+
+
+@pytest.mark.parametrize('name', ['none.pth', ''])
+def test_no_file(tmp_path, name):
+    with pytest.raises(UserError, match=str(tmp_path / name)):
+        read_checkpoint(str(tmp_path / name))
+
+
+@pytest.mark.parametrize('length', [0, 100, 0.5, -22, -1])
+def test_truncated(refused, length):
+    data = saved(content())
+    end = int(length * len(data)) if isinstance(length, float) else length
+    assert 'truncated' in refused(data[:end])
+
+
+@pytest.mark.parametrize(
+    'data',
+    [
+        b'no weights in here',
+        bytes(10**4),
+        b'\x93NUMPY\x01\x00v\x00' + bytes(100),
+        zipped(),
+        zipped(**{'archive/data.pkl': b'rubbish'}),
+        zipped(**{'archive/data.pkl': pickle.dumps({})}),
+        pickle.dumps(list(range(100)))[:50],
+    ],
+    ids=['text', 'zeros', 'NumPy', 'zip', 'zip of rubbish', 'zip of a pickle', 'half'],
+)
+def test_other_file(refused, data):
+    assert '\n' not in refused(data)
+
+
+# Code
+
+
+class Runs:
+    """Unpickled, it calls a function."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+class Ours:
+    """Unpickled, it leaves its trace."""
+
+    def __init__(self):
+        self.a = 1
+
+    def __setstate__(self, state):
+        Path(TRACE).touch()
+
+
+CODE = {
+    'os.system': Runs(os.system, f'touch {TRACE}'),
+    'eval': Runs(builtins.eval, f'open({TRACE!r}, "w")'),
+    'Popen': Runs(subprocess.Popen, ['touch', TRACE]),
+    'numpy.save': Runs(np.save, TRACE, 1),
+    'class': Ours(),
+}
+PLACES = dict(
+    alone=lambda saved, code: code,
+    weight=lambda saved, code: saved['state_dict'].update(x=code),
+    meta=lambda saved, code: saved['meta'].update(x=[code]),
+    optimizer=lambda saved, code: saved.update(optimizer=code),
+    hub=lambda saved, code: saved['message_hub'].update(x=code),
+)
+
+
+@pytest.mark.parametrize(
+    'name, place',
+    [*((name, 'weight') for name in CODE), *(('os.system', place) for place in PLACES)],
+)
+def test_code_is_not_run(refused, tmp_path, name, place):
+    spoilt = content()
+    spoilt = PLACES[place](spoilt, CODE[name]) or spoilt
+    assert 'may run code' in refused(saved(spoilt))
+    assert not list(tmp_path.glob(f'{TRACE}*'))
+
+
+@pytest.mark.parametrize('name', CODE)
+def test_code_in_an_old_file(refused, tmp_path, name):
+    refused(saved(CODE[name], _use_new_zipfile_serialization=False))
+    refused(pickle.dumps(CODE[name]))
+    assert not list(tmp_path.glob(f'{TRACE}*'))
+
+
+def test_code_above_would_run(tmp_path, monkeypatch):
+    for name, code in CODE.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        result = pickle.loads(pickle.dumps(code))
+        if name == 'Popen':
+            result.wait()
+        assert list(folder.iterdir()), name
+
+
+def test_downloaded_code_is_not_run(tmp_path, monkeypatch):
+    """mmengine would run what it has downloaded before."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / 'hub/checkpoints'
+    folder.mkdir(parents=True)
+    (folder / 'bad.pth').write_bytes(saved(CODE['os.system']))
+    with pytest.raises(UserError, match='http://127.0.0.1:9/bad.pth'):
+        read_state_dict('http://127.0.0.1:9/bad.pth')
+    assert not (tmp_path / TRACE).exists()
+
+
+# Contents
+
+
+@pytest.mark.parametrize(
+    'what, kind',
+    [(None, 'NoneType'), (5, 'int'), ([TENSOR], 'list'), (TENSOR, 'Tensor')],
+    ids=['None', 'int', 'list', 'tensor'],
+)
+def test_not_a_dict(refused, what, kind):
+    assert kind in refused(saved(what))
+
+
+@pytest.mark.parametrize(
+    'weights',
+    [
+        {},
+        {1: TENSOR},
+        {'a': 1},
+        {'a': {'b': TENSOR}},
+        {'a': TENSOR, 'iteration': 3},
+        {'state_dict': None},
+        {'state_dict': {}},
+        {'state_dict': [TENSOR]},
+        {'state_dict': {'a': TENSOR, 'b': 'c'}},
+    ],
+    ids=str,
+)
+def test_no_weights(refused, weights):
+    assert 'no weights' in refused(saved(weights))
+
+
+@pytest.mark.parametrize('value', [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize('key', ['backbone.weight', 'bn.mean'])
+def test_diverged(refused, key, value):
+    spoilt = content()
+    spoilt['state_dict'][key].view(-1)[-1] = value
+    assert key in refused(saved(spoilt))

@@ -1,0 +1,77 @@
+"""Configs to spoil, and the message that the preflight has about them."""
+
+import copy
+import json
+
+import pytest
+from mmengine.config import Config
+
+from ra_mm.errors import UserError
+from ra_mm.preflight import check
+
+
+@pytest.fixture(scope='module')
+def original_cfg(configs):
+    return Config.fromfile(configs / 'detector.py')
+
+
+@pytest.fixture
+def cfg(original_cfg, tmp_path):
+    """A copy of detector.py, as load_config would return it."""
+    cfg = copy.deepcopy(original_cfg)
+    cfg.launcher, cfg.work_dir = 'none', str(tmp_path / 'work')
+    return cfg
+
+
+@pytest.fixture
+def load(configs, tmp_path):
+    """Load another one of the small configs by name, or any file."""
+
+    def load(name):
+        path = configs / f'{name}.py'
+        cfg = Config.fromfile(path if path.exists() else name)
+        cfg.launcher, cfg.work_dir = 'none', str(tmp_path / 'work')
+        return cfg
+
+    return load
+
+
+@pytest.fixture(scope='session')
+def refused():
+    """Check a config that has problems, and return the message."""
+
+    def run(cfg, mode='train', **kwargs):
+        with pytest.raises(UserError) as error:
+            check(cfg, mode, **kwargs)
+        return str(error.value)
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def installed():
+    """The path of a config that a toolbox ships."""
+
+    def path(toolbox, config):
+        return f'{__import__(toolbox).__path__[0]}/.mim/configs/{config}'
+
+    return path
+
+
+@pytest.fixture
+def coco(shapes):
+    return json.loads((shapes / 'annotations/train.json').read_text())
+
+
+@pytest.fixture
+def with_annotations(cfg, tmp_path):
+    """The config with this content, or these bytes, as annotations to train on."""
+
+    def put(content):
+        path = tmp_path / 'spoilt.json'
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        path.write_bytes(data)
+        cfg.train_dataloader.dataset.ann_file = str(path)
+        return cfg
+
+    return put

@@ -1,0 +1,162 @@
+"""Checkpoints that cannot be read, do not fit, or cannot be downloaded."""
+
+import pytest
+import torch
+from mmengine.model.weight_init import PretrainedInit
+from mmengine.registry import MODELS
+from mmpretrain.models import ResNet
+
+from ra_mm.preflight import check
+
+
+@pytest.fixture
+def plain_cfg(cfg):
+    """The config with a plain backbone, whose weights mmengine loads."""
+    cfg.model.backbone.type = 'mmpretrain.ResNet'
+    cfg.model.backbone.pop('attention', None)
+    return cfg
+
+
+@pytest.fixture
+def weights(plain_cfg, tmp_path):
+    """A file with the weights of the plain backbone, and a classifier's."""
+    node = dict(plain_cfg.model.backbone, init_cfg=None)
+    state_dict = MODELS.build(node).state_dict()
+    state_dict['fc.bias'] = torch.ones(10)
+    path = tmp_path / 'plain.pth'
+    torch.save(dict(state_dict=state_dict), path)
+    return path
+
+
+def init_cfg(path, **kwargs):
+    return dict(type='Pretrained', checkpoint=str(path), **kwargs)
+
+
+@pytest.fixture
+def bad(tmp_path):
+    """Files that cannot be loaded, by name."""
+    (tmp_path / 'text.pth').write_text('no weights in here')
+    torch.save(torch.nn.Linear(1, 1), tmp_path / 'code.pth')
+    torch.save(dict(a=torch.ones(100)), tmp_path / 'whole.pth')
+    content = (tmp_path / 'whole.pth').read_bytes()
+    (tmp_path / 'truncated.pth').write_bytes(content[: len(content) // 2])
+    return tmp_path
+
+
+@pytest.mark.parametrize('name', ['none', 'text', 'code', 'truncated'])
+def test_unreadable_file(cfg, refused, bad, name):
+    path = str(bad / f'{name}.pth')
+    cfg.load_from = path
+    assert path in refused(cfg, 'test')
+    message = refused(cfg, 'train')
+    assert path in message and '--cfg-options load_from=FILE' in message
+    cfg.load_from = None
+    cfg.model.backbone.init_cfg = init_cfg(path)
+    message = refused(cfg, 'train')
+    assert path in message
+    assert '--cfg-options model.backbone.init_cfg.checkpoint=FILE' in message
+    check(cfg, 'test')  # which does not initialize weights
+
+
+def test_file_in_the_older_style(cfg, refused):
+    cfg.model.pretrained = 'none.pth'
+    assert '--cfg-options model.pretrained=FILE' in refused(cfg)
+
+
+def test_plain_backbone(plain_cfg, weights, refused):
+    plain_cfg.model.backbone.init_cfg = init_cfg(weights)
+    check(plain_cfg, 'train')
+    plain_cfg.model.backbone.base_channels = 16
+    message = refused(plain_cfg)
+    assert f'{weights} does not fit model.backbone' in message
+    assert 'size mismatch' in message and 'layer1.0.conv1' in message
+    plain_cfg.model.backbone.base_channels = 8
+    plain_cfg.model.backbone.depth = 34
+    assert 'missing (layer1.2.conv1.weight' in refused(plain_cfg)
+
+
+def test_plain_backbone_with_types_that_are_classes(plain_cfg, weights, refused):
+    plain_cfg.default_scope = None
+    plain_cfg.model.backbone.update(type=ResNet, depth=34)
+    plain_cfg.model.backbone.init_cfg = dict(init_cfg(weights), type=PretrainedInit)
+    assert f'{weights} does not fit model.backbone' in refused(plain_cfg)
+    plain_cfg.model.backbone.depth = 18
+    check(plain_cfg, 'train')
+
+
+def test_prefix_that_is_missing(plain_cfg, weights, refused):
+    state_dict = torch.load(weights)['state_dict']
+    torch.save({f'backbone.{k}': v for k, v in state_dict.items()}, weights)
+    plain_cfg.model.backbone.init_cfg = init_cfg(weights)
+    option = 'model.backbone.init_cfg.prefix=backbone.'
+    assert f'--cfg-options {option}' in refused(plain_cfg)
+    plain_cfg.model.backbone.init_cfg.prefix = 'backbone.'
+    check(plain_cfg, 'train')
+
+
+def test_plain_backbone_with_weights_of_its_own(load, installed, weights, refused):
+    """The checkpoint has no offsets for DCN, as it should be."""
+    cfg = load(installed('mmdet', 'dcn/faster-rcnn_r50-dconv-c3-c5_fpn_1x_coco.py'))
+    cfg.model.backbone.init_cfg.checkpoint = str(weights)
+    message = refused(cfg)
+    assert 'no folder data/coco/' in message and 'does not fit' not in message
+
+
+def test_layout_of_swin(load, installed, tmp_path, refused):
+    """Weights below 'model', which the Swin of mmdet and mmseg read."""
+    cfg = load(installed('mmdet', 'swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py'))
+    path = tmp_path / 'swin.pth'
+    cfg.model.backbone.init_cfg.checkpoint = str(path)
+    torch.save(dict(model=dict(a=torch.ones(1))), path)
+    assert 'swin.pth' not in refused(cfg)
+    torch.save(dict(model=None), path)
+    assert 'swin.pth' in refused(cfg)
+    torch.save(dict(model=dict(a=torch.ones(1))), path)
+    cfg.model.backbone.type = 'ra_mm.RAResNet'  # which does not
+    assert 'swin.pth' in refused(cfg)
+
+
+def test_resume(cfg, weights, refused):
+    cfg.resume = True
+    message = refused(cfg, auto_resume=True)
+    assert '--resume' in message and cfg.work_dir in message
+    cfg.load_from = str(weights)
+    message = refused(cfg)
+    assert 'cannot be resumed from' in message
+    assert f'--cfg-options load_from={weights}' in message
+
+
+def test_download_that_fails(cfg, refused, tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setenv('no_proxy', '*')
+    url = 'http://127.0.0.1:9/resnet18.pth'
+    cfg.model.backbone.init_cfg = init_cfg(url)
+    message = refused(cfg)
+    assert url in message
+    assert '--cfg-options model.backbone.init_cfg.checkpoint=FILE' in message
+
+
+def test_nothing_is_downloaded_if_something_is_missing(cfg, refused, monkeypatch):
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', None)
+    cfg.model.backbone.init_cfg = init_cfg('http://127.0.0.1:9/resnet18.pth')
+    cfg.train_dataloader.dataset.data_root = 'none'
+    assert '127.0.0.1' not in refused(cfg)
+
+
+def test_name_of_weights_that_is_unknown(cfg, refused):
+    cfg.model.backbone.init_cfg = init_cfg('torchvision://resnet19')
+    assert 'torchvision://resnet19' in refused(cfg)
+
+
+def test_name_of_weights_that_mmengine_has_renamed(cfg, refused, tmp_path, monkeypatch):
+    urls = []
+
+    def fetch(url, *args, **kwargs):
+        urls.append(url)
+        raise OSError
+
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', fetch)
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    cfg.model.backbone.init_cfg = init_cfg('open-mmlab://resnet50_caffe')
+    refused(cfg)
+    assert 'resnet50_caffe' in urls[0]

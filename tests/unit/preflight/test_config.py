@@ -1,0 +1,132 @@
+"""Config values that would be wrong silently, or only after hours."""
+
+import math
+
+import pytest
+
+from ra_mm.preflight import check
+
+VALUES = [
+    ('model', 'FasterRCNN'),
+    ('model.data_preprocessor.mean', [math.nan]),
+    ('model.data_preprocessor.std', [0, 0, 0]),
+    ('default_scope', 5),
+    ('default_hooks.checkpoint.interval', 0),
+    ('load_from', 5),
+    ('work_dir', 5),
+    ('resume', 'no'),
+    ('train_cfg.by_epoch', 'no'),
+    ('train_cfg.max_epochs', 0),
+    ('train_cfg.val_begin', -1),
+    ('train_cfg.val_interval', 0),
+    ('train_cfg.val_interval', 2.5),
+    ('train_cfg.val_interval', math.nan),
+    ('train_dataloader.dataset', None),
+    ('train_dataloader.dataset', {'typ': 'CocoDataset'}),
+    ('train_dataloader.batch_size', '4'),
+    ('train_dataloader.persistent_workers', 'no'),
+    ('train_dataloader.pin_memory', 'no'),
+    ('train_dataloader.drop_last', 'no'),
+    ('train_dataloader.sampler.shuffle', 'no'),
+    ('val_dataloader.batch_size', 0),
+    ('optim_wrapper.accumulative_counts', 0),
+    ('optim_wrapper.clip_grad.max_norm', 0),
+    ('optim_wrapper.optimizer.lr', 0),
+    ('optim_wrapper.optimizer.momentum', 90),
+    ('optim_wrapper.optimizer.weight_decay', math.nan),
+    ('param_scheduler.0.by_epoch', 'no'),
+    ('param_scheduler.1.gamma', 0),
+    ('param_scheduler.1.milestones', '8'),
+    ('auto_scale_lr.base_batch_size', 0),
+    ('auto_scale_lr.enable', 'no'),
+]
+
+
+@pytest.fixture
+def cfg(cfg):
+    cfg.param_scheduler = [
+        dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=2),
+        dict(type='MultiStepLR', milestones=[1], gamma=0.1, end=2),
+    ]
+    optimizer = dict(type='SGD', lr=0.1, momentum=0.9)
+    clip_grad = dict(max_norm=1)
+    cfg.optim_wrapper = dict(optimizer=optimizer, clip_grad=clip_grad)
+    return cfg
+
+
+def put(cfg, path, value):
+    *names, last = path.split('.')
+    node = cfg
+    for name in names:
+        node = node[int(name) if name.isdigit() else name]
+    node[last] = value
+
+
+@pytest.mark.parametrize('path, value', VALUES, ids=[f'{p}-{v}' for p, v in VALUES])
+def test_value(cfg, refused, path, value):
+    put(cfg, path, value)
+    message = refused(cfg)
+    assert f'{path}=' in message and 'expected' in message
+
+
+def test_values_above_are_in_a_valid_config(cfg):
+    check(cfg, 'train')
+    cfg.train_cfg.val_interval = 1000.0  # as in some configs of the toolboxes
+    check(cfg, 'train')
+
+
+def test_scheduler_that_is_not_in_a_list(cfg, refused):
+    cfg.param_scheduler = dict(type='StepLR', step_size=1, gamma=0)
+    assert 'param_scheduler.gamma=0' in refused(cfg)
+
+
+@pytest.mark.parametrize('value', ['absent', None])
+@pytest.mark.parametrize(
+    'mode, name',
+    [
+        ('train', 'model'),
+        ('train', 'train_cfg'),
+        ('train', 'train_dataloader'),
+        ('train', 'optim_wrapper'),
+        ('test', 'test_cfg'),
+        ('test', 'test_dataloader'),
+        ('test', 'test_evaluator'),
+    ],
+)
+def test_missing_part(cfg, refused, mode, name, value):
+    if value is None:
+        cfg[name] = None
+    else:
+        cfg.pop(name)
+    assert f'has no {name}' in refused(cfg, mode)
+
+
+def test_other_mode_is_not_checked(cfg):
+    cfg.test_dataloader.batch_size = 0
+    check(cfg, 'train')
+    cfg.test_dataloader.batch_size = 1
+    cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
+    cfg.train_dataloader.batch_size = 0
+    check(cfg, 'test')
+
+
+def test_run_without_a_validation(cfg, refused):
+    cfg.train_cfg = dict(by_epoch=True, max_epochs=12, val_begin=13)
+    assert '--cfg-options train_cfg.val_begin=12' in refused(cfg)
+    cfg.train_cfg = dict(by_epoch=False, max_iters=500, val_begin=501)
+    assert '--cfg-options train_cfg.val_begin=500' in refused(cfg)
+    cfg.train_cfg.val_begin = 500
+    check(cfg, 'train')
+
+
+def test_unknown_optimizer(cfg, refused):
+    cfg.optim_wrapper.optimizer.type = 'SGDD'
+    assert "optim_wrapper.optimizer.type='SGDD'" in refused(cfg)
+
+
+def test_all_problems_in_one_message(cfg, refused):
+    cfg.train_cfg.max_epochs = 0
+    cfg.optim_wrapper.optimizer.lr = 'a'
+    lines = refused(cfg).splitlines()
+    assert len(lines) == 3
+    assert 'lr' in ''.join(lines) and 'max_epochs' in ''.join(lines)

@@ -1,0 +1,201 @@
+"""Missing data, and classes that do not fit the model."""
+
+import pytest
+from mmdet.datasets import BaseDetDataset
+from mmdet.registry import DATASETS
+
+from ra_mm.preflight import check
+
+
+def test_missing_folder(cfg, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for part in ('train', 'val'):
+        cfg[f'{part}_dataloader'].dataset.data_root = 'data/none'
+    cfg.val_evaluator.ann_file = 'data/none/annotations/val.json'
+    message = refused(cfg)
+    assert f'data/none (in {tmp_path})' in message
+    assert 'mkdir -p data && ln -s DIR data/none' in message
+    assert (
+        '--cfg-options train_dataloader.dataset.data_root=DIR '
+        'val_dataloader.dataset.data_root=DIR '
+        'val_evaluator.ann_file=DIR/annotations/val.json'
+    ) in message
+    assert '\n' not in message
+
+
+def test_advice_for_a_missing_folder_works(cfg, refused, shapes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for part in ('train', 'val'):
+        cfg[f'{part}_dataloader'].dataset.data_root = 'data/none'
+    cfg.val_evaluator.ann_file = 'data/none/annotations/val.json'
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data/none').symlink_to(shapes)
+    check(cfg, 'train')
+
+
+@pytest.mark.parametrize(
+    'option, value',
+    [
+        ('train_dataloader.dataset.data_prefix.img', 'none'),
+        ('val_dataloader.dataset.ann_file', 'none.json'),
+        ('val_evaluator.ann_file', 'none.json'),
+    ],
+)
+def test_missing_file(cfg, refused, option, value):
+    cfg.merge_from_dict({option: value})
+    message = refused(cfg)
+    assert f'{value}' in message and f'--cfg-options {option}=' in message
+
+
+def test_all_missing_things_in_one_message(cfg, refused):
+    cfg.merge_from_dict(
+        {
+            'train_dataloader.dataset.data_prefix.img': 'none',
+            'val_dataloader.dataset.ann_file': 'none.json',
+            'load_from': 'none.pth',
+        }
+    )
+    assert len(refused(cfg, auto_resume=True).splitlines()) == 4
+
+
+def test_dataloader_without_a_dataset(cfg, refused):
+    cfg.val_dataloader = {}
+    assert 'val_dataloader has no dataset' in refused(cfg)
+
+
+def test_wrapped_datasets(cfg, refused):
+    dataset = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = dict(
+        type='RepeatDataset',
+        times=2,
+        dataset=dict(
+            type='ConcatDataset',
+            datasets=[dataset, dict(dataset, ann_file='none.json')],
+        ),
+    )
+    option = 'train_dataloader.dataset.dataset.datasets.1.ann_file=FILE'
+    assert option in refused(cfg)
+
+
+@pytest.mark.parametrize(
+    'toolbox, config, root',
+    [
+        ('mmdet', 'faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 'data/coco'),
+        (
+            'mmseg',
+            'upernet/upernet_r50_4xb4-80k_ade20k-512x512.py',
+            'data/ade/ADEChallengeData2016',
+        ),
+        ('mmpretrain', 'resnet/resnet50_8xb32_in1k.py', 'data/imagenet'),
+    ],
+)
+def test_configs_of_the_toolboxes(
+    load, installed, refused, tmp_path, monkeypatch, toolbox, config, root
+):
+    monkeypatch.chdir(tmp_path)
+    message = refused(load(installed(toolbox, config)))
+    assert f'ln -s DIR {root}' in message
+    for part in ('train', 'val'):
+        assert f'{part}_dataloader.dataset.data_root=DIR' in message
+
+
+def test_segmentation(load, refused):
+    cfg = load('segmenter')
+    check(cfg, 'train')
+    dataset = cfg.train_dataloader.dataset
+    dataset.data_prefix.seg_map_path = 'masks/val'
+    assert '8 of 16 files are missing' in refused(cfg)
+    dataset.data_prefix.seg_map_path = 'masks/train'
+    dataset.seg_map_suffix = '_labels.gif'
+    assert 'train_dataloader.dataset.seg_map_suffix=' in refused(cfg)
+    dataset.img_suffix = '.tif'
+    assert 'train_dataloader.dataset.img_suffix=' in refused(cfg)
+
+
+def test_detection_dataset_with_a_suffix(cfg, shapes):
+    """mmrotate's DOTADataset has an img_suffix, but is not mmseg's."""
+    import mmseg.datasets  # noqa: F401
+
+    class DOTADataset(BaseDetDataset):
+        METAINFO = dict(classes=('circle', 'square', 'star', 'triangle'))
+
+        def __init__(self, *args, img_suffix='png', **kwargs):
+            self.img_suffix = img_suffix
+            super().__init__(*args, **kwargs)
+
+        def load_data_list(self):
+            raise AssertionError
+
+    DATASETS.register_module(module=DOTADataset)
+    try:
+        dataset = dict(type='DOTADataset', data_root=str(shapes), img_suffix='tif')
+        cfg.train_dataloader.dataset = dict(dataset, data_prefix=dict(img='images'))
+        check(cfg, 'train')
+    finally:
+        DATASETS.module_dict.pop('DOTADataset')
+
+
+def test_class_folders(load, refused, shapes, tmp_path):
+    cfg = load('classifier')
+    check(cfg, 'train')
+    cfg.model.head.num_classes = 1000
+    assert 'model.head.num_classes=4' in refused(cfg)
+    # One class is absent from the validation data: labels would shift.
+    for name in ('circle', 'star', 'triangle'):
+        (tmp_path / name).symlink_to(shapes / 'classes/val' / name)
+    cfg.val_dataloader.dataset.data_prefix = str(tmp_path)
+    assert 'val_dataloader.dataset has (circle, star, triangle)' in refused(cfg)
+
+
+def test_imagenet_with_annotation_files(load, installed, tmp_path):
+    cfg = load(installed('mmpretrain', 'resnet/resnet18_8xb32_in1k.py'))
+    (tmp_path / 'meta').mkdir()
+    for part in ('train', 'val'):
+        cfg[f'{part}_dataloader'].dataset.data_root = str(tmp_path)
+        (tmp_path / part).mkdir()
+        (tmp_path / f'meta/{part}.txt').write_text('a.jpg 0\n')
+    check(cfg, 'train')
+
+
+@pytest.mark.parametrize(
+    'name, head', [('detector', 'roi_head.bbox_head'), ('segmenter', 'decode_head')]
+)
+def test_number_of_classes(load, refused, name, head):
+    cfg = load(name)
+    cfg.merge_from_dict({f'model.{head}.num_classes': 80})
+    expected = 4 if name == 'detector' else 5
+    assert f'--cfg-options model.{head}.num_classes={expected}' in refused(cfg)
+
+
+def test_cascade_of_heads(cfg, refused):
+    head = cfg.model.roi_head.bbox_head
+    cfg.model.roi_head.bbox_head = [head, dict(head, num_classes=80)]
+    message = refused(cfg)
+    assert 'model.roi_head.bbox_head.1.num_classes=4' in message
+    assert 'bbox_head.0' not in message
+
+
+def test_classes_in_a_string(cfg, refused):
+    cfg.train_dataloader.dataset.metainfo = dict(classes='star')
+    assert "train_dataloader.dataset.metainfo.classes='star'" in refused(cfg)
+
+
+def test_things_of_a_panoptic_dataset(load, installed, refused):
+    """53 of its 133 classes have no boxes."""
+    message = refused(
+        load(installed('mmdet', 'panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py'))
+    )
+    assert 'no folder data/coco/' in message
+    assert 'num_classes' not in message
+
+
+def test_types_that_are_classes(cfg, refused):
+    """A pure Python config has no default scope and classes for types."""
+    from mmdet.datasets import CocoDataset
+
+    for part in ('train', 'val'):
+        cfg[f'{part}_dataloader'].dataset.type = CocoDataset
+    cfg.default_scope = None
+    check(cfg, 'train')
+    cfg.model.roi_head.bbox_head.num_classes = 80
+    assert 'num_classes=4' in refused(cfg)

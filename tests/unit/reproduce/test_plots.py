@@ -1,0 +1,86 @@
+import base64
+import re
+
+import cv2
+import numpy as np
+
+from ra_mm.reproduce.plots import draw_hours, draw_panels, gate_figures, make_panels
+
+
+def panels_of(ledger, group='ResNet18', metric='top1'):
+    rows = [row for row in ledger['rows'] if row['group'] == group]
+    return {panel.key: panel for panel in make_panels(ledger, rows, metric)}
+
+
+def axes_of(panel, names=('ResNet18', '+SE', '+CBAM', '+RA')):
+    figure = draw_panels([panel], list(names))
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == list(names)
+    return figure.axes[0]
+
+
+def test_curves_of_the_seeds_and_their_mean(make_ledger, add_curves):
+    panels = panels_of(add_curves(make_ledger(8, seeds=2)))
+    assert list(panels) == ['loss', 'val/top1', 'temp', 'G']
+    first, second, mean = (line.get_xydata() for line in axes_of(panels['loss']).lines)
+    # Seed 1 was stopped early and is higher by 1; the mean covers the steps
+    # that both have.
+    np.testing.assert_allclose(first[:, 0], [10, 20, 30, 40, 50])
+    np.testing.assert_allclose(second[:, 1], first[:4, 1] + 1)
+    np.testing.assert_allclose(mean[:, 0], second[:, 0])
+    np.testing.assert_allclose(mean[:, 1], (first[:4, 1] + second[:, 1]) / 2)
+    # What is not a number is left out.
+    assert [len(curve) for row in panels['val/top1'].curves for curve in row] == [2, 2]
+
+
+def test_band_of_the_gates(make_ledger, add_curves):
+    ledger = add_curves(make_ledger(8))
+    ax = axes_of(panels_of(ledger)['G'])
+    _, layer1, layer2 = ax.lines  # after the line at 1
+    np.testing.assert_allclose(layer1.get_ydata(), 1 + layer1.get_xdata() / 100)
+    np.testing.assert_allclose(layer2.get_ydata(), 1)
+    (band,) = ax.collections  # layer2 has no deviations
+    y = band.get_paths()[0].vertices[:, 1]
+    np.testing.assert_allclose([y.min(), y.max()], [1.0, 1.6])
+
+
+def test_diverged_loss_leaves_the_others_readable(make_ledger, make_run):
+    ledger = make_ledger(8)
+    for name, last in (('r18', 1.0), ('ra_r18', 1e6)):
+        curves = dict(loss=[[1, 7.0], [2, last]])
+        ledger['runs'][f'{name}-seed0'] = make_run(curves=curves)
+    assert axes_of(panels_of(ledger)['loss']).get_yscale() == 'log'
+    ledger['runs']['ra_r18-seed0']['curves']['loss'][1][1] = 2.0
+    assert axes_of(panels_of(ledger)['loss']).get_yscale() == 'linear'
+
+
+def test_seeds_without_a_common_step(make_ledger, make_run):
+    ledger = make_ledger(8, seeds=2)
+    for seed in (0, 1):
+        curves = dict(loss=[[10 + seed, 7.0], [20 + seed, 6.0]])
+        ledger['runs'][f'r18-seed{seed}'] = make_run(seed, curves=curves)
+    assert [len(line.get_xdata()) for line in axes_of(panels_of(ledger)['loss']).lines][
+        :2
+    ] == [2, 2]
+
+
+def test_hours():
+    both = {'ResNet18': (1.0, 1.0), '+SE': (1.02, None), '+RA': (1.1, 1.3)}
+    paper, ours = draw_hours(both).axes[0].containers
+    np.testing.assert_allclose([bar.get_width() for bar in paper], [1, 1.02, 1.1])
+    np.testing.assert_allclose([bar.get_width() for bar in ours], [1, 1.3])
+    # Each bar is beside its name.
+    assert [round(bar.get_y() + bar.get_height() / 2) for bar in ours] == [0, 2]
+    (alone,) = draw_hours({'ResNet18': (None, 1.0)}).axes[0].containers
+    assert alone[0].get_y() + alone[0].get_height() / 2 == 0
+
+
+def test_gates_of_the_first_seed(make_ledger, add_curves):
+    ledger = add_curves(make_ledger(2, 6, seeds=2))
+    ((run_id, html),) = gate_figures(ledger)
+    assert run_id == 'ra_r18-seed0'
+    pictures = re.findall(r'data:image/png;base64,([^"]+)', html)
+    assert len(pictures) == 2
+    for picture in pictures:
+        data = np.frombuffer(base64.b64decode(picture), np.uint8)
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        assert min(image.shape[:2]) > 100 and image.std() > 5

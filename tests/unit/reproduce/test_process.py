@@ -1,0 +1,99 @@
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ra_mm.errors import UserError
+from ra_mm.reproduce import process
+from ra_mm.reproduce.process import lock, start
+
+# A training with a child, such as torchrun, that says when both are running.
+TRAINING = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_for(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        os.sched_yield()
+
+
+def test_leaving_stops_the_whole_process_group(tmp_path):
+    log = tmp_path / 'log'
+    with lock(tmp_path) as file, pytest.raises(KeyboardInterrupt):
+        with start(['python', '-c', TRAINING], log, file) as training:
+            wait_for(lambda: log.read_text().endswith('\n'))
+            raise KeyboardInterrupt
+    assert training.returncode == -signal.SIGTERM
+    child = int(log.read_text())
+    # Without init as the parent of orphans, it may stay as a zombie.
+    wait_for(
+        lambda: (
+            not is_alive(child)
+            or ') Z ' in open(f'/proc/{child}/stat', encoding='utf-8').read()
+        )
+    )
+
+
+def test_training_that_outlives_a_killed_tool_keeps_the_lock(tmp_path):
+    code = (
+        'from pathlib import Path\n'
+        'from ra_mm.reproduce.process import lock, start\n'
+        f'folder = Path({str(tmp_path)!r})\n'
+        'with lock(folder) as file:\n'
+        f'    with start(["python", "-c", {TRAINING!r}], folder / "log", file) as p:\n'
+        '        p.wait()\n'
+    )
+    tool = subprocess.Popen([sys.executable, '-c', code])
+    log = tmp_path / 'log'
+    wait_for(lambda: log.exists() and log.read_text().endswith('\n'))
+    tool.kill()
+    tool.wait()
+    with pytest.raises(UserError, match=f'{tmp_path}.*--out') as error:
+        with lock(tmp_path):
+            pass
+    group = int(re.search(r'kill -- -(\d+)', str(error.value))[1])
+    os.killpg(group, signal.SIGTERM)
+
+    def is_free():
+        try:
+            with lock(tmp_path):
+                return True
+        except UserError:
+            return False
+
+    wait_for(is_free)
+
+
+def test_locked_by_another(tmp_path):
+    with lock(tmp_path):
+        with pytest.raises(UserError, match=f'process {os.getpid()}'):
+            with lock(tmp_path):
+                pass
+    with lock(tmp_path):
+        pass
+
+
+def test_system_without_locks(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, 'fcntl', None)
+    with pytest.raises(UserError, match='report'):
+        with lock(tmp_path):
+            pass
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,110 @@
+"""The numbers of the report's tables, computed again here."""
+
+import numpy as np
+import pytest
+
+from ra_mm.reproduce.tables import make_table
+
+
+def text_of(cell):
+    return f'{cell.text} {cell.small}'.strip()
+
+
+@pytest.fixture
+def cells():
+    """The texts of a row of a ledger's first table, by name."""
+
+    def cells(ledger, name):
+        number = ledger['rows'][0]['table']
+        table = make_table(
+            ledger, [row for row in ledger['rows'] if row['table'] == number]
+        )
+        i = [row['name'] for row in table.rows].index(name)
+        assert len(table.cells[i]) == sum(len(subs) for _, subs in table.columns)
+        return [text_of(cell) for cell in table.cells[i]]
+
+    return cells
+
+
+def test_numbers(cells, trained_ledger):
+    top1 = np.array([71.0, 71.9, 71.2])
+    assert cells(trained_ledger, '+RA') == [
+        *('11.69', '11.69', '+0.00'),
+        *('1.824', '1.821', '−0.003'),
+        '71.2',
+        f'{top1.mean():.2f} ±{top1.std(ddof=1):.2f}',
+        f'{top1.mean() - 71.2:+.2f}',
+        '90.1',
+        f'{top1.mean() + 20:.2f} ±{top1.std(ddof=1):.2f}',
+        f'{top1.mean() + 20 - 90.1:+.2f}',
+        f'×{12.7 / 12.4:.2f} 12.7 h',
+        f'×{13 / 11:.2f} 13.0 h',
+        '3 of 3',
+    ]
+
+
+def test_comparison_of_the_seeds(trained_ledger, make_run):
+    def readings():
+        return make_table(trained_ledger, trained_ledger['rows']).readings
+
+    (text,) = readings()
+    assert '+RA − ResNet18 = +1.43 (paper: +1.0): beyond the spread' in text
+    # 20 ways to choose 3 of 6 seeds, two of which separate the models.
+    assert '1 of 10 cases' in text
+    trained_ledger['runs']['r18-seed1']['metrics']['top1'] = 71.0  # RA's lowest
+    (text,) = readings()
+    assert 'within the spread' in text and 'beyond' not in text
+    for model in ('r18', 'ra_r18'):
+        for seed in (1, 2):
+            trained_ledger['runs'][f'{model}-seed{seed}'] = make_run(seed, 'waiting')
+    (text,) = readings()
+    assert 'One seed' in text and 'spread' not in text
+
+
+def test_missing_numbers_say_why(cells, make_ledger, make_run):
+    ledger = make_ledger(4, seeds=2)
+    ledger['runs']['faster_rcnn_se_r50-seed0'] = make_run(0, 'failed')
+    ledger['runs']['faster_rcnn_cbam_r50-seed1'] = make_run(1, 'running')
+    ledger['runs']['faster_rcnn_ra_r50-seed0'] = make_run(metrics=dict(AP=39.0))
+    ledger['runs']['faster_rcnn_ra_r50-seed1'] = make_run(1, 'failed')
+    baseline = cells(ledger, 'Baseline')
+    assert baseline[:3] == ['43.58', 'not run', '–']
+    assert baseline.count('not run') == 7
+    assert cells(ledger, '+SE').count('failed') == 7
+    assert cells(ledger, '+CBAM').count('running') == 7
+    ra = cells(ledger, '+RA')
+    assert ra[-1] == '1 of 2, 1 failed'
+    assert ra[6:9] == ['39.2', '39.00', '−0.20']  # one seed: no spread
+    assert ra[9:12] == ['60.4', '–', '–']  # done, but without AP50
+
+
+def test_hours_need_the_baseline_on_the_same_hardware(cells, trained_ledger):
+    hardware = dict(device='Other GPU', count=2)
+    trained_ledger['runs']['ra_r18-seed2']['hardware'] = hardware
+    ra = cells(trained_ledger, '+RA')
+    assert ra[12:14] == ['×1.02 12.7 h', '– 13.0 h']
+    assert ra[-1] == '2 × Other GPU, 2 × Test GPU'
+    trained_ledger['rows'] = trained_ledger['rows'][3:]  # --rows +RA
+    assert cells(trained_ledger, '+RA')[12:14] == ['– 12.7 h', '– 13.0 h']
+    assert not make_table(trained_ledger, trained_ledger['rows']).readings
+
+
+def test_demo_shows_no_difference(cells, trained_ledger):
+    trained_ledger['scale'] = 'demo'
+    ra = cells(trained_ledger, '+RA')
+    assert ra[4] == '71.37 ±0.47' and ra[5] == '71.2'
+    assert not make_table(trained_ledger, trained_ledger['rows']).readings
+
+
+def test_own_data_is_compared_with_the_baseline(cells, trained_ledger, make_run):
+    trained_ledger['data'] = '/home/me/cells'
+    for row in trained_ledger['rows']:
+        row.update(paper={}, misprints={})
+    trained_ledger['runs']['se_r18-seed0'] = make_run(metrics=dict(top1=69.9333))
+    # The columns: params, FLOPs, top-1, top-5, hours.
+    assert cells(trained_ledger, 'ResNet18')[2:4] == ['69.93 ±0.47', '–']
+    assert cells(trained_ledger, '+RA')[2:4] == ['71.37 ±0.47', '+1.43']
+    assert cells(trained_ledger, '+SE')[2:4] == ['69.93', '+0.00']
+    assert cells(trained_ledger, '+CBAM')[2] == 'not run'
+    (text,) = make_table(trained_ledger, trained_ledger['rows']).readings
+    assert '+RA − ResNet18 = +1.43: beyond the spread' in text

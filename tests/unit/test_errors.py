@@ -1,0 +1,35 @@
+"""Translation of exceptions into the message of a UserError."""
+
+import pytest
+
+from ra_mm.errors import UserError, translate_errors
+
+
+@pytest.mark.parametrize(
+    'error, message',
+    [
+        (ValueError('depth=51'), 'it fails: depth=51'),
+        (FileNotFoundError('a.png'), 'it fails: a.png'),
+        (KeyError('RAResNt is not there'), 'it fails: KeyError: RAResNt is not there'),
+        (TypeError('no max_epoch'), 'it fails: TypeError: no max_epoch'),
+        (AssertionError(), 'it fails: AssertionError'),
+        (ValueError(), 'it fails: ValueError'),
+    ],
+)
+def test_translation(error, message):
+    with pytest.raises(UserError) as e, translate_errors('it fails'):
+        raise error
+    assert str(e.value) == message
+    assert e.value.__cause__ is error
+
+
+def test_missing_package():
+    with pytest.raises(UserError, match='check_env'), translate_errors('it fails'):
+        raise ImportError('no mmdet')
+
+
+@pytest.mark.parametrize('error', [UserError('once'), KeyboardInterrupt()])
+def test_not_translated(error):
+    with pytest.raises(type(error)) as e, translate_errors('it fails'):
+        raise error
+    assert e.value is error
