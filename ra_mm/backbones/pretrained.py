@@ -7,7 +7,13 @@ from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 
 from ra_mm.engine.checkpoint_io import read_state_dict
-from ra_mm.engine.strict_load import format_mismatch, load_weights, strip_prefix
+from ra_mm.engine.strict_load import (
+    attention_keys,
+    format_mismatch,
+    is_attention_absent,
+    load_weights,
+    strip_prefix,
+)
 from ra_mm.errors import UserError
 from ra_mm.validation import check_arg, one_of
 
@@ -77,8 +83,9 @@ def load_pretrained(
     found = load_weights(
         backbone, {k: v for k, v in state.items() if k.split('.')[0] in children}
     )
-    if not any('.attention.' in k for k in state):
-        found['missing'] = [k for k in found['missing'] if '.attention.' not in k]
+    if is_attention_absent(backbone, found['missing']):
+        attention = attention_keys(backbone)
+        found['missing'] = [k for k in found['missing'] if k not in attention]
     if any(found.values()):
         raise UserError(
             f'{checkpoint} does not fit {type(backbone).__name__}: '

@@ -51,7 +51,8 @@ def read_checkpoint(path: str, map_location='cpu') -> Mapping:
 
     Args:
         path: A file, or any other address that mmengine loads from:
-            ``torchvision://resnet50``, ``https://...``.
+            ``torchvision://resnet50``, ``https://...``. A file may also be a
+            ``.safetensors``.
         map_location: The device for its tensors.
 
     Returns:
@@ -73,7 +74,14 @@ def read_checkpoint(path: str, map_location='cpu') -> Mapping:
             reason = 'is a folder, not a file' if osp.isdir(path) else 'does not exist'
             raise UserError(f'the checkpoint {path} {reason}')
         try:
-            checkpoint = torch.load(path, map_location, weights_only=True)
+            if path.endswith('.safetensors'):
+                checkpoint = _load_safetensors(path, map_location)
+            else:
+                checkpoint = torch.load(path, map_location, weights_only=True)
+        except ImportError as e:
+            raise UserError(
+                f'{path} needs the package safetensors: pip install safetensors'
+            ) from e
         except Exception as e:  # errors of zip, pickle and decoding of all kinds
             raise UserError(f'{path} {_explain(path, e)}') from e
     if not isinstance(checkpoint, Mapping):
@@ -83,8 +91,16 @@ def read_checkpoint(path: str, map_location='cpu') -> Mapping:
     return checkpoint
 
 
+def _load_safetensors(path, map_location):
+    from safetensors.torch import load_file  # optional
+
+    return load_file(path, str(map_location))
+
+
 def _explain(path, error):
     """Say why a file cannot be read, by what it is."""
+    if path.endswith('.safetensors'):
+        return f'is not a complete safetensors file: {error}'
     is_zip = zipfile.is_zipfile(path)
     with open(path, 'rb') as f:
         is_truncated_zip = f.read(2) == b'PK' and not is_zip

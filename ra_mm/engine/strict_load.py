@@ -8,6 +8,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
 from ra_mm.errors import UserError, translate_errors
+from ra_mm.layers import ResidualSum
 from ra_mm.validation import shorten
 
 
@@ -66,6 +67,22 @@ def format_mismatch(found: Mapping[str, list[str]]) -> str:
     )
 
 
+def attention_keys(model: nn.Module) -> set[str]:
+    """Return the names of all weights that belong to attentions."""
+    return {
+        f'{name}.{key}'
+        for name, module in model.named_modules()
+        if isinstance(module, ResidualSum)
+        for key in module.state_dict()
+    }
+
+
+def is_attention_absent(model: nn.Module, missing: list[str]) -> bool:
+    """Whether the missing weights include all parameters of all attentions."""
+    parameters = attention_keys(model) & {name for name, _ in model.named_parameters()}
+    return bool(parameters) and parameters <= set(missing)
+
+
 def load_strict(
     model: nn.Module,
     weights: Mapping[str, Tensor],
@@ -92,9 +109,9 @@ def load_strict(
     found = load_weights(model, weights)
     own = model.state_dict().keys()
     if own & weights.keys():
-        attention = {key for key in own if '.attention.' in key}
+        attention = attention_keys(model)
         is_ra = all(key.endswith(('.gamma', '.temp')) for key in attention)
-        absent = attention and not any('.attention.' in key for key in weights)
+        absent = is_attention_absent(model, found['missing'])
         if absent and (scope == 'backbone' or is_ra and allow_plain):
             found['missing'] = [k for k in found['missing'] if k not in attention]
             if scope == 'model':

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import zipfile
 
 import numpy as np
@@ -9,7 +10,12 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 
-from ra_mm.engine.checkpoint_io import latest_checkpoint, read_checkpoint
+from ra_mm.engine.checkpoint_io import (
+    latest_checkpoint,
+    read_checkpoint,
+    read_state_dict,
+)
+from ra_mm.errors import UserError
 
 
 def test_latest(tmp_path):
@@ -70,3 +76,22 @@ def test_numpy_1_and_2(tmp_path, core, value):
     read = read_checkpoint(str(tmp_path / 'b.pth'))['value']
     assert type(read) is type(value)
     assert np.array_equal(read, value)
+
+
+def test_safetensors(tmp_path):
+    save_file = pytest.importorskip('safetensors.torch').save_file
+    weights = {'a.weight': torch.randn(2, 3), 'b': torch.ones(1, dtype=torch.bfloat16)}
+    path = tmp_path / 'model.safetensors'
+    save_file(weights, path)
+    torch.testing.assert_close(read_state_dict(str(path)), weights, rtol=0, atol=0)
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(UserError, match='model.safetensors'):
+        read_state_dict(str(path))
+
+
+def test_safetensors_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'safetensors.torch', None)
+    path = tmp_path / 'model.safetensors'
+    path.touch()
+    with pytest.raises(UserError, match='pip install safetensors'):
+        read_state_dict(str(path))

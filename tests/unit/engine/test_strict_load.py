@@ -7,7 +7,7 @@ from torch import nn
 
 from ra_mm.engine.strict_load import load_strict, load_weights, strip_prefix
 from ra_mm.errors import UserError
-from ra_mm.layers import ReverseAttention
+from ra_mm.layers import SE, ReverseAttention
 
 
 def model():
@@ -25,7 +25,7 @@ class Detector(nn.Module):
 
 
 RA = ReverseAttention(2)
-RIVAL = nn.Linear(1, 1)
+RIVAL = SE(2)
 
 
 def test_weights_that_fit_are_loaded():
@@ -96,6 +96,16 @@ def test_plain_weights(attention, options, fits):
     else:
         with pytest.raises(UserError, match='attention'):
             load_strict(own, plain.state_dict(), **options)
+
+
+def test_attention_of_the_plain_model():
+    """Only a ResidualSum may be absent, whatever its name is."""
+    own = Detector(RA)
+    own.backbone['attention'] = nn.Linear(2, 2)  # as in CSPNeXt
+    weights = own.state_dict()
+    load_strict(own, {k: v for k, v in weights.items() if 'gamma' not in k})
+    with pytest.raises(UserError, match=r'2 missing \(backbone.attention.weight'):
+        load_strict(own, Detector().state_dict())
 
 
 @pytest.mark.parametrize('scope', ['model', 'backbone'])
