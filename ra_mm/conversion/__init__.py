@@ -6,6 +6,7 @@ It needs PyTorch alone: libraries are known by the names of their classes.
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -16,7 +17,15 @@ from ra_mm.validation import shorten
 
 from . import rules_openmmlab, rules_timm, rules_torchvision  # noqa: F401
 from .block import AttentionBlock, insert_attention
-from .rules import IDENTITY, absent_classes, add_chain, add_rule, find_rule, full_name
+from .rules import (
+    IDENTITY,
+    Rule,
+    absent_classes,
+    add_chain,
+    add_rule,
+    find_rule,
+    full_name,
+)
 
 __all__ = ['IDENTITY', 'AttentionBlock', 'add_chain', 'add_rule', 'convert']
 
@@ -76,24 +85,29 @@ def convert(
             'convert the model before it is wrapped in DistributedDataParallel, which '
             'would not synchronize the gradients of its attentions'
         )
-    blocks = _choose(model, names, skip)
-    # First all that may fail, so that a model is converted or untouched.
-    attentions = []
-    for block in blocks.values():
-        rule = find_rule(type(block))
-        attentions.append(build_attention(attention, rule.channels(block), **kwargs))
-    for block, layer in zip(blocks.values(), attentions):
-        own = list(block.parameters())
-        floating = [p for p in own if p.is_floating_point()]
-        if floating:
-            layer.to(floating[0].device, floating[0].dtype)
-        if own and not any(p.requires_grad for p in own):
-            layer.requires_grad_(False)
-        layer.train(block.training)
-        insert_attention(block, layer)
+    blocks = _choose(model, _as_list(names), _as_list(skip))
+    # First what may fail, so that a model is converted as a whole or not at all.
+    attentions = [
+        build_attention(attention, rule.channels(block), **kwargs)
+        for block, rule in blocks
+    ]
+    for (block, rule), layer in zip(blocks, attentions):
+        _follow(block, layer)
+        insert_attention(block, rule, layer)
     if log:
-        log(_summary(model, attentions))
+        log(_summary(model, [block for block, _ in blocks]))
     return model
+
+
+def _follow(block, layer):
+    """Give the attention the device, the type and the modes of its block."""
+    own = list(block.parameters())
+    floating = [p for p in own if p.is_floating_point()]
+    if floating:
+        layer.to(floating[0].device, floating[0].dtype)
+    if own and not any(p.requires_grad for p in own):
+        layer.requires_grad_(False)
+    layer.train(block.training)
 
 
 def build_attention(
@@ -127,46 +141,47 @@ def build_attention(
     return layer
 
 
-def _choose(model, names, skip) -> dict[str, nn.Module]:
-    """The blocks to convert, by their names."""
-    known, converted = {}, []
+def _choose(model, names, skip) -> list[tuple[nn.Module, Rule]]:
+    """The blocks to convert, with their rules."""
+    known: dict[str, tuple[Any, Any]] = {}
+    converted = set()
     for name, module in model.named_modules():
+        rule = find_rule(type(module))
         if isinstance(module, AttentionBlock):
-            converted.append(name)
-        elif (rule := find_rule(type(module))) and rule.has_shortcut(module):
-            known[name] = module
-    if not known and not converted:
+            converted.add(name)
+            known[name] = module, None
+        elif rule and rule.has_shortcut(module):
+            known[name] = module, rule
+    if not known:
         raise ValueError(_no_block(model))
 
-    everything = [*known, *converted]
-    for patterns in (names, skip):
-        for pattern in _as_list(patterns):
-            if not any(_matches(n, pattern) for n in everything):
-                raise ValueError(
-                    f'{pattern!r} matches no residual block of the model. They are '
-                    f'{shorten(everything)}'
-                )
-    chosen = [
-        n
-        for n in everything
-        if (not names or _matches(n, names)) and not _matches(n, skip)
-    ]
-    again = [n for n in chosen if n in converted]
-    if again:
+    for pattern in names + skip:
+        if not any(_matches(name, [pattern]) for name in known):
+            raise ValueError(
+                f'{pattern!r} matches no residual block of the model. They are '
+                f'{shorten(known)}'
+            )
+    chosen = {
+        name: block
+        for name, block in known.items()
+        if (not names or _matches(name, names)) and not _matches(name, skip)
+    }
+    if not chosen:
+        raise ValueError(f'skip={skip} leaves no block to convert')
+    if converted & chosen.keys():
         raise ValueError(
-            f'these blocks have an attention already: {shorten(again)}. Convert a '
+            'these blocks have an attention already: '
+            f'{shorten(name for name in chosen if name in converted)}. Convert a '
             'model once, or choose other blocks with names= and skip='
         )
-    if not chosen:
-        raise ValueError(f'skip={skip!r} leaves no block to convert')
-    for name in chosen:
+    for name, (block, _) in chosen.items():
         for attribute in ('attention', 'operands', 'plain_class', 'forward'):
-            if attribute in vars(known[name]) or attribute in known[name]._modules:
+            if attribute in vars(block) or attribute in block._modules:
                 raise ValueError(
-                    f'{name} ({full_name(type(known[name]))}) has an attribute '
+                    f'{name} ({full_name(type(block))}) has an attribute '
                     f'{attribute!r} of its own, so it cannot be converted'
                 )
-    return {n: known[n] for n in chosen}
+    return list(chosen.values())
 
 
 def _as_list(patterns):
@@ -175,34 +190,33 @@ def _as_list(patterns):
 
 def _matches(name, patterns):
     """Whether a pattern is for this module or for one that contains it."""
-    return any(
-        fnmatchcase(name, p) or fnmatchcase(name, f'{p}.*') for p in _as_list(patterns)
-    )
+    return any(fnmatchcase(name, p) or fnmatchcase(name, f'{p}.*') for p in patterns)
 
 
 def _no_block(model):
     """Why a model has no residual block that could be converted."""
-    seen = Counter(full_name(type(m)) for m in model.modules() if list(m.children()))
-    containers = 'torch.nn.modules.container.'
-    seen = [c for c in seen if not c.startswith(containers)] or [full_name(type(model))]
+    composite = [type(m) for m in model.modules() if list(m.children())]
+    names = dict.fromkeys(map(full_name, composite or [type(model)]))
+    seen = [c for c in names if not c.startswith('torch.nn.modules.container.')]
     message = (
         f'{type(model).__name__} has no residual block with a shortcut and a rule. It '
-        f'consists of {shorten(seen, 20)}. If one of these is a residual block, add '
-        'a rule for it, see ra_mm.conversion.add_rule'
+        f'consists of {shorten(seen or names, 20)}. If one of these is a residual '
+        'block, add a rule for it, see ra_mm.conversion.add_rule'
     )
-    absent = absent_classes()
-    return (
-        f'{message}. Rules name classes that do not exist: {absent}'
-        if absent
-        else message
-    )
+    if absent := absent_classes():
+        message += f'. Rules name classes that do not exist: {absent}'
+    return message
 
 
-def _summary(model, attentions):
-    counts = Counter(
-        m.plain_class.__name__ for m in model.modules() if isinstance(m, AttentionBlock)
+def _summary(model, blocks):
+    """What was converted, as one line."""
+    known = Counter(
+        m.plain_class if isinstance(m, AttentionBlock) else type(m)
+        for m in model.modules()
+        if isinstance(m, AttentionBlock) or find_rule(type(m))
     )
-    kinds = Counter(type(layer).__name__ for layer in attentions)
-    added = sum(p.numel() for layer in attentions for p in layer.parameters())
-    blocks = ', '.join(f'{n} {name}' for name, n in counts.items())
-    return f'{", ".join(kinds)} in {blocks} ({added:,} parameters added)'
+    found = Counter(block.plain_class for block in blocks)
+    kinds = dict.fromkeys(type(block.attention).__name__ for block in blocks)
+    added = sum(p.numel() for block in blocks for p in block.attention.parameters())
+    counts = ', '.join(f'{n} of {known[c]} {c.__name__}' for c, n in found.items())
+    return f'{", ".join(kinds)} in {counts} blocks: {added:,} parameters added'

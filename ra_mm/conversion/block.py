@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch.utils.checkpoint as cp
 from torch import Tensor, nn
@@ -46,20 +47,19 @@ class AttentionBlock:
 
     def __reduce_ex__(self, protocol):
         """By the name of its own class: the subclass is made at run time."""
-        _, _, *state = super().__reduce_ex__(max(protocol, 2))
-        return _new_block, (self.plain_class,), *state
+        reduced = super().__reduce_ex__(max(protocol, 2))
+        return _new_block, (self.plain_class,), *reduced[2:]
 
 
-def insert_attention(block: nn.Module, attention: ResidualSum) -> None:
-    """Make a block that has a rule an :class:`AttentionBlock`."""
-    rule = find_rule(type(block))
-    assert rule is not None
+def insert_attention(block: nn.Module, rule: Rule, attention: ResidualSum) -> None:
+    """Make a block an :class:`AttentionBlock`, by the rule for its class."""
     block.attention = attention
-    block.__class__ = _attention_class(type(block), rule)
+    cls: Any = type(block)  # mypy takes no nn.Module for hashable
+    block.__class__ = _attention_class(cls, rule)
 
 
 @functools.cache
-def _attention_class(cls: type, rule: Rule) -> type:
+def _attention_class(cls: Any, rule: Rule) -> Any:
     return type(
         f'Attention{cls.__name__}',
         (AttentionBlock, cls),
@@ -72,7 +72,7 @@ def _attention_class(cls: type, rule: Rule) -> type:
     )
 
 
-def _new_block(cls: type) -> nn.Module:
+def _new_block(cls: Any) -> nn.Module:
     """An attention block without its state, for copy and pickle."""
     rule = find_rule(cls)
     if rule is None:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -15,9 +15,9 @@ IDENTITY = nn.Identity()
 class Rule(NamedTuple):
     """How a kind of block computes its sum, see :func:`add_rule`."""
 
-    operands: Callable[[nn.Module, Tensor], tuple]
-    channels: Callable[[nn.Module], int]
-    has_shortcut: Callable[[nn.Module], bool]
+    operands: Callable[[Any, Tensor], tuple]
+    channels: Callable[[Any], int]
+    has_shortcut: Callable[[Any], bool]
 
 
 _RULES: dict[type | str, Rule] = {}
@@ -25,8 +25,8 @@ _RULES: dict[type | str, Rule] = {}
 
 def add_rule(
     *classes: type | str,
-    channels: Callable[[nn.Module], int],
-    has_shortcut: Callable[[nn.Module], bool] = lambda block: True,
+    channels: Callable[[Any], int],
+    has_shortcut: Callable[[Any], bool] = lambda block: True,
 ) -> Callable:
     """Teach :func:`ra_mm.convert` a kind of residual block.
 
@@ -86,7 +86,7 @@ def add_chain(
     after: str = '',
     shortcut: str = '',
     act: str = '',
-    has_shortcut: Callable[[nn.Module], bool] = lambda block: True,
+    has_shortcut: Callable[[Any], bool] = lambda block: True,
 ) -> None:
     """A rule for blocks whose branches are chains of their modules.
 
@@ -156,7 +156,7 @@ def absent_classes() -> list[str]:
     return absent
 
 
-def split_norm(module: nn.Module, x: Tensor) -> tuple[Tensor, Callable]:
+def split_norm(module: Any, x: Tensor) -> tuple[Tensor, Callable]:
     """z and norm such that ``module(x) = norm(z)``.
 
     norm is the batch norm that ends the module, if one does, so that the fused

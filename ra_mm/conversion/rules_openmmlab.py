@@ -13,7 +13,7 @@ def _backbones(name, *toolboxes):
 
 
 # ResNet and its variants. mmdet and mmseg have plugins, mmpretrain drop path.
-RESNET = dict(shortcut='downsample', act='relu')
+RESNET: dict = dict(shortcut='downsample', act='relu')
 CONV1 = 'conv1 norm1 relu after_conv1_plugin_names?'
 CONV3 = 'after_conv2_plugin_names? conv3 norm3'
 AFTER = 'after_conv3_plugin_names? drop_path?'
@@ -56,7 +56,7 @@ add_chain(
 def res2net(block, x):
     z = block.relu(block.norm1(block.conv1(x)))
     *parts, rest = torch.split(z, block.width, 1)
-    outs = []
+    outs: list[torch.Tensor] = []
     for part, conv, bn in zip(parts, block.convs, block.bns):
         if outs and block.stage_type != 'stage':
             part = part + outs[-1]

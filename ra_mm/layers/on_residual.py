@@ -26,13 +26,8 @@ class OnResidual(ResidualSum):
         self, channels: int, layer: str | Callable[..., nn.Module], **kwargs
     ) -> None:
         super().__init__()
-        if isinstance(layer, str):
-            module, _, name = layer.rpartition('.')
-            try:
-                layer = getattr(importlib.import_module(module), name)
-            except (ImportError, AttributeError, ValueError) as e:
-                raise ValueError(f'layer={layer!r}: {e}') from e
-        self.layer = layer(channels, **kwargs)
+        build = _find(layer) if isinstance(layer, str) else layer
+        self.layer = build(channels, **kwargs)
         if not isinstance(self.layer, nn.Module):
             raise ValueError(f'layer={layer!r} returned {self.layer!r}, no nn.Module')
 
@@ -45,3 +40,11 @@ class OnResidual(ResidualSum):
                 'F(x), and not its weights'
             )
         return A + x
+
+
+def _find(name: str) -> Callable[..., nn.Module]:
+    module, _, attribute = name.rpartition('.')
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as e:
+        raise ValueError(f'layer={name!r}: {e}') from e

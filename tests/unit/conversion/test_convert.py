@@ -46,7 +46,7 @@ def test_same_function_and_same_names(make_resnet, images):
 def test_summary(make_resnet, capsys):
     ra_mm.convert(make_resnet())
     printed = capsys.readouterr().out
-    assert '3 Bottleneck' in printed and '1,024 parameters' in printed
+    assert '3 of 3 Bottleneck' in printed and '1,024 parameters' in printed
     lines = []
     ra_mm.convert(make_resnet(), log=lines.append)
     ra_mm.convert(make_resnet(), log=None)
@@ -102,7 +102,7 @@ def test_other_blocks_may_get_another_attention(make_resnet, images):
         (lambda m: ra_mm.convert(m), {}, r'already: \(layer1.0, layer1.1, layer2.0\)'),
         (lambda m: m, dict(names='layer5'), "'layer5' matches no"),
         (lambda m: m, dict(skip='layer5'), "'layer5' matches no"),
-        (lambda m: m, dict(skip='layer*'), "skip='layer.*' leaves no"),
+        (lambda m: m, dict(skip='layer*'), "skip=.'layer.*'. leaves no"),
         (lambda m: m, dict(attention='rra'), "attention='rra'.*'ra', 'se'"),
         (lambda m: m, dict(attention=nn.BatchNorm2d), 'BatchNorm2d is not.*OnResidual'),
         (lambda m: m, dict(attention=nn.Identity()), 'attention=Identity'),
