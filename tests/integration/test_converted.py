@@ -1,6 +1,7 @@
 """Detectors and segmenters of the toolboxes, converted by a config of three lines."""
 
 import copy
+import json
 from pathlib import Path
 
 import mmseg
@@ -114,3 +115,42 @@ def test_step_and_validation(base, backbone, data, blocks, tmp_path):
     assert sum(bool(gate.gamma.any()) for gate in gates) >= blocks - 4
     results = model.eval().val_step(data)
     assert len(results) == 2
+
+
+CLASSIFIER = """
+_base_ = '{configs}/classifier.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='ra_mm.Converted',
+        backbone=dict(type='RegNet', arch='regnetx_400mf')),
+    head=dict(in_channels=384))
+custom_hooks = [dict(type='ra_mm.TempAnnealingHook', length=2, by_epoch=False)]
+default_hooks = dict(
+    logger=dict(interval=1), gates=dict(type='ra_mm.GateLogHook', interval=1))
+"""
+
+
+def test_tools(configs, tool, shapes, scalars, tmp_path, capsys):
+    """Hooks, training, test, pictures, FLOPs and ONNX of a converted backbone."""
+    config, work = tmp_path / 'regnet.py', tmp_path / 'work'
+    config.write_text(CLASSIFIER.format(configs=configs))
+    tool('train')(config, '--work-dir', work)
+    assert [temp for _, temp, _ in scalars(work)] == [30, 15.5, 1, 1]
+    logged = ''.join(p.read_text() for p in work.glob('*/vis_data/scalars.json'))
+    assert all(f'G_layer{i}_std' in logged for i in (1, 2, 3, 4))
+
+    checkpoint = work / 'epoch_1.pth'
+    weights = torch.load(checkpoint, weights_only=False)['state_dict']
+    assert weights['backbone.layer4.11.attention.gate.gamma'].any()
+    tool('test')(config, checkpoint, '--work-dir', tmp_path / 'test')
+
+    images, out = shapes / 'classes/val', tmp_path / 'gates'
+    cpu = ['--device', 'cpu']
+    tool('visualize_gates')(config, checkpoint, images, '--out', out, *cpu)
+    assert 'RA_5_12' in json.loads((out / 'gates.json').read_text())['blocks']
+    capsys.readouterr()
+    tool('get_flops')(config)
+    assert 'ReverseAttention' in capsys.readouterr().out
+    error = tool('export_onnx')(config, checkpoint, '--out', tmp_path / 'model.onnx')
+    assert error < 1e-4
