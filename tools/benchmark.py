@@ -22,7 +22,7 @@ import torch
 
 from ra_mm.analysis import cost_report as cost
 from ra_mm.analysis import gpu_report
-from ra_mm.analysis.benchmark_cases import CONFIGS, VARIANTS, Case
+from ra_mm.analysis.benchmark_cases import CONFIGS, RIVALS, VARIANTS, Case
 from ra_mm.analysis.benchmarking import environment, measure, profile
 from ra_mm.cli import report_user_errors
 from ra_mm.errors import UserError
@@ -42,7 +42,7 @@ SWEEP = dict(
 def paper_ratio(case: Case, variant: str) -> float | None:
     """The paper's training time over that of the plain model."""
     prefix = VARIANTS[variant][0]
-    if case.what != 'train' or not prefix:
+    if case.what != 'train' or not prefix or variant in RIVALS:
         return None
     hours = {row.config: row.paper['hours'] for row in paper.rows(2, 3)}
     return float(hours[case.config(prefix)] / hours[case.config('')])
@@ -68,9 +68,9 @@ def parse_args(argv):
         nargs='+',
         choices=VARIANTS,
         metavar='VARIANT',
-        default=[name for name in VARIANTS if '+' not in name],
+        default=[name for name in VARIANTS if '+' not in name and name not in RIVALS],
         help=f'from {", ".join(VARIANTS)}; plain always runs. With +compile, '
-        'torch.compile gets the backbone. Default: all without +compile',
+        'torch.compile gets the backbone. Default: plain, se, cbam and ra-*',
     )
     add('--device', choices=('cpu', 'cuda'), help='default: cuda if available')
     add(

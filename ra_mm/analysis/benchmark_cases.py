@@ -12,7 +12,7 @@ from mmpretrain.models.backbones.mobilenet_v2 import InvertedResidual
 from mmpretrain.models.backbones.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
-from ra_mm.layers import CBAM, SE, ResidualSum, ReverseAttention
+from ra_mm.layers import NAMES, ResidualSum
 from ra_mm.models import build_model
 
 CONFIG_DIR = Path(__file__).parents[2] / 'configs'
@@ -29,7 +29,9 @@ VARIANTS = {
     'plain+compile': ('', 'fused', True),
     'ra+compile': ('ra_', 'fused', True),
 }
-ATTENTIONS = dict(se_=SE, cbam_=CBAM, ra_=ReverseAttention)
+# Rivals and controls that no config has: they take the place of RA in its configs.
+RIVALS = ('simam', 'eca', 'grn', 'static_gate', 'gated_residual')
+VARIANTS |= {name: (f'{name}_', 'fused', False) for name in RIVALS}
 CONFIGS = dict(
     resnet18='r18', resnet50='r50', resnet101='r101', mobilenetv2='mobilenetv2_1.0'
 )
@@ -63,6 +65,8 @@ class Case:
     size: int
 
     def config(self, prefix: str) -> Path:
+        if prefix.removesuffix('_') in RIVALS:
+            prefix = 'ra_'
         name = f'{prefix}{CONFIGS[self.model]}.py'
         if self.what == 'detector':
             return CONFIG_DIR / f'faster_rcnn_{name}'
@@ -76,6 +80,9 @@ class Case:
             )
         cfg = Config.fromfile(self.config(prefix))
         cfg.model.backbone.init_cfg = None
+        if prefix.removesuffix('_') in RIVALS:
+            kind = NAMES[prefix.removesuffix('_')]
+            cfg.model.backbone.attention = dict(type=f'ra_mm.{kind.__name__}')
         return build_model(cfg)
 
     def place(self, t):
@@ -150,7 +157,7 @@ class Tail(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
         self.act = nn.ReLU(inplace=True) if relu else nn.Identity()
         if prefix:
-            self.attention = ATTENTIONS[prefix](channels)
+            self.attention = NAMES[prefix.removesuffix('_')](channels)
         else:  # as in mmpretrain's blocks
             self.attention = operator.iadd if relu else operator.add
 

@@ -3,8 +3,8 @@
 mmengine's FlopAnalyzer does the counting. It traces the model and so sees every
 operator, whichever module or function calls it. By default it counts
 convolutions, linear layers, norms, adaptive pooling and upsampling. This module
-adds the other operators of attention layers: products, quotients, means and
-L2 norms, at one multiply-accumulate per element. Additions, comparisons and
+adds the other operators of attention layers: products, quotients, squares, means
+and L2 norms, at one multiply-accumulate per element. Additions, comparisons and
 activations remain free.
 """
 
@@ -24,6 +24,7 @@ SHAPES = dict(mmpretrain=(224, 224), mmdet=(800, 1280), mmseg=(512, 512))
 OPERATORS = {
     'aten::mul': elementwise_flop_counter(0, 1),
     'aten::div': elementwise_flop_counter(0, 1),
+    'aten::square': elementwise_flop_counter(0, 1),
     'aten::mean': elementwise_flop_counter(1, 0),
     'aten::linalg_vector_norm': elementwise_flop_counter(1, 0),
 }

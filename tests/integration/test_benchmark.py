@@ -39,6 +39,7 @@ def case(what='train', **kwargs):
         ('resnet50', 'ra+compile', 36.5 / 28.9),
         ('resnet101', 'ra-fused', 59.8 / 46.8),
         ('resnet50', 'plain', None),
+        ('resnet50', 'simam', None),
     ],
 )
 def test_paper_ratio(model, variant, ratio):
@@ -116,7 +117,8 @@ def test_saved_bytes_are_no_parameters():
 
 
 @pytest.mark.parametrize(
-    'variant', ['plain', 'se', 'cbam', 'ra-naive', 'ra-given', 'ra-fused']
+    'variant',
+    ['plain', 'se', 'cbam', 'ra-naive', 'ra-given', 'ra-fused', 'simam', 'static_gate'],
 )
 def test_steps_learn(variant):
     """Every parameter has a gradient, and keeps its value."""

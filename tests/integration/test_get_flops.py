@@ -25,8 +25,11 @@ def build(name):
     return build_model(Config.fromfile(paper.CONFIGS / name)).eval()
 
 
-def flops(name, shape):
-    return count_flops(build(name), shape)
+def flops(name, shape, **attention):
+    cfg = Config.fromfile(paper.CONFIGS / name)
+    if attention:
+        cfg.model.backbone.attention = attention
+    return count_flops(build_model(cfg).eval(), shape)
 
 
 def check_params(row, model):
@@ -97,6 +100,29 @@ def test_se_and_cbam_are_counted():
     # mean over the channels, 7x7 convolution of 2 maps, scaling.
     cbam = sum(2 * (4 * c * s**2 + 4 * c * c // 16 + 2 * 49 * s**2) for c, s in stages)
     assert flops('imagenet/cbam_r18.py', (64, 64)).total() - plain == cbam
+
+
+@pytest.mark.parametrize(
+    'type, per_element, per_channel',
+    [
+        ('ra_mm.SimAM', 4, 2),  # mean, square, quotient, scaling; lambda, n
+        ('ra_mm.ECA', 2, None),  # mean, scaling; the convolution
+        ('ra_mm.GRN', 3, 2),  # norm, F N, gamma; mean, quotient
+        ('ra_mm.StaticGate', 1, 2),  # G x; gamma, temp
+        ('ra_mm.GatedResidual', 2, 4),  # as reverse attention
+    ],
+)
+def test_rivals_are_counted(type, per_element, per_channel):
+    """By hand at 64x64: 4 stages of 2 blocks."""
+    stages = [(64, 16), (128, 8), (256, 4), (512, 2)]
+    expected = 0
+    for c, side in stages:
+        kernel = per_channel or {64: 3, 128: 5, 256: 5, 512: 5}[c]
+        expected += 2 * (per_element * c * side**2 + kernel * c)
+        expected += 2 * (type == 'ra_mm.SimAM')  # H W
+    plain = flops('imagenet/r18.py', (64, 64)).total()
+    ours = flops('imagenet/ra_r18.py', (64, 64), type=type).total()
+    assert ours - plain == expected
 
 
 def test_detector():
