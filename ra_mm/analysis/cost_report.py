@@ -238,7 +238,7 @@ def read(path: Path) -> dict:
         else:
             [title(m) for m in data['measurements']]
             data['environment'], data['sweep']
-    except (ValueError, KeyError, TypeError) as e:
+    except (OSError, ValueError, KeyError, TypeError) as e:
         raise UserError(
             f'{path} has no results: expected a file written by '
             'tools/benchmark.py with --out or --gpu-report'

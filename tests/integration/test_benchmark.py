@@ -326,10 +326,6 @@ def test_cases():
         ('--gpu-report a.txt', '--gpu-report a.txt'),
         ('--gpu-report a.json --parts all', "'all'"),
         ('--replot none.json', 'none.json'),
-        (
-            '--what train --model resnet18 --size 32 --batch 1',
-            'more than 1 value per channel',
-        ),
     ],
 )
 def test_mistakes(argv, argument, capsys):
