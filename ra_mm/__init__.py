@@ -1,9 +1,8 @@
 """Reverse attention (RA-Net) for residual networks in PyTorch and OpenMMLab."""
 
-from typing import TYPE_CHECKING
-
 __version__ = '0.1.0'
 
+TYPE_CHECKING = False  # type checkers take it for True, without importing typing
 if TYPE_CHECKING:
     from ra_mm.conversion import convert
     from ra_mm.layers import TempSchedule
