@@ -22,8 +22,8 @@ class RAResNet(StrictPretrained, resnet.ResNet):
 
     ``deep_stem=True`` makes it an RA-ResNetV1c, with ``avg_down=True`` an
     RA-ResNetV1d. A ``Pretrained`` init is strict, see
-    :class:`.StrictPretrained`; it also takes checkpoints of mmdet's and
-    mmseg's ResNets.
+    :class:`.StrictPretrained`; it also takes checkpoints of mmdet's,
+    mmseg's, torchvision's and timm's ResNets.
 
     Args:
         depth (int): 18, 34, 50, 101 or 152.
