@@ -29,6 +29,20 @@ add_chain(
     has_shortcut=lambda block: block.downsample is not None,
 )
 
+
+@add_rule(
+    f'{MODELS}.regnet.PreBottleneck',
+    channels=lambda block: block.conv3.out_channels,
+    has_shortcut=lambda block: block.downsample is not None,
+)
+def pre_bottleneck(block, x):
+    """RegNetV, whose shortcut begins after the first norm."""
+    x = block.norm1(x)
+    F = block.conv2(block.norm2(block.conv1(x)))
+    F = block.conv3(block.norm3(block.se(F)))
+    return F, block.drop_path, block.downsample(x), IDENTITY
+
+
 # MobileNets and EfficientNets: they end in a BatchNormAct2d without activation
 # or, in ConvBnAct, with one.
 for name, branch in dict(

@@ -211,6 +211,7 @@ FAMILIES = {
     'timm HRNet': (timm('hrnet_w18_small'), None),
     'timm RegNet': (timm('regnetx_002'), 13),
     'timm RegNet Y': (timm('regnety_002', **DROP), 13),
+    'timm RegNet V': (timm('regnetv_040', **DROP), 22),
     'timm MobileNetV2': (timm('mobilenetv2_050'), 10),
     'timm MobileNetV3': (timm('mobilenetv3_small_100'), 6),
     'timm MobileNetV4': (timm('mobilenetv4_conv_small_050'), None),
@@ -261,7 +262,7 @@ class ReferenceSum(TorchFunctionMode):
     def _watch(self, block, gate):
         for name in SHORTCUTS:
             module = getattr(block, name, None)
-            if module is not None and not isinstance(module, torch.nn.Identity):
+            if module is not None:
                 self.handles.append(
                     module.register_forward_hook(
                         lambda m, args, out: self._remember(out, gate)
