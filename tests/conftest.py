@@ -6,12 +6,14 @@ import os
 # tensors gain nothing from more threads and lose much on a busy machine.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
+import functools
 import importlib.util
 import json
 import re
 import tempfile
 from pathlib import Path
 
+import mmengine.config.utils
 import pytest
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
@@ -20,6 +22,9 @@ from mmengine.visualization import Visualizer
 from ra_mm.datasets.shapes import write_shapes
 
 REPO = Path(__file__).parents[1]
+
+# mmengine parses all metafiles of a toolbox for each config that inherits from it.
+mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
 
 DETECTOR = """
 _base_ = '{repo}/configs/demo/faster_rcnn_ra_r18.py'
@@ -161,7 +166,7 @@ def test(tmp_path):
 
 @pytest.fixture(scope='session')
 def checkpoint(configs, tmp_path_factory):
-    """What is left of one epoch with detector.py."""
+    """The checkpoint after one epoch with detector.py."""
     work_dir = tmp_path_factory.mktemp('trained')
     _tool('train', '--work-dir', work_dir)(configs / 'detector.py')
     return work_dir / 'epoch_1.pth'

@@ -1,6 +1,5 @@
 """tools/reproduce.py: killed and started again, and mistakes."""
 
-import importlib.util
 import json
 import os
 import re
@@ -49,7 +48,7 @@ def test_killed_and_started_again(shapes, tmp_path):
     )
     while not (second / 'epoch_3.pth').exists() and process.poll() is None:
         os.sched_yield()
-    # The training would go on and might end before the next command.
+    # Training would continue and might end before the next command.
     group = training_group((out / '.lock').read_text())
     os.killpg(group, signal.SIGSTOP)
     process.send_signal(signal.SIGKILL)
@@ -90,13 +89,8 @@ def test_killed_and_started_again(shapes, tmp_path):
 
 
 @pytest.fixture(scope='module')
-def reproduce():
-    spec = importlib.util.spec_from_file_location(
-        'tools.reproduce', REPO / 'tools/reproduce.py'
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *argv: module.main([str(a) for a in argv])
+def reproduce(tool):
+    return tool('reproduce')
 
 
 @pytest.fixture

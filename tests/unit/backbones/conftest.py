@@ -1,6 +1,19 @@
+"""Small backbones of each family, with weights that all have an effect."""
+
 import pytest
 import torch
 from mmengine.registry import MODELS
+
+import ra_mm.backbones
+from ra_mm.layers import ResidualSum
+
+SMALL = dict(
+    RAResNet=dict(depth=18, base_channels=4, stem_channels=4),
+    RAResNeXt=dict(
+        depth=50, base_channels=4, stem_channels=4, groups=2, width_per_group=2
+    ),
+    RAMobileNetV2=dict(widen_factor=0.1),
+)
 
 
 def _randomise(model):
@@ -22,9 +35,35 @@ def _pretrained(type, path, prefix=None, **kwargs):
     return model.eval()
 
 
+def _build(family, **kwargs):
+    return getattr(ra_mm.backbones, family)(**{**SMALL[family], **kwargs})
+
+
+def _attentions(model):
+    return [m for m in model.modules() if isinstance(m, ResidualSum)]
+
+
+@pytest.fixture(scope='session')
+def small():
+    """The arguments of a small backbone by family."""
+    return SMALL
+
+
+@pytest.fixture(scope='session')
+def build():
+    """Builds a small backbone of a family."""
+    return _build
+
+
+@pytest.fixture(scope='session')
+def attentions():
+    """Lists the attentions of a model."""
+    return _attentions
+
+
 @pytest.fixture
 def randomise():
-    """Makes every weight and statistic tell, batch norm's included."""
+    """Gives every weight and statistic, including batch norm's, an effect."""
     return _randomise
 
 

@@ -10,17 +10,9 @@ from mmcv.cnn import fuse_conv_bn
 from mmengine import ConfigDict
 from mmengine.model import ExponentialMovingAverage
 
-import ra_mm.backbones
-from ra_mm.errors import UserError
-from ra_mm.layers import CBAM, SE, ReverseAttention, force_path
+from ra_mm.layers import force_path
 
-SMALL = dict(
-    RAResNet=dict(depth=18, base_channels=4, stem_channels=4),
-    RAResNeXt=dict(
-        depth=50, base_channels=4, stem_channels=4, groups=2, width_per_group=2
-    ),
-    RAMobileNetV2=dict(widen_factor=0.1),
-)
+FAMILIES = ('RAResNet', 'RAResNeXt', 'RAMobileNetV2')
 RA = dict(type='ra_mm.ReverseAttention')
 VARIANTS = [
     RA,
@@ -29,14 +21,6 @@ VARIANTS = [
     *(dict(RA, activation=a) for a in ('sigmoid', 'softmax')),
 ]
 RIVALS = [dict(type='ra_mm.SE'), dict(type='ra_mm.CBAM')]
-
-
-def build(family, **kwargs):
-    return getattr(ra_mm.backbones, family)(**{**SMALL[family], **kwargs})
-
-
-def attentions(model):
-    return [m for m in model.modules() if isinstance(m, (ReverseAttention, SE, CBAM))]
 
 
 def tails(*outs):
@@ -83,7 +67,7 @@ def run(model, x):
     ],
 )
 @pytest.mark.parametrize('path', ['fused', 'reference'])
-def test_gamma_0_is_the_plain_backbone(family, kwargs, path, randomise):
+def test_gamma_0_is_the_plain_backbone(family, kwargs, path, randomise, build, small):
     """The same outputs, gradients and statistics in training mode.
 
     To the bit on the reference path; the fused one sums in another order.
@@ -94,7 +78,7 @@ def test_gamma_0_is_the_plain_backbone(family, kwargs, path, randomise):
         )
     ra = build(family, **kwargs)
     plain = randomise(
-        getattr(mmpretrain.models, family[2:])(**{**SMALL[family], **kwargs})
+        getattr(mmpretrain.models, family[2:])(**{**small[family], **kwargs})
     )
     assert not ra.load_state_dict(plain.state_dict(), strict=False)[1]
     g = torch.Generator().manual_seed(0)
@@ -126,8 +110,8 @@ def test_gamma_0_is_the_plain_backbone(family, kwargs, path, randomise):
         ('RAMobileNetV2', dict(norm_cfg=dict(type='GN', num_groups=2)), 0, 11),
     ],
 )
-def test_paths_agree(family, kwargs, fused, given, memory_format, randomise):
-    """Every tail takes the path it can; the step is the reference's."""
+def test_paths_agree(family, kwargs, fused, given, memory_format, randomise, build):
+    """Every tail takes the fastest path that applies, with the reference's results."""
     model = randomise(build(family, **kwargs)).double()
     model.to(memory_format=memory_format)
     reference = copy.deepcopy(model)
@@ -142,13 +126,13 @@ def test_paths_agree(family, kwargs, fused, given, memory_format, randomise):
     torch.testing.assert_close(ours, expected)
 
 
-@pytest.mark.parametrize('family', SMALL)
+@pytest.mark.parametrize('family', FAMILIES)
 @pytest.mark.parametrize(
     'attention',
     VARIANTS + RIVALS,
     ids=lambda cfg: '-'.join(cfg.values()).removeprefix('ra_mm.'),
 )
-def test_every_parameter_learns(family, attention, randomise):
+def test_every_parameter_learns(family, attention, randomise, build):
     """A finite gradient arrives at every parameter, of every attention."""
     model = randomise(build(family, attention=attention)).train()
     g = torch.Generator().manual_seed(0)
@@ -160,9 +144,9 @@ def test_every_parameter_learns(family, attention, randomise):
             assert p.grad.any(), name
 
 
-@pytest.mark.parametrize('family', SMALL)
+@pytest.mark.parametrize('family', FAMILIES)
 @pytest.mark.parametrize('attention', [RA, *RIVALS])
-def test_checkpointing_equals_plain(family, attention, randomise):
+def test_checkpointing_equals_plain(family, attention, randomise, build):
     outs = []
     state = randomise(build(family, attention=attention)).state_dict()
     for with_cp in (False, True):
@@ -183,9 +167,9 @@ def test_checkpointing_equals_plain(family, attention, randomise):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize('family', SMALL)
+@pytest.mark.parametrize('family', FAMILIES)
 @pytest.mark.parametrize('attention', [RA, *RIVALS])
-def test_folded_batch_norms(family, attention, randomise):
+def test_folded_batch_norms(family, attention, randomise, build, attentions):
     """mmcv puts the norms into the convolutions, before deployment."""
     model = randomise(build(family, attention=attention)).double().eval()
     g = torch.Generator().manual_seed(0)
@@ -198,9 +182,9 @@ def test_folded_batch_norms(family, attention, randomise):
     assert tails(ours)['given'] == len(attentions(model)) * (attention is RA)
 
 
-@pytest.mark.parametrize('family', SMALL)
-def test_averaged_model(family, randomise):
-    """An EMA copies a model that has trained, and goes its own way."""
+@pytest.mark.parametrize('family', FAMILIES)
+def test_averaged_model(family, randomise, build):
+    """An EMA can copy a trained model, and further training does not change the copy."""
     model = randomise(build(family)).double()
     g = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, 64, 64, generator=g, dtype=torch.float64)
@@ -213,7 +197,7 @@ def test_averaged_model(family, randomise):
     torch.testing.assert_close(average.module.state_dict(), before, rtol=0, atol=0)
 
 
-def test_bn_variant_follows_norm_eval():
+def test_bn_variant_follows_norm_eval(build, attentions):
     model = build(
         'RAResNet', norm_eval=True, attention=dict(RA, normalization='bn')
     ).train()
@@ -234,134 +218,21 @@ def test_bn_variant_follows_norm_eval():
         (None, 'attention=None'),
     ],
 )
-@pytest.mark.parametrize('family', SMALL)
-def test_wrong_attention(family, cfg, message):
+@pytest.mark.parametrize('family', FAMILIES)
+def test_wrong_attention(family, cfg, message, build):
     with pytest.raises(ValueError, match=f'(?s){message}'):
         build(family, attention=cfg)
 
 
 @pytest.mark.parametrize('scope', ['mmdet', 'mmseg', 'mmpretrain'])
-@pytest.mark.parametrize('family', SMALL)
-def test_builds_in_every_scope(scope, family):
-    """As a config states it, and wherever: no import is needed."""
+@pytest.mark.parametrize('family', FAMILIES)
+def test_builds_in_every_scope(scope, family, build, attentions, small):
+    """Under every toolbox's registry, without custom_imports."""
     registry = importlib.import_module(f'{scope}.registry').MODELS
     for attention in (RA, *RIVALS):
         model = registry.build(
-            ConfigDict(type=f'ra_mm.{family}', attention=attention, **SMALL[family])
+            ConfigDict(type=f'ra_mm.{family}', attention=attention, **small[family])
         )
         layers = attentions(model)
         name = attention['type'].removeprefix('ra_mm.')
         assert layers and {type(m).__name__ for m in layers} == {name}
-
-
-# The Pretrained init
-
-
-@pytest.mark.parametrize('family', SMALL)
-@pytest.mark.parametrize('attention', [RA, dict(RA, normalization='bn'), *RIVALS])
-@pytest.mark.parametrize(
-    'prefix, as_list', [(None, False), ('backbone.', True), ('backbone', False)]
-)
-def test_whole_model_weights(family, attention, prefix, as_list, tmp_path, randomise):
-    """The attention travels; a list of initialisers does not overwrite."""
-    source = randomise(build(family, attention=attention))
-    for layer in attentions(source):
-        if hasattr(layer, 'gate'):
-            layer.gate.temp.fill_(4.0)
-    state = {f'backbone.{k}': v for k, v in source.state_dict().items()}
-    state['head.fc.weight'] = torch.zeros(10, 512)
-    torch.save(dict(state_dict=state, meta=dict(epoch=3)), tmp_path / 'a.pth')
-    cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'), prefix=prefix)
-    if as_list:
-        cfg = [dict(type='Kaiming', layer='Conv2d'), cfg]
-    model = build(family, attention=attention, init_cfg=cfg)
-    model.init_weights()
-    own = model.state_dict()
-    for key, value in source.state_dict().items():
-        assert torch.equal(own[key], value), key
-
-
-@pytest.mark.parametrize('family', SMALL)
-@pytest.mark.parametrize('attention', [RA, *RIVALS])
-def test_plain_weights(family, attention, tmp_path, randomise, pretrained):
-    """The plain backbone's weights fit beside a new attention of any kind.
-
-    Here by the names that they have in a wrapper, as of DDP.
-    """
-    plain = randomise(getattr(mmpretrain.models, family[2:])(**SMALL[family]))
-    torch.save(
-        {f'module.{k}': v for k, v in plain.state_dict().items()}, tmp_path / 'a.pth'
-    )
-    model = pretrained(family, tmp_path / 'a.pth', attention=attention, **SMALL[family])
-    own = model.state_dict()
-    for key, value in plain.state_dict().items():
-        assert torch.equal(own[key], value), key
-
-
-def drop(*ends):
-    return lambda state: {k: v for k, v in state.items() if not k.endswith(ends)}
-
-
-@pytest.mark.parametrize(
-    'family, change, kwargs, message',
-    [
-        ('RAResNet', drop('bn1.weight'), {}, r'9 missing \(bn1.weight'),
-        ('RAResNet', drop('0.attention.gate.gamma'), {}, '4 missing'),
-        ('RAResNet', lambda s: s, dict(depth=34), r'missing \(layer1.2'),
-        ('RAResNet', lambda s: s, dict(deep_stem=True), r'stem.0.conv.weight'),
-        (
-            'RAResNet',
-            lambda s: s,
-            dict(base_channels=8),
-            r'layer1.0.conv1.weight \(4, 4, 3, 3\)',
-        ),
-        (
-            'RAResNet',
-            drop('temp'),
-            dict(attention=RIVALS[0]),
-            r'8 unexpected \(layer1.0.attention.gate.gamma',
-        ),
-        (
-            'RAResNet',
-            lambda s: {**s, 'layer4.7.conv1.weight': torch.ones(1)},
-            {},
-            r'1 unexpected \(layer4.7',
-        ),
-        ('RAResNet', lambda s: {'fc.weight': torch.ones(2, 2)}, {}, 'missing'),
-        ('RAResNet', lambda s: {**s, 'iteration': 3}, {}, 'no weights'),
-        ('RAResNet', lambda s: [1, 2], {}, 'holds a list'),
-        ('RAResNeXt', lambda s: s, dict(groups=1), 'size mismatch'),
-        ('RAMobileNetV2', lambda s: s, dict(widen_factor=0.5), 'size mismatch'),
-        ('RAMobileNetV2', drop('layer2.1.conv.2.bn.bias'), {}, '1 missing'),
-    ],
-)
-def test_wrong_weights(family, change, kwargs, message, tmp_path, pretrained):
-    torch.save(change(build(family).state_dict()), tmp_path / 'a.pth')
-    with pytest.raises((UserError, ValueError), match=message):
-        pretrained(family, tmp_path / 'a.pth', **{**SMALL[family], **kwargs})
-
-
-@pytest.mark.parametrize(
-    'content, message',
-    [
-        (b'', 'truncated'),
-        (b'not a checkpoint', 'is not a PyTorch checkpoint'),
-        ('truncated', 'truncated'),
-        (b'cos\nsystem\n(S"touch pwned"\ntR.', 'is not a PyTorch checkpoint'),
-    ],
-)
-def test_not_a_checkpoint(content, message, tmp_path, monkeypatch, pretrained):
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / 'a.pth'
-    if content == 'truncated':
-        torch.save(build('RAResNet').state_dict(), path)
-        content = path.read_bytes()[:-1000]
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=f'a.pth.*{message}'):
-        pretrained('RAResNet', path, **SMALL['RAResNet'])
-    assert not (tmp_path / 'pwned').exists()
-
-
-def test_no_checkpoint(tmp_path, pretrained):
-    with pytest.raises(UserError, match='a.pth'):
-        pretrained('RAResNet', tmp_path / 'a.pth', depth=18)

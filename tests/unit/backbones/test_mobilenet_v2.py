@@ -55,7 +55,7 @@ def test_frozen_stages_and_norm_eval():
     ],
 )
 def test_hooks_see_the_residual(watched, randomise):
-    """Whichever module they are on, that gives F(x) or gets it."""
+    """On any module whose output or input is F(x)."""
     model = randomise(RAMobileNetV2(0.1)).double()
     block = model.layer2[1]
     x = torch.randn(2, 8, 6, 6, dtype=torch.float64)

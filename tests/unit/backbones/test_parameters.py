@@ -102,7 +102,7 @@ def test_tables_2_and_3(name):
 
 
 def test_misprints_of_resnet50():
-    """SE's and CBAM's lack the three blocks of 256 channels of stage 1."""
+    """For SE and CBAM, the three blocks of stage 1 (256 channels) are left out."""
     for kind, digits in zip(KINDS[1:3], PAPER['ResNet50'][3][1:3]):
         rest = residual_channels('ResNet50')[3:]
         assert rest[0] == 512

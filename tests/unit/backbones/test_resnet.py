@@ -15,7 +15,7 @@ from ra_mm.layers import ReverseAttention, force_path
     'model, depths', [(RAResNet, (18, 34, 50, 101, 152)), (RAResNeXt, (50, 101, 152))]
 )
 def test_every_block_has_attention(model, depths):
-    """The projection blocks that open a stage included."""
+    """Including the projection blocks that open a stage."""
     for depth in depths:
         backbone = model(depth, base_channels=4, stem_channels=4)
         for layer, blocks in zip(backbone.res_layers, backbone.stage_blocks):
@@ -176,7 +176,7 @@ def saved_bytes(model, x):
     ],
 )
 def test_saved_activations(path, amp, least, most):
-    """Those of ResNet-50, against the plain one's.
+    """Compare the bytes that an RA-ResNet-50 and the plain one save.
 
     The fused path keeps the shortcut of the four projection blocks, which is
     1.070, and two numbers a plane.

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -12,7 +10,7 @@ from mmseg.datasets import BaseSegDataset
 from pycocotools.coco import COCO
 
 from ra_mm.datasets.painting import paint
-from ra_mm.datasets.shapes import CLASSES, METAINFO, SEG_METAINFO, write_shapes
+from ra_mm.datasets.shapes import CLASSES, METAINFO, SEG_METAINFO, main, write_shapes
 from ra_mm.errors import UserError
 
 SMALL = dict(
@@ -309,23 +307,15 @@ def test_nothing_is_left_when_drawing_fails(tmp_path, monkeypatch):
     assert not any(tmp_path.iterdir())
 
 
-def test_command_line(tiny, tmp_path):
-    def start(out_dir, *extra):
+def test_command_line(tiny, tmp_path, monkeypatch):
+    def run(out_dir, *extra):
         options = '--train 2 --val 1 --size 64 64 --classes-train 1 --classes-val 1'
-        command = ['-m', 'ra_mm.datasets.shapes', tmp_path / out_dir, *options.split()]
-        return subprocess.Popen(
-            [sys.executable, *command, '--class-size', '32', *extra],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        argv = [str(tmp_path / out_dir), *options.split(), '--class-size', '32', *extra]
+        monkeypatch.setattr('sys.argv', ['shapes', *argv])
+        main()
 
-    good, bad = start('good'), start('bad', '--seed', '-5')
-    _, err = good.communicate()
-    assert good.returncode == 0, err
+    run('good')
     assert contents(tmp_path / 'good') == contents(tiny)
-
-    _, err = bad.communicate()
-    assert bad.returncode == 1
-    assert 'seed=-5' in err and 'Traceback' not in err
+    with pytest.raises(SystemExit, match='seed=-5'):
+        run('bad', '--seed', '-5')
     assert not (tmp_path / 'bad').exists()

@@ -13,11 +13,11 @@ from mmengine.model import BaseModel
 from ra_mm.backbones import RAResNet
 from ra_mm.errors import UserError
 from ra_mm.hooks import GateLogHook
-from ra_mm.layers import MGRN
+from ra_mm.layers import MGRN, ReverseAttention
 
 
 class Expect(Hook):
-    """Mean and spread of G of each iteration, worked out anew."""
+    """Computes mean and standard deviation of G independently in each iteration."""
 
     priority = 'VERY_LOW'
 
@@ -53,17 +53,18 @@ def test_gate_log(run, make_model):
 
 
 class Network(BaseModel):
+    """The end of a block: G is computed by the fused tail, unless it is logged."""
+
     def __init__(self):
         super().__init__()
-        self.backbone = RAResNet(18, stem_channels=4, base_channels=4)
-        self.ra = self.backbone.layer4[1].attention  # for the recorder
-        for m in self.modules():
-            if isinstance(m, MGRN):
-                torch.nn.init.normal_(m.gamma)
+        self.norm = torch.nn.BatchNorm2d(3)
+        self.ra = ReverseAttention(3)
+        torch.nn.init.normal_(self.ra.gate.gamma)
 
     def forward(self, inputs, mode):
         x = torch.rand_like(inputs)
-        return dict(loss=self.backbone(x)[0].square().mean())
+        y = self.ra.tail(x, self.norm, x, torch.nn.functional.relu)
+        return dict(loss=y.square().mean())
 
 
 def test_compiled(run):
@@ -73,10 +74,8 @@ def test_compiled(run):
 
     class See(Hook):
         def after_train_iter(self, runner, **kwargs):
-            if 'train/G_layer4_std' in runner.message_hub.log_scalars:
-                seen.append(
-                    runner.message_hub.get_scalar('train/G_layer4_std').current()
-                )
+            if 'train/G_ra_std' in runner.message_hub.log_scalars:
+                seen.append(runner.message_hub.get_scalar('train/G_ra_std').current())
 
     works = hasattr(torch.compiler, 'set_stance')
     fails = pytest.raises(UserError, match='compiled')
@@ -91,7 +90,7 @@ def test_compiled(run):
 
 
 def test_gates_of_blocks():
-    """In a block, too, where y comes from the fused tail otherwise."""
+    """In blocks, whose y would otherwise come from the fused tail."""
     model = RAResNet(18, stem_channels=4, base_channels=4)
     expected = {}
     for name, gate in model.named_modules():

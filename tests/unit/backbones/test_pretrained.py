@@ -1,0 +1,127 @@
+"""The strict ``Pretrained`` initialization of every backbone."""
+
+import mmpretrain.models
+import pytest
+import torch
+
+from ra_mm.errors import UserError
+
+FAMILIES = ('RAResNet', 'RAResNeXt', 'RAMobileNetV2')
+RA = dict(type='ra_mm.ReverseAttention')
+RIVALS = [dict(type='ra_mm.SE'), dict(type='ra_mm.CBAM')]
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('attention', [RA, dict(RA, normalization='bn'), *RIVALS])
+@pytest.mark.parametrize(
+    'prefix, as_list', [(None, False), ('backbone.', True), ('backbone', False)]
+)
+def test_whole_model_weights(
+    family, attention, prefix, as_list, tmp_path, randomise, build, attentions
+):
+    """The attention is loaded, and other initializers do not overwrite it."""
+    source = randomise(build(family, attention=attention))
+    for layer in attentions(source):
+        if hasattr(layer, 'gate'):
+            layer.gate.temp.fill_(4.0)
+    state = {f'backbone.{k}': v for k, v in source.state_dict().items()}
+    state['head.fc.weight'] = torch.zeros(10, 512)
+    torch.save(dict(state_dict=state, meta=dict(epoch=3)), tmp_path / 'a.pth')
+    cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'), prefix=prefix)
+    if as_list:
+        cfg = [dict(type='Kaiming', layer='Conv2d'), cfg]
+    model = build(family, attention=attention, init_cfg=cfg)
+    model.init_weights()
+    own = model.state_dict()
+    for key, value in source.state_dict().items():
+        assert torch.equal(own[key], value), key
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('attention', [RA, *RIVALS])
+def test_plain_weights(family, attention, tmp_path, randomise, pretrained, small):
+    """The plain backbone's weights fit beside a new attention of any kind.
+
+    Here by the names that they have in a wrapper, as of DDP.
+    """
+    plain = randomise(getattr(mmpretrain.models, family[2:])(**small[family]))
+    torch.save(
+        {f'module.{k}': v for k, v in plain.state_dict().items()}, tmp_path / 'a.pth'
+    )
+    model = pretrained(family, tmp_path / 'a.pth', attention=attention, **small[family])
+    own = model.state_dict()
+    for key, value in plain.state_dict().items():
+        assert torch.equal(own[key], value), key
+
+
+def drop(*ends):
+    return lambda state: {k: v for k, v in state.items() if not k.endswith(ends)}
+
+
+@pytest.mark.parametrize(
+    'family, change, kwargs, message',
+    [
+        ('RAResNet', drop('bn1.weight'), {}, r'9 missing \(bn1.weight'),
+        ('RAResNet', drop('0.attention.gate.gamma'), {}, '4 missing'),
+        ('RAResNet', lambda s: s, dict(depth=34), r'missing \(layer1.2'),
+        ('RAResNet', lambda s: s, dict(deep_stem=True), r'stem.0.conv.weight'),
+        (
+            'RAResNet',
+            lambda s: s,
+            dict(base_channels=8),
+            r'layer1.0.conv1.weight \(4, 4, 3, 3\)',
+        ),
+        (
+            'RAResNet',
+            drop('temp'),
+            dict(attention=RIVALS[0]),
+            r'8 unexpected \(layer1.0.attention.gate.gamma',
+        ),
+        (
+            'RAResNet',
+            lambda s: {**s, 'layer4.7.conv1.weight': torch.ones(1)},
+            {},
+            r'1 unexpected \(layer4.7',
+        ),
+        ('RAResNet', lambda s: {'fc.weight': torch.ones(2, 2)}, {}, 'missing'),
+        ('RAResNet', lambda s: {**s, 'iteration': 3}, {}, 'no weights'),
+        ('RAResNet', lambda s: [1, 2], {}, 'holds a list'),
+        ('RAResNeXt', lambda s: s, dict(groups=1), 'size mismatch'),
+        ('RAMobileNetV2', lambda s: s, dict(widen_factor=0.5), 'size mismatch'),
+        ('RAMobileNetV2', drop('layer2.1.conv.2.bn.bias'), {}, '1 missing'),
+    ],
+)
+def test_wrong_weights(
+    family, change, kwargs, message, tmp_path, pretrained, build, small
+):
+    torch.save(change(build(family).state_dict()), tmp_path / 'a.pth')
+    with pytest.raises((UserError, ValueError), match=message):
+        pretrained(family, tmp_path / 'a.pth', **{**small[family], **kwargs})
+
+
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        (b'', 'truncated'),
+        (b'not a checkpoint', 'is not a PyTorch checkpoint'),
+        ('truncated', 'truncated'),
+        (b'cos\nsystem\n(S"touch pwned"\ntR.', 'is not a PyTorch checkpoint'),
+    ],
+)
+def test_not_a_checkpoint(
+    content, message, tmp_path, monkeypatch, pretrained, build, small
+):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / 'a.pth'
+    if content == 'truncated':
+        torch.save(build('RAResNet').state_dict(), path)
+        content = path.read_bytes()[:-1000]
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f'a.pth.*{message}'):
+        pretrained('RAResNet', path, **small['RAResNet'])
+    assert not (tmp_path / 'pwned').exists()
+
+
+def test_no_checkpoint(tmp_path, pretrained):
+    with pytest.raises(UserError, match='a.pth'):
+        pretrained('RAResNet', tmp_path / 'a.pth', depth=18)
