@@ -14,16 +14,15 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import torch
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ra_mm.engine.config import iter_dicts
+from ra_mm.engine.config import get_value
 from ra_mm.engine.cpu_distributed import use_gloo
-from ra_mm.errors import UserError, describe, translate_errors
-from ra_mm.registry import HOOKS, MODELS
+from ra_mm.errors import UserError, translate_errors
 
 # The keys that are read after a config file has been parsed: by the runner, by
 # the tools, or as ``runner.cfg``.
@@ -152,31 +151,21 @@ def load_config(
 
 
 def _merge_options(cfg, options):
+    if 'launcher' in options:
+        raise UserError('--cfg-options launcher: pass --launcher instead')
     for option in options:
-        key, *path = option.split('.')
-        if key == 'launcher':
-            raise UserError('--cfg-options launcher: pass --launcher instead')
-        if key not in TOP_LEVEL_KEYS:  # it would have no effect
-            reason = f'no config has {key!r}{_did_you_mean(key, TOP_LEVEL_KEYS)}'
-            if key in cfg:
-                reason = (
-                    f'{key!r} is a variable of the config file, which has been used '
-                    'already; set what it was used for instead'
-                )
-            raise UserError(f'--cfg-options {option}: {reason}')
-        node = cfg.get(key)
-        for i, name in enumerate(path, 1):
-            if isinstance(node, (list, tuple)) and name.isdigit():
-                node = node[int(name)] if int(name) < len(node) else None
-            elif isinstance(node, dict) and name in node:
-                if node[name] is None and i < len(path):
-                    node[name] = ConfigDict()  # such as a hook that was None
-                node = node[name]
-            else:
-                # Some dicts take any key, so this may be intended.
-                similar = _did_you_mean(name, node if isinstance(node, dict) else ())
-                if similar:
-                    text = f'--cfg-options {option}: the config has no {name!r} there'
+        path = option.split('.')
+        if path[0] not in TOP_LEVEL_KEYS:
+            raise UserError(
+                f'--cfg-options {option}: it would have no effect, since the runner '
+                f'reads no {path[0]!r}{_did_you_mean(path[0], TOP_LEVEL_KEYS)}'
+            )
+        for i, name in enumerate(path[1:], 1):
+            known = get_value(cfg, '.'.join(path[:i]))
+            if isinstance(known, dict) and name not in known:
+                similar = _did_you_mean(name, known)
+                if similar:  # only a warning, since some dicts take any key
+                    text = f'--cfg-options {option}: the config has no {name!r}'
                     print_log(text + similar, 'current', level=logging.WARNING)
                 break
     with translate_errors('--cfg-options does not fit the config'):
@@ -212,31 +201,8 @@ def build_runner(cfg: Config) -> Runner:
         from mmdet.utils import setup_cache_size_limit_of_dynamo
 
         setup_cache_size_limit_of_dynamo()  # if the environment sets it
-    try:
+    with translate_errors('the config cannot be built'):
         return RUNNERS.build(cfg)
-    except UserError:
-        raise
-    except Exception as e:
-        raise UserError(
-            f'the config cannot be built: {describe(e)}{_suggest_type(cfg, e)}'
-        ) from e
-
-
-def _suggest_type(cfg, error):
-    """Suggest one of our classes for a type that no registry has."""
-    if not isinstance(error, KeyError):
-        return ''
-    known = []
-    for registry in (MODELS, HOOKS):
-        registry.import_from_location()
-        known += [f'ra_mm.{name}' for name in registry.module_dict]
-    for path, node in iter_dicts(cfg):
-        kind = node.get('type')
-        if isinstance(kind, str) and kind in str(error):
-            similar = _did_you_mean(f'ra_mm.{kind.removeprefix("ra_mm.")}', known)
-            if similar:
-                return f' {path}.type={kind!r}{similar}'
-    return ''
 
 
 @contextmanager

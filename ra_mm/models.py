@@ -7,7 +7,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from ra_mm.errors import UserError
+from ra_mm.errors import UserError, translate_errors
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -27,11 +27,5 @@ def build_model(cfg: Config) -> nn.Module:
     if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', deepcopy(cfg.data_preprocessor))
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    try:
+    with translate_errors(f'the model of {cfg.filename} cannot be built'):
         return revert_sync_batchnorm(MODELS.build(model))
-    except Exception as e:  # any constructor may reject its arguments
-        # The str() of a KeyError, which registries raise, is a repr.
-        reason = e.args[0] if isinstance(e, KeyError) and e.args else e
-        raise UserError(
-            f'{cfg.filename}: its model cannot be built: {type(e).__name__}: {reason}'
-        ) from e

@@ -8,9 +8,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
-from ra_mm.errors import UserError
 from ra_mm.registry import HOOKS
-from ra_mm.validation import shorten
 
 # The key, in the message hub that checkpoints contain, of the iteration after
 # which the last validation took place.
@@ -29,15 +27,6 @@ class SafeCheckpointHook(CheckpointHook):
     """
 
     _previous_best: Mapping = {}
-
-    def after_val_epoch(self, runner, metrics) -> None:
-        unknown = set(self.save_best or ()) - {'auto', *metrics}
-        if metrics and unknown:
-            raise UserError(
-                f'default_hooks.checkpoint.save_best={unknown.pop()!r}: no such '
-                f'metric, choose from {shorten(metrics)}'
-            )
-        super().after_val_epoch(runner, metrics)
 
     def _save_best_checkpoint(self, runner, metrics) -> None:
         if self.save_best:  # mmengine deletes what these attributes name
@@ -107,7 +96,7 @@ class ValidateResumedHook(Hook):
     """Validates a resumed checkpoint whose validation was due.
 
     If a run is killed between saving and validating, mmengine never validates
-    that checkpoint: the best one may be missed, or the result of the whole
+    that checkpoint: the best one may be missed, or the final result of the
     training. After a validation that finds a new best checkpoint, the last one
     is saved again, with a note that it is validated; then nothing is due.
 

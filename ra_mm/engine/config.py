@@ -1,17 +1,30 @@
-"""Walking through configs."""
+"""Looking up values in configs."""
 
 from collections.abc import Iterator
 
 from mmengine.config import Config
 
 
+def get_value(cfg: Config, path: str, default=None):
+    """Return the value at a dotted path, or ``default`` if the path is absent."""
+    node = cfg
+    for name in path.split('.'):
+        if isinstance(node, list | tuple) and name.isdigit() and int(name) < len(node):
+            node = node[int(name)]
+        elif isinstance(node, dict | Config) and name in node:
+            node = node[name]
+        else:
+            return default
+    return node
+
+
 def iter_dicts(node, path: str = '') -> Iterator[tuple[str, dict]]:
     """Yield each dict of a config with its dotted path."""
-    if isinstance(node, (dict, Config)):
+    if isinstance(node, dict | Config):
         if path:
             yield path, node
         children = node.items()
-    elif isinstance(node, (list, tuple)):
+    elif isinstance(node, list | tuple):
         children = enumerate(node)
     else:
         return

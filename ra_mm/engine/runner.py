@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmengine.config import ConfigDict
@@ -28,7 +29,7 @@ class SafeRunner(Runner):
       first one is read back to prove that the run can be resumed.
     - An outdated checkpoint is deleted after its successor is on disk, see
       :class:`.SafeCheckpointHook`.
-    - Weights to test or to resume must fit the whole model, those of
+    - Weights to test or to resume must fit the complete model, those of
       ``load_from`` the backbone, see :func:`.load_strict`.
     - Checkpoints are read without running code.
     - A resumed checkpoint is validated if that was due.
@@ -38,10 +39,8 @@ class SafeRunner(Runner):
     built are raised as :class:`.UserError`.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self._load_options: dict = {}
-        self._proven: set[bool] = set()
+    _load_options: Mapping = {}
+    _is_proven = False
 
     @classmethod
     def from_cfg(cls, cfg) -> 'SafeRunner':
@@ -69,17 +68,16 @@ class SafeRunner(Runner):
         part = path.with_name(f'{filename}.part')
         try:
             super().save_checkpoint(out_dir, part.name, *args, **kwargs)
-            self._prove(part, kwargs.get('save_optimizer', True))
+            if not self._is_proven:
+                self._prove(part)
             os.replace(part, path)
         except OSError as e:
             raise UserError(f'{path} cannot be saved: {describe(e)}') from e
         finally:
             part.unlink(missing_ok=True)
 
-    def _prove(self, path, kind) -> None:
-        """Read back the first checkpoint with, and without, an optimizer."""
-        if kind in self._proven:
-            return
+    def _prove(self, path) -> None:
+        """Read back a checkpoint."""
         try:
             read_checkpoint(str(path))
         except UserError as e:
@@ -87,7 +85,7 @@ class SafeRunner(Runner):
                 'this run could not be resumed from its checkpoints, because a hook, '
                 f'a schedule or a dataset adds objects of its own: {e}'
             ) from e
-        self._proven.add(kind)
+        self._is_proven = True
 
     def load_checkpoint(
         self,

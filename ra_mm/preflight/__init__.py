@@ -8,7 +8,7 @@ from ra_mm.errors import UserError
 from ra_mm.fileio import check_writable
 
 from .checkpoints import check_checkpoints
-from .config import check_values
+from .config import check_val_begin, check_values
 from .datasets import check_datasets
 from .devices import check_devices
 
@@ -40,6 +40,7 @@ def check(cfg: Config, mode: str, auto_resume: bool = False) -> list[str]:
     problems = list(check_values(cfg, mode))
     if not problems:  # the other checks rely on the values
         problems = [
+            *(check_val_begin(cfg) if mode == 'train' else ()),
             *check_devices(cfg, mode, warnings),
             *check_checkpoints(cfg, mode, auto_resume, remote=False),
             *check_datasets(cfg, mode, warnings),
@@ -48,10 +49,8 @@ def check(cfg: Config, mode: str, auto_resume: bool = False) -> list[str]:
         problems = list(check_checkpoints(cfg, mode, auto_resume, remote=True))
     problems = list(dict.fromkeys(problems))
     if len(problems) > 1:
-        raise UserError(
-            '\n- '.join([f'{len(problems)} things are missing or wrong:', *problems])
-        )
+        problems.insert(0, f'{len(problems)} things are missing or wrong:')
     if problems:
-        raise UserError(problems[0])
+        raise UserError('\n- '.join(problems))
     check_writable('--work-dir', cfg.work_dir)
     return warnings

@@ -17,10 +17,6 @@ KEY = b'"segmentation"'
 # Polygons of numbers, which are most of a file. No string can contain this,
 # since a quotation mark within a string is escaped.
 POLYGONS = re.compile(KEY + rb'\s*:\s*\[\s*(?:\[[-+.\deE,\s]*\]\s*,?\s*)+\]')
-EXPECTED = dict.fromkeys(('width', 'height'), 'a number > 0')
-EXPECTED.update(
-    bbox='four finite numbers', area='a finite number', file_name='a string'
-)
 
 
 @dataclass
@@ -30,7 +26,6 @@ class CocoFile:
     file_names: dict  # by image id
     categories: dict  # names by category id
     category_counts: Counter  # number of annotations by category id
-    unlisted_images: list  # image ids of annotations
     left_out: list  # ids of annotations that mmdet leaves out
     is_trainable: bool  # whether any annotation is left to train on
     num_without_mask: int
@@ -46,43 +41,34 @@ def read_coco(path: str) -> CocoFile:
         content = _parse(path)
     except (ValueError, RecursionError) as e:  # UnicodeDecodeError is a ValueError
         raise UserError(f'{path} is not a JSON file: {e}') from e
-    if not isinstance(content, dict):
-        raise UserError(f'{path} is not a COCO annotation file')
-    content.setdefault('annotations', [])  # COCO's test-dev has none
-    tables = [content.get(name) for name in ('images', 'categories', 'annotations')]
-    if not all(isinstance(table, list) for table in tables):
-        raise UserError(f'{path} lacks a list of images, categories or annotations')
-    images, categories, annotations = tables
+    try:
+        images, categories = content['images'], content['categories']
+        annotations = content.get('annotations', [])  # COCO's test-dev has none
+        tables = [_ids(path, table) for table in (images, categories, annotations)]
+    except (KeyError, TypeError, AttributeError) as e:
+        raise UserError(
+            f'{path} is not a COCO annotation file: expected lists of images, '
+            'categories and annotations, whose entries have an id'
+        ) from e
     if not images:
         raise UserError(f'{path} lists no images')
-    image_ids, category_ids, ids = (
-        _column(path, table, 'id', _ids) for table in tables
-    )
-    for values in (image_ids, category_ids, ids):
-        if len(set(values)) < len(values):
-            id, n = Counter(values).most_common(1)[0]
-            raise UserError(f'{path}: {n} entries of the same list have the id {id}')
-
+    image_ids, category_ids, ids = tables
     index = {id: i for i, id in enumerate(image_ids)}
-    sizes = [_column(path, images, key, _sizes) for key in ('width', 'height')]
-    of_images = _column(path, annotations, 'image_id', _ids)
+    of_images = _column(path, annotations, 'image_id', 'id')
     image = np.array([index.get(id, -1) for id in of_images], dtype=int)
-    listed = image >= 0
-    corner, size = np.split(_column(path, annotations, 'bbox', _boxes), [2], 1)
-    ends = np.minimum(corner + size, np.stack(sizes, 1)[image])
+    sizes = [_column(path, images, key, 1) for key in ('width', 'height')]
+    corner, size = np.split(_column(path, annotations, 'bbox', 4), [2], 1)
+    ends = np.minimum(corner + size, np.hstack(sizes)[image])
     # As in mmdet's CocoDataset.parse_data_info.
     taken = ((ends > np.maximum(corner, 0)) & (size >= 1)).all(1)
-    taken &= _column(path, annotations, 'area', _numbers) > 0
+    taken &= (image >= 0) & (_column(path, annotations, 'area', 1)[:, 0] > 0)
     counted = [not (a.get('iscrowd') or a.get('ignore')) for a in annotations]
-    file_names = _column(path, images, 'file_name', _strings)
-    names = _column(path, categories, 'name', _strings)
     return CocoFile(
-        file_names=dict(zip(image_ids, file_names)),
-        categories=dict(zip(category_ids, names)),
-        category_counts=Counter(_column(path, annotations, 'category_id', _ids)),
-        unlisted_images=[of_images[i] for i in np.flatnonzero(~listed)],
-        left_out=[ids[i] for i in np.flatnonzero(listed & ~taken)],
-        is_trainable=bool((listed & taken & np.array(counted, dtype=bool)).any()),
+        file_names=dict(zip(image_ids, _column(path, images, 'file_name', str))),
+        categories=dict(zip(category_ids, _column(path, categories, 'name', str))),
+        category_counts=Counter(_column(path, annotations, 'category_id', 'id')),
+        left_out=[ids[i] for i in np.flatnonzero(~taken)],
+        is_trainable=bool((taken & np.array(counted, dtype=bool)).any()),
         num_without_mask=sum(
             not (a.get('segmentation') or a.get('ignore')) for a in annotations
         ),
@@ -114,46 +100,37 @@ def _without_polygons(file, chunk_size=2**24):
     yield POLYGONS.sub(KEY + b': [[]]', rest)
 
 
-def _column(path, entries, key, convert):
+def _ids(path, entries):
+    ids = [entry['id'] for entry in entries]
+    if len(set(ids)) < len(ids):
+        id, n = Counter(ids).most_common(1)[0]
+        raise UserError(f'{path}: {n} entries of the same list have the id {id}')
+    return ids
+
+
+def _column(path, entries, key, kind):
     """Convert the values of a key, or raise an error that shows the first bad entry."""
     try:
-        return convert([entry[key] for entry in entries])
+        return _convert([entry[key] for entry in entries], kind)
     except (KeyError, TypeError, ValueError) as e:
         for entry in entries if len(entries) > 1 else ():
-            _column(path, [entry], key, convert)
+            _column(path, [entry], key, kind)
         raise UserError(
-            f'{path}: an entry has no valid {key}, expected '
-            f'{EXPECTED.get(key, "a number or a string")}: {str(entries[0])[:100]}'
+            f'{path}: an entry has no valid {key}: {str(entries[0])[:100]}'
         ) from e
 
 
-def _ids(values):
-    set(values)  # fails for a list or a dict
+def _convert(values, kind):
+    """Check strings or ids, or make an array with this many numbers per entry."""
+    if kind is str:
+        ''.join(values)
+    elif kind == 'id':
+        set(values)  # fails for a list or a dict
+    else:
+        values = np.array(values, dtype=float).reshape(len(values), kind)
+        if not np.isfinite(values).all():
+            raise ValueError
     return values
-
-
-def _strings(values):
-    ''.join(values)
-    return values
-
-
-def _numbers(values, shape=()):
-    array = np.array(values) if values else np.zeros((0, *shape))
-    if array.dtype.kind not in 'iuf' or array.shape[1:] != shape:
-        raise TypeError
-    if not np.isfinite(array).all():
-        raise ValueError
-    return array
-
-
-def _boxes(values):
-    return _numbers(values, (4,))
-
-
-def _sizes(values):
-    if (_numbers(values) <= 0).any():
-        raise ValueError
-    return _numbers(values)
 
 
 def is_coco(dataset) -> bool:
@@ -168,7 +145,7 @@ def is_coco(dataset) -> bool:
 def check_coco(dataset, key: str, coco: CocoFile, warnings: list[str]) -> Iterator[str]:
     """Yield problems of the classes of an annotation file; append to ``warnings``."""
     path, names, counts = dataset.ann_file, coco.categories, coco.category_counts
-    classes, option = list(dataset.metainfo['classes']), f'{key}.metainfo.classes'
+    classes = list(dataset.metainfo['classes'])
     unknown = [id for id in counts if id not in names]
     if unknown:
         yield (
@@ -178,16 +155,15 @@ def check_coco(dataset, key: str, coco: CocoFile, warnings: list[str]) -> Iterat
     others = [id for id in counts if id in names and names[id] not in classes]
     if others:
         warnings.append(
-            f'{path}: {sum(counts[id] for id in others)} annotations are left out, as '
-            f'{option} lacks their categories {shorten(names[id] for id in others)}'
+            f'{path}: {sum(counts[id] for id in others)} annotations are left out: '
+            f'{key}.metainfo.classes lacks {shorten(names[id] for id in others)}'
         )
-    both = f'the config has {shorten(classes)}, the file has {shorten(names.values())}'
-    if set(classes) - set(names.values()):
-        yield f'{path}: {both}; make {option} (and num_classes) fit the file'
-    elif [name for name in names.values() if name in classes] != classes:
+    # mmdet numbers classes in the file's order.
+    if [name for name in names.values() if name in classes] != classes:
         yield (
-            f"{path}: mmdet numbers classes in the file's order, but {both}; put "
-            f'{option} in that order'
+            f'{path} has the classes {shorten(names.values())}, but '
+            f'{key}.metainfo.classes is {shorten(classes)}: make them the same, in the '
+            "file's order, and num_classes their number"
         )
 
 
@@ -195,13 +171,12 @@ def check_training_data(
     path: str, coco: CocoFile, with_mask: bool, warnings: list[str]
 ) -> Iterator[str]:
     """Yield what a file lacks for training; append what is left out to ``warnings``."""
-    left_out = f'{path}: %d annotations are left out, %s: %s'
-    for values, why in (
-        (coco.unlisted_images, 'the file does not list their image_id'),
-        (coco.left_out, 'less than a pixel wide or high, outside or without area'),
-    ):
-        if values:
-            warnings.append(left_out % (len(values), why, shorten(values)))
+    if coco.left_out:
+        warnings.append(
+            f'{path}: {len(coco.left_out)} annotations are left out, because their '
+            'image is not listed, or their box is outside of it, less than a pixel '
+            f'wide or high, or without area: {shorten(coco.left_out)}'
+        )
     if not coco.is_trainable:
         yield f'{path} has no annotations to train on'
     elif with_mask and coco.num_without_mask:
@@ -216,19 +191,21 @@ def check_evaluator(
 ) -> Iterator[str]:
     """Check that an evaluator's annotation file has the images of its dataset."""
     for name, dataset in datasets.items():
+        file = dataset.ann_file
         same_part = name.split('_')[0] == key.split('_')[0]
-        if not (same_part and is_coco(dataset) and osp.isfile(dataset.ann_file)):
+        if not (same_part and is_coco(dataset) and osp.isfile(file)):
             continue
-        if osp.samefile(path, dataset.ann_file):
+        if osp.samefile(path, file):
             continue
-        known, own = read(path), read(dataset.ann_file)
-        if known and own and not _images(own) <= _images(known):
+        # Ids alone do not tell images apart, as many files start at 1.
+        known, own = (
+            {(id, osp.basename(f)) for id, f in coco.file_names.items()}
+            if coco
+            else set()
+            for coco in (read(path), read(file))
+        )
+        if known and not own <= known:
             yield (
-                f'{key} is {path}, which lacks images of {name}.ann_file, '
-                f'{dataset.ann_file}: give both the same file'
+                f'{key} is {path}, which lacks images of {name}.ann_file, {file}: '
+                'give both the same file'
             )
-
-
-def _images(coco):
-    # Ids alone do not tell images apart, as many files start at 1.
-    return {(id, osp.basename(name)) for id, name in coco.file_names.items()}

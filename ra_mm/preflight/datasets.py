@@ -4,20 +4,18 @@ import functools
 import os
 import os.path as osp
 import re
-import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
-from ra_mm.engine.config import iter_dicts
+from ra_mm.engine.config import get_value, iter_dicts
 from ra_mm.errors import UserError, translate_errors
 from ra_mm.validation import shorten
 
 from .coco import check_coco, check_evaluator, check_training_data, is_coco, read_coco
-from .config import get_value
 
 # The heads whose num_classes is the number of classes of the data.
 HEAD = re.compile(
@@ -28,44 +26,41 @@ HEAD = re.compile(
 def check_datasets(cfg: Config, mode: str, warnings: list[str]) -> Iterator[str]:
     """Yield problems of the datasets and evaluators; append to ``warnings``."""
     parts = ['train', 'val'] if mode == 'train' else ['test']
-    parts = [p for p in parts if cfg.get(f'{p}_dataloader') is not None]
-    problems = []  # of annotation files
+    problems: list[str] = []  # of annotation files
     read = functools.cache(functools.partial(_read, problems))
-    missing_roots = defaultdict(list)  # options that name another one
+    missing = defaultdict(list)  # config keys by missing path
     datasets = {}
     for part in parts:
-        root_node = get_value(cfg, f'{part}_dataloader.dataset')
-        if root_node is None:
-            yield f'{part}_dataloader has no dataset'
+        root = f'{part}_dataloader.dataset'
+        if get_value(cfg, root) is None:
+            if cfg.get(f'{part}_dataloader') is not None:
+                yield f'{part}_dataloader has no dataset'
             continue
-        for key, node in _iter_unwrapped(root_node, f'{part}_dataloader.dataset'):
+        for key, node in _iter_unwrapped(get_value(cfg, root), root):
             dataset = _build_lazily(cfg, node)
             if dataset is None:
                 continue
             datasets[key] = dataset
-            root = node.get('data_root')
             if getattr(dataset, 'download', False):
                 continue  # it downloads its data itself
-            if root and not osp.isdir(root):
-                missing_roots[root].append(f'{key}.data_root=DIR')
-            else:
-                is_train = part == 'train'
-                yield from _check_dataset(dataset, key, node, is_train, read, warnings)
-
+            absent = [
+                entry for entry in _iter_paths(dataset) if not osp.exists(entry[1])
+            ]
+            for name, path in absent:
+                missing[path].append(f'{key}.{name}')
+            if not absent:
+                yield from _check_dataset(dataset, key, node, part, read, warnings)
     for key, path in _iter_evaluator_files(cfg, parts):
-        root = next((r for r in missing_roots if path.startswith(osp.join(r, ''))), '')
-        if root:
-            missing_roots[root].append(f'{key}=DIR/{path[len(root) :].lstrip("/")}')
-        elif not osp.exists(path):
-            yield f'{_missing("file", path)}; pass --cfg-options {key}=FILE'
+        if not osp.exists(path):
+            missing[path].append(key)
         else:
             yield from check_evaluator(key, path, datasets, read)
-    for root, options in missing_roots.items():
-        link = root.rstrip('/')
+    for path, keys in missing.items():
+        where = '' if osp.isabs(path) else f' in {os.getcwd()}'
+        options = ' '.join(f'{key}=PATH' for key in keys)
         yield (
-            f'{_missing("folder", root)}; link yours there (mkdir -p '
-            f'{osp.dirname(link) or "."} && ln -s DIR {link}, with an absolute DIR) or '
-            f'pass --cfg-options {" ".join(options)}'
+            f'{path} does not exist{where}: link your data there, or pass '
+            f'--cfg-options {options}'
         )
     yield from problems
     yield from _check_num_classes(cfg, datasets)
@@ -78,18 +73,8 @@ def _read(problems, path):
         problems.append(str(e))
 
 
-def _missing(kind, path):
-    where = '' if osp.isabs(path) else f' (in {os.getcwd()})'
-    return f'there is no {kind} {path}{where}'
-
-
-def _is_local(node):
-    backend = get_value(node, 'backend_args.backend', 'local')
-    return backend == 'local' and '://' not in str(node.get('data_root'))
-
-
 def _iter_unwrapped(node, key):
-    """Yield the key and config of each dataset below wrappers such as RepeatDataset."""
+    """Yield the key and config of each dataset in wrappers such as RepeatDataset."""
     if 'dataset' in node:
         yield from _iter_unwrapped(node.dataset, f'{key}.dataset')
     elif 'datasets' in node:
@@ -97,6 +82,40 @@ def _iter_unwrapped(node, key):
             yield from _iter_unwrapped(child, f'{key}.datasets.{i}')
     else:
         yield key, node
+
+
+def _is_local(node):
+    backend = get_value(node, 'backend_args.backend', 'local')
+    return backend == 'local' and '://' not in str(node.get('data_root'))
+
+
+def _build_lazily(cfg, node) -> BaseDataset | None:
+    """Build a dataset that knows its paths and classes, but has read nothing.
+
+    Returns None where this is not possible. If that is a mistake, building the
+    dataset for the run will say so.
+    """
+    try:
+        with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
+            built = registry.build(dict(node, lazy_init=True, pipeline=[]))
+    except Exception:
+        return None
+    return built if isinstance(built, BaseDataset) and _is_local(node) else None
+
+
+def _iter_paths(dataset):
+    """Yield the name and value of each path of a dataset that must exist.
+
+    If the root does not exist, it is the only one.
+    """
+    if dataset.data_root and not osp.exists(dataset.data_root):
+        yield 'data_root', dataset.data_root
+        return
+    for name, folder in dataset.data_prefix.items():
+        if folder:
+            yield f'data_prefix.{name}', folder
+    if dataset.ann_file:
+        yield 'ann_file', dataset.ann_file
 
 
 def _iter_evaluator_files(cfg, parts):
@@ -107,86 +126,29 @@ def _iter_evaluator_files(cfg, parts):
                 yield f'{key}.ann_file', path
 
 
-def _build_lazily(cfg, node) -> BaseDataset | None:
-    """Build a dataset that knows its paths and classes, but has read nothing.
-
-    Returns None where this is not possible. If that is a mistake, building the
-    dataset for the run will say so.
-    """
-    with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
-        cls = node.type
-        if isinstance(cls, str):
-            cls = registry.get(cls)
-        if not (isinstance(cls, type) and issubclass(cls, BaseDataset)):
-            return None
-        try:
-            built = registry.build(dict(node, lazy_init=True, pipeline=[]))
-        except Exception:
-            return None
-    return built if _is_local(node) else None
-
-
-def _check_dataset(dataset, key, node, is_train, read, warnings):
-    classes = dataset.metainfo.get('classes')
-    if isinstance(classes, str):
-        yield f'{key}.metainfo.classes={classes!r}: write ({classes!r}, ) for one class'
-        return
-    missing = [
-        f'{_missing("folder", folder)}; pass --cfg-options {key}.data_prefix.{name}=DIR'
-        for name, folder in dataset.data_prefix.items()
-        if folder and not osp.isdir(folder)
-    ]
-    file = dataset.ann_file
-    if file and not osp.exists(file):
-        option = f'{key}.ann_file=FILE'
-        missing.append(f'{_missing("file", file)}; pass --cfg-options {option}')
-    if missing:
-        yield from missing
-    elif is_coco(dataset):
-        coco = read(file)
+def _check_dataset(
+    dataset, key: str, node: dict, part: str, read: Callable, warnings: list[str]
+) -> Iterator[str]:
+    if is_coco(dataset):
+        coco = read(dataset.ann_file)
         if coco is None:
             return
         yield from check_coco(dataset, key, coco, warnings)
-        if is_train:
+        if part == 'train':
             mask = any(step.get('with_mask') for step in node.get('pipeline', []))
-            yield from check_training_data(file, coco, mask, warnings)
+            yield from check_training_data(dataset.ann_file, coco, mask, warnings)
         folder = dataset.data_prefix.get('img', '')
         files = [osp.join(folder, name) for name in coco.file_names.values()]
-        yield from _check_files(files, f'images of {file}')
-    elif _is_segmentation(dataset):
-        yield from _check_segmentation(dataset, key)
-
-
-def _is_segmentation(dataset):
-    # If it is one of mmseg's, mmseg has been imported.
-    mmseg = sys.modules.get('mmseg.datasets')
-    return mmseg is not None and isinstance(dataset, mmseg.BaseSegDataset)
-
-
-def _check_segmentation(dataset, key):
-    with translate_errors(f'{key} cannot be read'):
-        samples = dataset.load_data_list()
-    if not samples:
-        folder, suffix = dataset.data_prefix['img_path'], dataset.img_suffix
-        yield f'{folder} has no *{suffix}; pass --cfg-options {key}.img_suffix=SUFFIX'
-    for name in ('img', 'seg_map'):
-        files = [s[f'{name}_path'] for s in samples if f'{name}_path' in s]
-        for problem in _check_files(files, f'{name}_path of {key}'):
-            option = f'--cfg-options {key}.{name}_suffix=SUFFIX'
-            yield f'{problem}; if all have another suffix, pass {option}'
-
-
-def _has_class_folders(dataset):
-    return (
-        getattr(dataset, 'with_label', False)
-        and not dataset.ann_file
-        and osp.isdir(dataset.img_prefix)
-    )
-
-
-def _list_folders(dataset):
-    with os.scandir(dataset.img_prefix) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir())
+        yield from _check_files(files, f'images of {dataset.ann_file}')
+    elif hasattr(dataset, 'reduce_zero_label'):  # only mmseg's have it
+        with translate_errors(f'{key} cannot be read'):
+            samples = dataset.load_data_list()
+        if not samples:
+            folder = dataset.data_prefix['img_path']
+            yield f'{folder} has no *{dataset.img_suffix}: change {key}.img_suffix'
+        for name in ('img_path', 'seg_map_path'):
+            files = [sample[name] for sample in samples if name in sample]
+            yield from _check_files(files, f'{name} of {key}, by its suffixes')
 
 
 def _check_files(paths, what):
@@ -201,14 +163,7 @@ def _check_files(paths, what):
 
 
 def _check_num_classes(cfg, datasets):
-    classes = {}
-    for key, dataset in datasets.items():
-        # The box heads of panoptic models predict only the things.
-        names = dataset.metainfo.get('thing_classes', dataset.metainfo.get('classes'))
-        if names is None and _has_class_folders(dataset):
-            names = _list_folders(dataset)
-        if names is not None:
-            classes[key] = tuple(names)
+    classes = {key: names for key, d in datasets.items() if (names := _get_classes(d))}
     if len(set(classes.values())) > 1:
         yield 'the datasets have different classes: ' + '; '.join(
             f'{key} has {shorten(names)}' for key, names in classes.items()
@@ -224,3 +179,14 @@ def _check_num_classes(cfg, datasets):
         if wrong:
             data = f'{key} has {len(names)} classes {shorten(names)}'
             yield f'{data}, the model another number; pass --cfg-options {" ".join(wrong)}'
+
+
+def _get_classes(dataset):
+    """The names of the classes that a model of this dataset predicts, if known."""
+    # The box heads of panoptic models predict only the things.
+    names = dataset.metainfo.get('thing_classes', dataset.metainfo.get('classes'))
+    if names is None and getattr(dataset, 'with_label', False) and not dataset.ann_file:
+        folder = dataset.img_prefix  # of class folders
+        if osp.isdir(folder):
+            names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    return tuple(names or ())

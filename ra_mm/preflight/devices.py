@@ -8,8 +8,7 @@ import torch
 from mmengine.config import Config
 
 from ra_mm.cli import get_toolbox
-
-from .config import get_value
+from ra_mm.engine.config import get_value
 
 
 def check_devices(cfg: Config, mode: str, warnings: list[str]) -> Iterator[str]:
@@ -19,9 +18,8 @@ def check_devices(cfg: Config, mode: str, warnings: list[str]) -> Iterator[str]:
         warnings.append(f'no GPU: {mode}ing on the CPU')
     if get_toolbox(cfg) == 'mmdet':
         yield from _check_operators()
-    if mode == 'train':
+    if mode == 'train' and get_value(cfg, 'auto_scale_lr.base_batch_size'):
         yield from _check_learning_rate(cfg, warnings)
-        _warn_of_checkpoints_within_epochs(cfg, warnings)
 
 
 def _check_processes(cfg):
@@ -30,10 +28,6 @@ def _check_processes(cfg):
         yield f'{world_size} processes would run independently: pass --launcher pytorch'
     if cfg.launcher == 'pytorch' and 'RANK' not in os.environ:
         yield '--launcher pytorch: start the tool with torchrun instead of python'
-    local_size = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else local_size
-    if local_size > gpus:
-        yield f'{local_size} processes for {gpus} GPU(s): pass --nproc_per_node={gpus}'
 
 
 def _check_operators():
@@ -50,9 +44,7 @@ def _check_operators():
 
 
 def _check_learning_rate(cfg, warnings):
-    base = get_value(cfg, 'auto_scale_lr.base_batch_size')
-    if not base:
-        return
+    base = cfg.auto_scale_lr.base_batch_size
     steps = get_value(cfg, 'optim_wrapper.accumulative_counts', 1)
     per_gpu = get_value(cfg, 'train_dataloader.batch_size') or base
     processes = _world_size(cfg)
@@ -60,16 +52,16 @@ def _check_learning_rate(cfg, warnings):
     lr = get_value(cfg, 'optim_wrapper.optimizer.lr')
     option = '--cfg-options optim_wrapper.optimizer.lr='
     option += f'{lr * images / base:g}' if lr else 'NUMBER'
-    if get_value(cfg, 'auto_scale_lr.enable'):
+    if cfg.auto_scale_lr.get('enable'):
         if steps > 1:
             ignored = f'auto_scale_lr.enable=True ignores accumulative_counts={steps}'
             yield f'{ignored}: pass {option} auto_scale_lr.enable=False'
     elif images != base:
-        times = f', accumulated {steps} times' if steps > 1 else ''
         warnings.append(
             f'the learning rate is meant for {base} images per step, this run has '
-            f'{images} ({processes} process(es) with {per_gpu} each{times}): pass '
-            f'{option}' + ('' if times else ' or --auto-scale-lr')
+            f'{images} ({processes} process(es) x {per_gpu} images x {steps} '
+            f'accumulated batches): pass {option}'
+            + ('' if steps > 1 else ' or --auto-scale-lr')
         )
 
 
@@ -77,12 +69,3 @@ def _world_size(cfg):
     mpi = 'OMPI_COMM_WORLD_SIZE'
     variables = dict(pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi=mpi)
     return int(os.environ.get(variables.get(cfg.launcher, ''), 1))
-
-
-def _warn_of_checkpoints_within_epochs(cfg, warnings):
-    by_epoch = get_value(cfg, 'default_hooks.checkpoint.by_epoch')
-    if by_epoch is False and get_value(cfg, 'train_cfg.max_epochs'):
-        warnings.append(
-            'default_hooks.checkpoint.by_epoch=False: a resumed run repeats the whole '
-            'epoch of its checkpoint, and so has more iterations in total'
-        )

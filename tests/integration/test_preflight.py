@@ -18,9 +18,9 @@ def test_problems_of_all_kinds_in_one_message(message, train, detector, tmp_path
     )
     for option in (
         '--work-dir',
-        'train_dataloader.dataset.data_prefix.img=DIR',
-        'val_dataloader.dataset.ann_file=FILE',
-        'val_evaluator.ann_file=FILE',
+        'train_dataloader.dataset.data_prefix.img=PATH',
+        'val_dataloader.dataset.ann_file=PATH',
+        'val_evaluator.ann_file=PATH',
     ):
         assert option in text
     assert not (tmp_path / 'work').exists()
@@ -31,7 +31,7 @@ def test_problems_of_all_kinds_in_one_message(message, train, detector, tmp_path
     [
         ('detector', 'train_cfg.max_epochs=0', 'train_cfg.max_epochs=0'),
         ('segmenter', 'model.decode_head.num_classes=150', 'num_classes=5'),
-        ('segmenter', 'train_dataloader.dataset.img_suffix=.tif', 'img_suffix='),
+        ('segmenter', 'train_dataloader.dataset.img_suffix=.tif', 'img_suffix'),
         ('classifier', 'model.head.num_classes=1000', 'model.head.num_classes=4'),
     ],
 )
@@ -63,7 +63,7 @@ def test_advice_followed_to_the_letter(
         'model.roi_head.bbox_head.num_classes=80',
     ]
     text = message(train, detector, '--cfg-options', *options)
-    assert 'mkdir -p data && ln -s DIR data/none' in text
+    assert 'data/none does not exist' in text
     (tmp_path / 'data').mkdir()
     (tmp_path / 'data/none').symlink_to(shapes)
     advice = 'model.roi_head.bbox_head.num_classes=4'
@@ -88,7 +88,7 @@ def test_file_that_the_evaluator_lacks(message, test, detector, checkpoint, shap
         # What mmengine and the toolboxes say while they build the run.
         (['train_cfg.max_epoch=3'], "'max_epoch'"),
         (['train_dataloader.dataset.type=CocoDatset'], 'CocoDatset'),
-        (['optim_wrapper.optimizer.type=SGDD'], 'SGDD'),
+        (['optim_wrapper.optimizer.type=SGDD'], 'optim_wrapper'),
         (['val_evaluator.metrc=bbox'], "'metrc'"),
         (['train_dataloader.persistent_workers=True'], 'persistent_workers'),
         (['model.neck=5'], 'dict'),

@@ -68,7 +68,7 @@ def test_checkpoint_hook(run, tmp_path, kind, expected):
 @pytest.mark.parametrize('options', [dict(), dict(resume=True)])
 @pytest.mark.parametrize('rank', [0, 1])
 def test_weights_that_do_not_fit(run, tmp_path, options, rank, monkeypatch):
-    """Every process stops; mmengine warns, in the first one only."""
+    """Every process stops, where mmengine only warns in the first one."""
     monkeypatch.setattr('mmengine.runner.checkpoint.get_dist_info', lambda: (rank, 2))
     path = tmp_path / 'bad.pth'
     torch.save(dict(state_dict={'backbone.x': torch.ones(1)}), path)

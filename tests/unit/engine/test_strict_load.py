@@ -65,7 +65,7 @@ def test_mismatch(change, name, scope):
 
 
 def test_new_heads():
-    """They are allowed where a training starts, and nowhere else."""
+    """They are allowed for weights that training starts from, and nowhere else."""
     weights = Detector(RA, classes=3).state_dict()
     load_strict(Detector(RA), weights, 'backbone')
     with pytest.raises(UserError, match='head.weight'):
@@ -116,7 +116,7 @@ def test_weights_of_another_attention(own, scope):
 
 
 def test_wrappers():
-    """Of several GPUs in the weights, of test-time augmentation in the model."""
+    """DDP's prefix in the weights, and a model wrapped for test-time augmentation."""
 
     class TTA(BaseTTAModel):
         def merge_preds(self, data_samples_list):

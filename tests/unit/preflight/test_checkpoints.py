@@ -37,8 +37,8 @@ def bad(tmp_path):
     """Files that cannot be loaded, by name."""
     (tmp_path / 'text.pth').write_text('no weights in here')
     torch.save(torch.nn.Linear(1, 1), tmp_path / 'code.pth')
-    torch.save(dict(a=torch.ones(100)), tmp_path / 'whole.pth')
-    content = (tmp_path / 'whole.pth').read_bytes()
+    torch.save(dict(a=torch.ones(100)), tmp_path / 'good.pth')
+    content = (tmp_path / 'good.pth').read_bytes()
     (tmp_path / 'truncated.pth').write_bytes(content[: len(content) // 2])
     return tmp_path
 
@@ -47,20 +47,19 @@ def bad(tmp_path):
 def test_unreadable_file(cfg, refused, bad, name):
     path = str(bad / f'{name}.pth')
     cfg.load_from = path
-    assert path in refused(cfg, 'test')
-    message = refused(cfg, 'train')
-    assert path in message and '--cfg-options load_from=FILE' in message
+    for mode in ('test', 'train'):
+        message = refused(cfg, mode)
+        assert path in message and 'load_from' in message
     cfg.load_from = None
     cfg.model.backbone.init_cfg = init_cfg(path)
     message = refused(cfg, 'train')
-    assert path in message
-    assert '--cfg-options model.backbone.init_cfg.checkpoint=FILE' in message
+    assert path in message and 'model.backbone.init_cfg.checkpoint' in message
     check(cfg, 'test')  # which does not initialize weights
 
 
 def test_file_in_the_older_style(cfg, refused):
     cfg.model.pretrained = 'none.pth'
-    assert '--cfg-options model.pretrained=FILE' in refused(cfg)
+    assert 'model.pretrained' in refused(cfg)
 
 
 def test_plain_backbone(plain_cfg, weights, refused):
@@ -88,8 +87,7 @@ def test_prefix_that_is_missing(plain_cfg, weights, refused):
     state_dict = torch.load(weights)['state_dict']
     torch.save({f'backbone.{k}': v for k, v in state_dict.items()}, weights)
     plain_cfg.model.backbone.init_cfg = init_cfg(weights)
-    option = 'model.backbone.init_cfg.prefix=backbone.'
-    assert f'--cfg-options {option}' in refused(plain_cfg)
+    assert 'init_cfg.prefix=backbone.' in refused(plain_cfg)
     plain_cfg.model.backbone.init_cfg.prefix = 'backbone.'
     check(plain_cfg, 'train')
 
@@ -99,7 +97,7 @@ def test_plain_backbone_with_weights_of_its_own(load, installed, weights, refuse
     cfg = load(installed('mmdet', 'dcn/faster-rcnn_r50-dconv-c3-c5_fpn_1x_coco.py'))
     cfg.model.backbone.init_cfg.checkpoint = str(weights)
     message = refused(cfg)
-    assert 'no folder data/coco/' in message and 'does not fit' not in message
+    assert 'data/coco/' in message and 'does not fit' not in message
 
 
 def test_layout_of_swin(load, installed, tmp_path, refused):
@@ -109,10 +107,7 @@ def test_layout_of_swin(load, installed, tmp_path, refused):
     cfg.model.backbone.init_cfg.checkpoint = str(path)
     torch.save(dict(model=dict(a=torch.ones(1))), path)
     assert 'swin.pth' not in refused(cfg)
-    torch.save(dict(model=None), path)
-    assert 'swin.pth' in refused(cfg)
-    torch.save(dict(model=dict(a=torch.ones(1))), path)
-    cfg.model.backbone.type = 'ra_mm.RAResNet'  # which does not
+    path.unlink()
     assert 'swin.pth' in refused(cfg)
 
 
@@ -132,8 +127,7 @@ def test_download_that_fails(cfg, refused, tmp_path, monkeypatch):
     url = 'http://127.0.0.1:9/resnet18.pth'
     cfg.model.backbone.init_cfg = init_cfg(url)
     message = refused(cfg)
-    assert url in message
-    assert '--cfg-options model.backbone.init_cfg.checkpoint=FILE' in message
+    assert url in message and 'model.backbone.init_cfg.checkpoint' in message
 
 
 def test_nothing_is_downloaded_if_something_is_missing(cfg, refused, monkeypatch):
