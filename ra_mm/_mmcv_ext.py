@@ -88,7 +88,7 @@ def _pick(sizes, names):
 
 @contextmanager
 def _allow_nondeterministic():
-    """Let torchvision warn, not raise, in PyTorch's deterministic mode.
+    """Make torchvision warn instead of raise in PyTorch's deterministic mode.
 
     Its CUDA kernels add gradients up in no fixed order and raise an error in this
     mode. mmcv's do the same and never check the mode, so configs with

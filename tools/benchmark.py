@@ -7,9 +7,9 @@
     python tools/benchmark.py --what tail --profile ra-fused
     python tools/benchmark.py --gpu-report report.json
 
-In each round every variant runs beside the plain model, so that both meet the
-same state of the machine; which goes first alternates. The figure of a variant
-is the median of its rounds' ratios, with their quartiles.
+In each round every variant runs next to the plain model, so that both meet the
+same state of the machine; the order alternates. The result for a variant is the
+median of the ratios of its rounds, with their quartiles.
 """
 
 import itertools
@@ -133,7 +133,7 @@ def parse_args(argv):
         '--profile',
         choices=VARIANTS,
         metavar='VARIANT',
-        help='print the operators on which a step spends most time',
+        help='print the operators on which a step spends the most time',
     )
     add(
         '--gpu-report',

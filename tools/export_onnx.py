@@ -11,7 +11,7 @@ The file holds the network from preprocessed images to
   MMDeploy exports its heads: proposals, RoIs and suppression;
 - the ``logits`` of a segmenter, (N, classes, H, W), as from ``encode_decode``.
 
-The preprocessing is not part of it; the tool prints what it has to do. Batch
+The preprocessing is not part of the file; the tool prints what it must do. Batch
 and image size are dynamic.
 
 Before the file is written under its name, onnxruntime runs it on batches and
@@ -61,7 +61,7 @@ def parse_args(argv):
     add_shape_argument(
         parser,
         'height and width of the images to compare with, or one number for '
-        'both, by default 224; larger and smaller images are compared, too',
+        'both, by default 224; larger and smaller images are compared as well',
         default=(224, 224),
     )
     parser.add_argument(

@@ -105,7 +105,7 @@ def print_model(cfg: Config, shape: tuple[int, int] | None) -> None:
 
 
 def count_row(row) -> dict[str, Decimal]:
-    """Parameters in millions and multiply-accumulates in billions of a row."""
+    """Count the parameters (millions) and multiply-accumulates (billions) of a row."""
     cfg = Config.fromfile(row.config)
     model = build_model(cfg).eval()
     flops = count_flops(model, SHAPES[cfg.default_scope]).total()

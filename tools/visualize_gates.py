@@ -6,8 +6,8 @@
 
 IMAGES has one folder of images per class; these need not be classes of the
 model. The images go through the config's test pipeline one by one and then
-through the backbone only. A segmenter that tests in sliding windows sees whole
-images here. The tool writes
+through the backbone only. A segmenter that tests in sliding windows sees
+complete images here. The tool writes
 
 - ``gates.json``: all numbers, see :func:`ra_mm.analysis.gates.measure`;
 - ``gates.png``: G of each channel in the chosen blocks, by class;

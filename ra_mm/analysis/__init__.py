@@ -1,0 +1,1 @@
+"""Measurements of a model: complexity, cost, gates, and exactness of its operators."""

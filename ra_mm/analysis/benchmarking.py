@@ -1,4 +1,4 @@
-"""Time, peak memory and saved activations of a step, variant beside variant."""
+"""Measure time, peak memory and saved activations of a step, side by side."""
 
 import contextlib
 import os
@@ -167,8 +167,8 @@ def measure(
         variants (list[str]): Keys of VARIANTS, 'plain' first.
         rounds (int): How often each variant runs beside the plain model.
         progress (callable): Called with a line of text about the state.
-        limit_s (float): After this many seconds no further round starts, but
-            for the first 3. Defaults to no limit.
+        limit_s (float): After this many seconds no further round starts, except
+            the first 3. Defaults to no limit.
         keep_going (bool): Record the error of a variant that fails to run
             once, instead of raising it; 'plain' must run. Defaults to False.
 
@@ -179,8 +179,8 @@ def measure(
         step, of plain and of the variant, in each round); ``peak_bytes`` (peak
         memory allocated in a step, with the model, without the inputs; None on
         a CPU); ``saved_bytes`` (see :meth:`Step.saved_bytes`; None for
-        inference and compiled backbones). A failed variant has ``variant`` and
-        ``error`` alone.
+        inference and compiled backbones). A failed variant has only
+        ``variant`` and ``error``.
     """
     begin = time.perf_counter()
     cuda = case.device == 'cuda'
@@ -245,7 +245,7 @@ def _warm_up(case, variant, inputs):
 
 
 def profile(case: Case, variant: str) -> str:
-    """Tabulate the operators on which a step spends most time."""
+    """Tabulate the operators on which a step spends the most time."""
     step = Step(case, variant, case.inputs())
     seconds(step, 3)
     with torch.profiler.profile() as prof:

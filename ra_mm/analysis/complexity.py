@@ -94,7 +94,7 @@ def count_flops(model: nn.Module, shape: tuple[int, int]) -> FlopAnalyzer:
 
 @contextmanager
 def _all_proposals(model):
-    """Let no proposal be suppressed."""
+    """Keep NMS from suppressing proposals."""
     if not hasattr(model, 'rpn_head'):
         yield
         return

@@ -96,8 +96,8 @@ def tail_errors(
 
     Yields:
         dict: ``path``, ``dtype``, ``layout``, ``batch_norm`` ('training' or
-        'frozen'), ``shape`` and ``errors``: for y and each gradient what
-        :func:`relative_error` returns.
+        'frozen'), ``shape`` and ``errors``: the :func:`relative_error` of y
+        and of each gradient.
     """
     settings = settings or itertools.product(DTYPES, LAYOUTS, (True, False))
     for dtype, layout, trains_bn in settings:

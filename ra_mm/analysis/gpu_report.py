@@ -1,4 +1,4 @@
-"""Everything to measure on a GPU, in one run within a time budget.
+"""Measure everything of interest on a GPU, in one run within a time budget.
 
 The parts run in order of importance, and the report is written after each of
 their results. A part that no longer fits into the budget is skipped, and one

@@ -31,7 +31,7 @@ def find_images(
         list[tuple[str, Path]]: Class and path of each image.
 
     Raises:
-        UserError: If there is no class folder, a class is missing, or has no
+        UserError: If there is no class folder, or a class is missing or has no
             images.
     """
     folders = {

@@ -37,7 +37,7 @@ class ExportedNetwork(nn.Module):
         kind (str): 'classifier', 'detector' or 'segmenter'.
 
     Raises:
-        UserError: If the model is of no such kind.
+        UserError: If the model is none of these.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -29,7 +29,7 @@ def operator_errors(device: str, tiny: bool = False, rounds: int = 7) -> Iterato
         dict: ``operator``, ``library`` ('torchvision' or 'mmcv'), ``device``,
         the sizes, ``ms`` (the quartiles of one call, for roi_align forward
         and backward), and the deviation from the CPU's float64 result:
-        ``different`` (boxes kept by one of the two alone) and ``same_order``
+        ``different`` (boxes that only one of the two keeps) and ``same_order``
         for nms, ``errors`` of values and gradient for roi_align. Where mmcv's
         operators cannot be imported, ``skipped`` with the reason instead.
     """

@@ -1,0 +1,1 @@
+"""A small dataset of drawn shapes for detection, segmentation and classification."""

@@ -94,9 +94,9 @@ def load_strict(
     Args:
         model: May be wrapped, for several GPUs or for test-time augmentation.
         weights: By name, from a checkpoint.
-        scope: 'model' if everything must fit. 'backbone' to start training
-            from: neck and heads may be new, and the attention may be absent
-            as a whole.
+        scope: 'model' if everything must fit; 'backbone' for weights to start
+            training from: neck and heads may be new, and all of the attention
+            may be missing.
         allow_plain: Whether weights without reverse attention fit a model with
             it. With gamma = 0 it computes what the plain model computes.
 

@@ -23,8 +23,8 @@ class GateLogHook(Hook):
         --cfg-options default_hooks.gates.type=ra_mm.GateLogHook
 
     Args:
-        interval (int): Log every ``interval`` iterations. Defaults to 50, as
-            the logger's.
+        interval (int): Log every ``interval`` iterations. Defaults to 50,
+            the default of mmengine's logger.
 
     Raises:
         ValueError: If interval < 1.

@@ -1,4 +1,4 @@
-"""Attentions that replace the sum of a residual block; they need PyTorch alone."""
+"""Attentions that replace the sum of a residual block; they need only PyTorch."""
 
 from ra_mm.ops import bn_tail, force_path, tail
 

@@ -3,9 +3,9 @@
 S. Woo, J. Park, J.-Y. Lee, I. S. Kweon: CBAM: convolutional block attention
 module. ECCV 2018.
 
-The variant that has the parameters of RA-Net's Tables 2 and 3: reduction 16
-and biases as in :class:`.SE`, one perceptron for each of the two pooled
-vectors, where CBAM shares one, and no batch norm after the 7x7 convolution.
+This variant has the parameter counts of RA-Net's Tables 2 and 3: reduction 16
+and biases as in :class:`.SE`, one MLP for each of the two pooled vectors (the
+original shares one), and no batch norm after the 7x7 convolution.
 """
 
 import torch

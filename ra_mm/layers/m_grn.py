@@ -36,7 +36,7 @@ def aggregate(F: Tensor, aggregation: str) -> Tensor:
 torch.fx.wrap('aggregate')
 
 
-# Table 7: N from P, both (N, C). 'bn' has statistics of its own, see MGRN.
+# Table 7: N from P, both (N, C). MGRN itself handles 'bn', which has statistics.
 NORMALIZATIONS = {
     'm-grn': lambda P, eps: P / (P.mean(dim=1, keepdim=True) + eps),  # Eq. 5
     'none': lambda P, eps: P,
@@ -64,9 +64,9 @@ class MGRN(nn.Module):
     mean temp = 1. :class:`ra_mm.hooks.TempAnnealingHook` changes it in place
     during training.
 
-    The paper's ablations replace one step of G each. G(0) = 1, its first
-    condition, then means: channels with F_i = 0 have G_i = 1, whatever gamma
-    and the other channels are.
+    Each of the paper's ablations replaces one step of G. The last column says
+    whether G still meets the paper's first condition, G(0) = 1: channels with
+    F_i = 0 have G_i = 1, whatever gamma and the other channels are.
 
     ============= ========= ========================================== ========
     argument      value     step                                       G(0) = 1
@@ -138,7 +138,7 @@ class MGRN(nn.Module):
 
     @property
     def is_default(self) -> bool:
-        """Whether this is the M-GRN of RA-Net, and not a row of an ablation."""
+        """Whether this is the M-GRN of RA-Net and not a variant from an ablation."""
         steps = self.aggregation, self.normalization, self.activation
         return type(self) is MGRN and steps == ('l2', 'm-grn', '1+')
 
@@ -158,7 +158,7 @@ class MGRN(nn.Module):
     def _normalize(self, P):
         if self.normalization != 'bn':
             return NORMALIZATIONS[self.normalization](P, self.eps)
-        # SyncBN, which is no BatchNorm1d, sees the images of other processes.
+        # SyncBN, which is not a BatchNorm1d, also sees other processes' images.
         if len(P) == 1 and self.bn.training and isinstance(self.bn, nn.BatchNorm1d):
             raise ValueError(
                 "normalization='bn' computes statistics over the images of a batch "

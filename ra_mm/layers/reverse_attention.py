@@ -36,8 +36,8 @@ class ReverseAttention(ResidualSum):
         self.gate = MGRN(channels, **gate)
 
     def forward(self, F: Tensor, x: Tensor) -> Tensor:
-        # In the float32 of G, so that its gradient, a sum over H and W which
-        # would overflow in float16, is accumulated in float32, too.
+        # In the float32 of G: the gradient of G is a sum over H and W, which
+        # would overflow in float16.
         y = F + self.gate(F)[:, :, None, None] * x  # Eq. 2
         return y.to(x.dtype)
 

@@ -2,8 +2,8 @@
 
 J. Hu, L. Shen, G. Sun: Squeeze-and-excitation networks. CVPR 2018.
 
-Reduction 16, biases, and no rounding of the reduced width: the variant that
-has the parameters of RA-Net's Tables 2 and 3.
+This variant has the parameter counts of RA-Net's Tables 2 and 3: reduction 16,
+biases, and no rounding of the reduced width.
 """
 
 from torch import Tensor, nn

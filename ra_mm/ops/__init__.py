@@ -1,4 +1,4 @@
-"""The residual tail of an RA block as one operation; needs PyTorch alone."""
+"""The residual tail of an RA block as one operation; it needs only PyTorch."""
 
 from .dispatch import PATHS, force_path, set_path
 from .residual_tail import bn_tail, tail

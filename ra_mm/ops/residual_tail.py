@@ -1,7 +1,7 @@
 """The tail of a residual block with reverse attention, as one operation.
 
 ``y = act(F + G x)`` with ``G = 1 + s N(||F||_2)`` and ``s = gamma / temp``,
-where mostly ``F = BN(z)`` and z is the output of the block's last convolution.
+where usually ``F = BN(z)`` and z is the output of the block's last convolution.
 Autograd would keep every intermediate step of the paper's equations. These
 functions keep z, x and y, which the neighbouring layers keep anyway, and some
 (N, C) statistics.
@@ -119,7 +119,7 @@ def bn_tail(
         t is not None and t.requires_grad for t in (z, x, scale, bn.weight, bn.bias)
     )
     if not training and not learns:
-        F = bn(z)  # nobody else holds it, so that y can overwrite it
+        F = bn(z)  # F is local, so y can overwrite it
         _, _, G = _gate(plane_norm(F), scale, eps)
         return _sum_into_F(F, x, G, relu)
 
@@ -225,7 +225,7 @@ def _bn_backward(dy, z, x, s, w, b, y, mu, V, m, Q, of_batch, eps_bn, eps):
 
 
 def _bn_norm(m, Q, mu, V, w, b, S, eps_bn):
-    """r, a, d = m - mu, and of F = a (z - mu) + b the plane means and norms."""
+    """Return r, a, d = m - mu, and the plane means and norms of F = a (z - mu) + b."""
     r = (V + eps_bn).rsqrt()
     a = r if w is None else w * r
     d = m - mu
@@ -238,14 +238,14 @@ def _bn_norm(m, Q, mu, V, w, b, S, eps_bn):
 
 
 def _gate(n, s, eps):
-    """1 / (mean n + eps), u = N(n), and G."""
+    """Return 1 / (mean n + eps), u = N(n), and G."""
     inv = 1 / (n.mean(dim=1, keepdim=True) + eps)
     u = n * inv  # Eq. 5
     return inv, u, 1 + s * u  # Eq. 8
 
 
 def _gate_backward(s2, n, inv, u, s):
-    """ds, and kappa in the gradient ``dF = g + kappa F``."""
+    """Return ds, and the kappa of the gradient ``dF = g + kappa F``."""
     du = s * s2
     dn = (du - (du * u).mean(dim=1, keepdim=True)) * inv
     kappa = torch.where(n > 0, dn / n, 0)
@@ -273,7 +273,7 @@ def _needs_double_backward():
 
 
 def _differentiable(function, dy, *inputs):
-    """The gradients of ``function(*inputs)``, with a graph of their own."""
+    """Return gradients of ``function(*inputs)`` that are differentiable themselves."""
     # Views, so that an input computed from another gets a gradient of its own.
     inputs = tuple(t if t is None else t.view_as(t) for t in inputs)
     learns = [t is not None and t.requires_grad for t in inputs]

@@ -1,0 +1,1 @@
+"""Training and reporting of the rows of the paper's tables."""

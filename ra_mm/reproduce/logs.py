@@ -1,4 +1,4 @@
-"""Reads the logs of a run: metrics, curves, memory, and how far it is."""
+"""Reads metrics, curves, memory and progress from the logs of a run."""
 
 import json
 import math

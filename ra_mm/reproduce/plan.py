@@ -187,7 +187,7 @@ def make_job(run: Run, setting: Setting) -> Job:
             ),
         )
         if setting.data and cfg.model.backbone.get('frozen_stages', -1) > 0:
-            # A frozen attention would stay untrained. The same for all rows.
+            # A frozen attention would stay untrained; all rows are treated alike.
             cfg.model.backbone.frozen_stages = 0
 
     options = {'randomness.seed': run.seed}
@@ -245,7 +245,7 @@ def scaling(cfg: Config, gpus: int) -> str | None:
     if images == base:
         return None
     lr = cfg.optim_wrapper.optimizer.lr
-    return f'lr {lr:g} -> {lr * images / base:g} ({images} images a step, not {base})'
+    return f'lr {lr:g} -> {lr * images / base:g} ({images} images per step, not {base})'
 
 
 def _initial_weights(cfg, checkpoint):

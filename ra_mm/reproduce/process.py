@@ -43,8 +43,8 @@ def lock(folder: Path) -> Iterator[TextIO]:
         except BlockingIOError:
             file.seek(0)
             raise UserError(
-                f'another tools/reproduce.py, or a training that it started, is at '
-                f'work in {folder} ({file.read().strip()}): wait for it, stop it, or '
+                f'another tools/reproduce.py, or a training that it started, is '
+                f'running in {folder} ({file.read().strip()}): wait for it, stop it, or '
                 'choose another folder with --out'
             ) from None
         _note(file, f'process {os.getpid()}')

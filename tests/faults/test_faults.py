@@ -60,12 +60,12 @@ def validations(work_dir):
 
 def test_twenty_kills(config, train, steps, tmp_path):
     """The result is the one of a training that was not killed."""
-    whole, work = tmp_path / 'whole', tmp_path / 'killed'
+    uninterrupted, work = tmp_path / 'uninterrupted', tmp_path / 'killed'
     start = time.monotonic()
-    code, calls = train(config, whole)
+    code, calls = train(config, uninterrupted)
     seconds = time.monotonic() - start
     assert code == 0 and calls > EPOCHS * 100
-    temps = dict(steps(whole))
+    temps = dict(steps(uninterrupted))
     assert list(temps) == list(range(EPOCHS * ITERS))
 
     rng = random.Random(0)
@@ -99,14 +99,14 @@ def test_twenty_kills(config, train, steps, tmp_path):
 
         ends = [
             torch.load(folder / f'epoch_{EPOCHS}.pth', weights_only=False)
-            for folder in (whole, work)
+            for folder in (uninterrupted, work)
         ]
         for end in ends:
             end['momentum'] = end['optimizer']['state']
         for key in ('state_dict', 'momentum'):
             torch.testing.assert_close(ends[1][key], ends[0][key], rtol=0, atol=0)
         assert ends[1]['param_schedulers'] == ends[0]['param_schedulers']
-        assert validations(work) == validations(whole)
+        assert validations(work) == validations(uninterrupted)
         assert [p.name for p in work.glob('best_*')] == [
-            p.name for p in whole.glob('best_*')
+            p.name for p in uninterrupted.glob('best_*')
         ]

@@ -63,11 +63,11 @@ def names(folder):
 
 def test_kill_and_resume(train, tmp_path):
     """Nothing is lost, and each checkpoint is deleted after its successor."""
-    whole, killed = tmp_path / 'whole', tmp_path / 'killed'
-    status, noted = train(whole)
+    uninterrupted, killed = tmp_path / 'uninterrupted', tmp_path / 'killed'
+    status, noted = train(uninterrupted)
     assert status == 0
     assert noted == [[], ['epoch_1.pth'], ['epoch_2.pth']]
-    assert names(whole) == ['epoch_3.pth']
+    assert names(uninterrupted) == ['epoch_3.pth']
 
     status, _ = train(killed, kill=('before', 2))
     assert status == -signal.SIGKILL and names(killed) == ['epoch_1.pth']
@@ -79,7 +79,7 @@ def test_kill_and_resume(train, tmp_path):
 
     ends = [
         torch.load(folder / f'epoch_{EPOCHS}.pth', weights_only=False)
-        for folder in (whole, killed)
+        for folder in (uninterrupted, killed)
     ]
     # The weights differ by the random flips after the resumption.
     assert ends[1]['meta']['iter'] == ends[0]['meta']['iter']

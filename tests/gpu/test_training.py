@@ -146,7 +146,7 @@ def one_process(tmp_path):
 
 
 def test_sync_bn(one_process):
-    """SyncBN of one process is BN; RA after it uses 'given'."""
+    """In one process SyncBN equals BN; RA after it takes the path 'given'."""
     model, x = small_resnet(), images()
     synced = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
     loss, grads = loss_and_gradients(model, 'fused', x)

@@ -15,7 +15,7 @@ def copied(shapes, tmp_path):
 
 @pytest.mark.parametrize('workers', [0, 1])
 def test_image_that_cannot_be_read(message, train, configs, copied, workers):
-    """One sentence, also from another process that loads it."""
+    """One sentence, even if a worker process loads the image."""
     images = sorted((copied / 'classes/train').glob('*/*'))
     for path in images:
         path.write_bytes(b'')
@@ -38,7 +38,7 @@ def test_image_that_cannot_be_read(message, train, configs, copied, workers):
     ],
 )
 def test_mask_that_does_not_fit(message, train, configs, copied, mask, expected):
-    """Training would take it as it is."""
+    """Training itself would not notice."""
     masks = sorted((copied / 'masks/train').iterdir())
     for path in masks:
         Image.fromarray(mask).save(path)

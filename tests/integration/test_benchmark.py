@@ -43,7 +43,7 @@ def case(what='train', **kwargs):
     ],
 )
 def test_paper_ratio(model, variant, ratio):
-    """The hours of Table 2, for training steps only."""
+    """It comes from the hours of Table 2, and only for training steps."""
     assert tool.paper_ratio(case(model=model), variant) == (
         ratio and pytest.approx(ratio)
     )
@@ -51,7 +51,7 @@ def test_paper_ratio(model, variant, ratio):
 
 
 def test_tails():
-    """Every residual sum has a tail; MobileNetV2's have no ReLU."""
+    """There is a tail for every residual sum; MobileNetV2's have no ReLU."""
     found = benchmark_cases.tails(case(model='resnet50', size=224))
     assert [(shape[1:], relu) for shape, relu in found] == [
         ((c, s, s), True)
@@ -73,7 +73,7 @@ def step(variant, **kwargs):
 
 @pytest.mark.parametrize('precision, size', [('fp32', 4), ('amp', 2)])
 def test_saved_bytes_of_tails(precision, size):
-    """Counted by hand: a plain tail keeps z, y and two floats a channel.
+    """Counted by hand: a plain tail keeps z, y and two floats per channel.
 
     'fused' adds x and, in float32, mean and squared deviation of each plane
     and the scale, mean and variance of each channel. 'given' adds F to x and
@@ -112,7 +112,7 @@ def test_saved_bytes_are_no_parameters():
         for n in (1, 2, 3)
     )
     assert three - two == two - one
-    # Only two floats a channel and the loss's weight do not grow.
+    # Only two floats per channel and the loss's weight do not grow.
     assert 0 <= 2 * one - two - 2 * 4 * 4800 < 100
 
 
@@ -145,7 +145,7 @@ def test_gamma_is_not_zero():
 
 
 def test_detector():
-    """The first losses of RA and plain are close, on the same boxes."""
+    """The first losses of RA and the plain detector, on the same boxes, are close."""
     losses = [
         step(variant, what='detector', model='resnet50', batch=1, size=64)
         .forward()
@@ -230,7 +230,7 @@ def test_a_time_limit_leaves_three_rounds(steps_run):
 
 
 def test_a_failing_variant(steps_run):
-    """It ends the measurement, or has its error in the table if asked for."""
+    """It stops the measurement, unless errors are to be recorded in the table."""
     with pytest.raises(RuntimeError, match='no such kernel'):
         measure('cbam', 'se')
     m = measure('cbam', 'se', keep_going=True)

@@ -223,21 +223,21 @@ def difference(ours, expected):
 )
 def test_two_processes(kind, reference, options, one, two):
     """Two shares of a batch, with DDP and SyncBN, equal the whole batch."""
-    whole, _ = one(reference, options)
+    single, _ = one(reference, options)
     first, second = two[kind]
-    assert whole['temps'] == [[temp] for temp in TEMPS]
-    assert first['temps'] == second['temps'] == whole['temps']
+    assert single['temps'] == [[temp] for temp in TEMPS]
+    assert first['temps'] == second['temps'] == single['temps']
     assert difference(first, second) == 0
-    assert difference(first, whole) < 1e-4
+    assert difference(first, single) < 1e-4
 
 
 def test_accumulated_gradients(one, two):
     """Two iterations per step in two processes equal the whole batch."""
-    whole, _ = one('annealed', FROZEN, hooks=[dict(type='Probe')])
+    single, _ = one('annealed', FROZEN, hooks=[dict(type='Probe')])
     first, second = two['accumulated']
     assert len(first['losses']) == 2 * STEPS
     assert difference(first, second) == 0
-    assert difference(first, whole) < 1e-4
+    assert difference(first, single) < 1e-4
 
 
 def test_annealing_while_accumulating(one):

@@ -90,7 +90,7 @@ def test_reverse_attention_is_counted(plain, ra, channels):
 
 
 def test_se_and_cbam_are_counted():
-    """By hand at 64x64: 4 stages of 2 blocks."""
+    """Counted by hand at 64x64 pixels: 4 stages of 2 blocks."""
     stages = [(64, 16), (128, 8), (256, 4), (512, 2)]
     plain = flops('imagenet/r18.py', (64, 64)).total()
     # Pooling, two layers of C * C / 16, scaling.
@@ -199,7 +199,7 @@ def test_wrong_arguments(tool, message, argv, named):
     ],
 )
 def test_wrong_config(tool, message, argv, named, tmp_path, monkeypatch):
-    """The last but one cannot be counted: its head has another width."""
+    """The second to last cannot be counted: its head has another width."""
     (tmp_path / 'empty.py').write_text('a = 1\n')
     monkeypatch.chdir(tmp_path)
     assert named in message(tool('get_flops'), *argv)

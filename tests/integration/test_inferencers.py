@@ -29,7 +29,7 @@ def trained(tool, configs, checkpoint, tmp_path_factory):
 
 @pytest.fixture
 def images(shapes, tmp_path):
-    """Two sizes, each in colour, in grey, and in grey as three equal channels."""
+    """Two sizes, each in colour, in grey, and as three equal grey channels."""
     source = cv2.imread(str(min((shapes / 'images/val').iterdir())))
     for name, size in (('small', (48, 80)), ('large', (150, 101))):
         image = cv2.resize(source, size)

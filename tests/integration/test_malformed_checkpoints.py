@@ -143,7 +143,7 @@ def test_train_from_another_depth(message, train, configs, trained, argv):
 
 
 def test_plain_checkpoint_to_test(message, test, configs, plain, capsys):
-    """It fits RA, and no other attention."""
+    """It can be tested with RA, but not with another attention."""
     config = configs / 'classifier.py'
     assert 'accuracy/top1' in test(config, plain)
     assert 'no reverse attention' in ''.join(capsys.readouterr())
@@ -167,7 +167,7 @@ def test_no_checkpoint_to_resume(message, train, configs, tmp_path):
 
 
 def test_plain_checkpoint_to_train_from(train, detector, checkpoint, tmp_path):
-    """Its backbone is needed, without attention too; heads may be new."""
+    """The backbone must fit, but the attention may be missing and heads may be new."""
     weights = torch.load(checkpoint, weights_only=False)['state_dict']
     weights = {k: v for k, v in weights.items() if '.attention.' not in k}
     torch.save(dict(state_dict=weights), tmp_path / 'plain.pth')

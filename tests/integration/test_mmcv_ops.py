@@ -39,7 +39,7 @@ def both(monkeypatch):
 
 
 def with_gradients(function, inputs, *args):
-    """Its result, and the gradients of all inputs for a fixed output gradient."""
+    """The result, and the gradients of all inputs for a fixed output gradient."""
     inputs = [x.clone().requires_grad_() for x in inputs]
     y = function(*inputs, *args)
     weight = torch.linspace(-1, 1, y.numel(), device=y.device).view_as(y)

@@ -44,7 +44,7 @@ def test_configs_of_the_readme(text, tmp_path):
 
 
 def test_models_of_mmseg_are_found():
-    """Their number is the README's."""
+    """The README states how many there are."""
     assert f'all {len(MODELS_OF_MMSEG)} base models' in README
 
 

@@ -64,7 +64,7 @@ def test_mmpretrain(train, test, configs, tmp_path, capsys):
     checkpoint = tmp_path / 'work/epoch_1.pth'
     options = [config, checkpoint, '--out', tmp_path / 'out.pkl']
     accuracy = test(*options, '--show-dir', tmp_path / 'pictures')
-    # Pictures of one name in several class folders: the last one is left.
+    # Pictures with the same name in several class folders: the last one remains.
     assert len(pictures(tmp_path / 'pictures')) == 2
     assert '8 images in several folders have only 2 names' in log(tmp_path / 'work')
     predictions = pickle.loads((tmp_path / 'out.pkl').read_bytes())

@@ -109,9 +109,9 @@ def test_kill_and_resume(trained, scalars, shapes, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     resumed = list(scalars(tmp_path))[len(killed) :]
     assert [i for i, _, _ in resumed] == list(range(ITERS, EPOCHS * ITERS))
-    whole = {i: temp for i, temp, _ in scalars(trained)}
+    uninterrupted = {i: temp for i, temp, _ in scalars(trained)}
     assert {i: temp for i, temp, _ in resumed} == {
-        i: whole[i] for i in range(ITERS, EPOCHS * ITERS)
+        i: uninterrupted[i] for i in range(ITERS, EPOCHS * ITERS)
     }
 
 
@@ -165,7 +165,7 @@ train_dataloader = dict(dataset=dict(metainfo=dict(source=dict(a=1))))
 
 
 def test_resume_in_a_config(train, configs, tmp_path, capsys):
-    """Also without mmengine's last_checkpoint."""
+    """It works even without mmengine's file last_checkpoint."""
     train(configs / 'classifier.py', '--cfg-options', 'resume=True')
     (tmp_path / 'work/last_checkpoint').unlink()
     train(

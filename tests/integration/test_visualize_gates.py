@@ -332,7 +332,7 @@ def test_missing_files(fails, images, tmp_path):
 
 
 def test_other_checkpoints(fails, saved, tmp_path):
-    """Of a plain model, of another model, and a text file."""
+    """From a plain model, from another model, and a text file."""
     (model, _), plain = saved['classifier'], tmp_path / 'plain.pth'
     torch.save(
         {k: v for k, v in model.state_dict().items() if 'attention' not in k}, plain

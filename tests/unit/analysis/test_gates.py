@@ -151,7 +151,7 @@ def measured():
 
 
 def test_numbers(measured):
-    """The classes differ in their number of images."""
+    """The classes have different numbers of images."""
     backbone, images, result = measured
     by_hand = [gates_by_hand(backbone, image) for _, image in images]
     assert result['temp'] == 2.5

@@ -39,7 +39,7 @@ class Gated(nn.Module):
 
 
 def test_to_half():
-    """All but the gates is float16, and hooks do the cast."""
+    """Everything except the gates is float16; hooks cast their input."""
     model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), Gated())
     assert onnx_export.to_half(model) is model
     dtypes = {name: t.dtype for name, t in model.state_dict().items()}

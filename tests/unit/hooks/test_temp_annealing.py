@@ -88,7 +88,7 @@ def test_trained_weights_are_not_annealed_again(run, tmp_path, trained, make_mod
 
 
 def test_start_in_the_middle_of_an_annealing(run, make_model):
-    """G goes on from what it was in the weights' own training."""
+    """Annealing continues from the temp that the weights were trained with."""
     model = make_model()
     model.ra.gate.gamma.data.fill_(1)
     model.ra.gate.temp.fill_(16)

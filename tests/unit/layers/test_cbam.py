@@ -50,7 +50,7 @@ def cbam(F, state):
 
 @pytest.mark.parametrize('channels, hidden', [(48, 3), (40, 2), (8, 1)])
 def test_paper(channels, hidden):
-    """The reduced width is C / 16, rounded down but to 1 at least."""
+    """The reduced width is C // 16, but at least 1."""
     layer, F, x = layer_and_inputs(channels)
     assert sum(p.numel() for p in layer.parameters()) == (
         2 * (2 * channels * hidden + hidden + channels) + 98

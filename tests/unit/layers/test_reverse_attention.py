@@ -134,7 +134,7 @@ def test_gate_of_zero(variant):
 
 @pytest.mark.parametrize('variant', ROWS)
 def test_start(variant):
-    """gamma = 0: the residual sum, a half of the shortcut, a C-th of it."""
+    """With gamma = 0 the shortcut is multiplied by 1, by 1/2 or by 1/C."""
     layer, F, x = layer_and_inputs(variant)
     layer.gate.gamma.data.zero_()
     if variant[2] == '1+':
@@ -147,7 +147,7 @@ def test_start(variant):
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize('variant', ROWS)
 def test_half_precision(variant, dtype):
-    """Large maps of large values, whose sum of squares (2e9) is no float16."""
+    """Large maps of large values, whose sum of squares (2e9) overflows float16."""
     layer, F, x = layer_and_inputs(variant, 4, (2, 4, 200, 336), torch.float32)
     F = (100 * F + 100).to(dtype).requires_grad_()
     x = x.to(dtype)
@@ -175,7 +175,7 @@ def test_half_precision(variant, dtype):
 
 
 def test_bn_running_statistics():
-    """Not training, 'bn' normalizes by what it has seen, one image too."""
+    """In evaluation 'bn' uses its running statistics, even for a single image."""
     layer, F, _ = layer_and_inputs(('l2', 'bn', '1+'))
     P = F.square().sum((2, 3)).sqrt()
     mean, var = torch.zeros(6).double(), torch.ones(6).double()

@@ -15,7 +15,7 @@ def inputs(*size, dtype=torch.float64):
 
 @pytest.mark.parametrize('channels, hidden', [(48, 3), (40, 2), (8, 1)])
 def test_torchvision(channels, hidden):
-    """The reduced width is C / 16, rounded down but to 1 at least."""
+    """The reduced width is C // 16, but at least 1."""
     reference = SqueezeExcitation(channels, hidden).double()
     layer = SE(channels).double()
     layer.load_state_dict(

@@ -172,7 +172,7 @@ def test_crash_in_the_last_validation(executor):
 
 
 def test_killed_after_the_last_checkpoint(executor):
-    """Killed after the last validation, nothing is run; before it, that alone."""
+    """After a kill, only a missing last validation is run again."""
     _, runs = executor()
     ledger = Ledger(executor.folder)
     ledger.runs['r18-seed0']['status'] = 'running'

@@ -28,7 +28,7 @@ def test_curves_of_the_seeds_and_their_mean(make_ledger, add_curves):
     np.testing.assert_allclose(second[:, 1], first[:4, 1] + 1)
     np.testing.assert_allclose(mean[:, 0], second[:, 0])
     np.testing.assert_allclose(mean[:, 1], (first[:4, 1] + second[:, 1]) / 2)
-    # What is not a number is left out.
+    # Values that are not numbers are left out.
     assert [len(curve) for row in panels['val/top1'].curves for curve in row] == [2, 2]
 
 

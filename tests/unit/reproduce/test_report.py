@@ -14,7 +14,7 @@ DEMO = 'DEMO SCALE - not a reproduction'
 
 
 class Page(HTMLParser):
-    """A page as rows of cells, captions, images and all tags."""
+    """Collects the cells, captions, images and tags of a page."""
 
     def __init__(self, text):
         super().__init__()
