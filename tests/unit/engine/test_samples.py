@@ -61,7 +61,7 @@ def test_masks_are_checked_after_loading():
 
 
 @pytest.mark.parametrize(
-    'mask, expected',
+    'mask, reason',
     [
         (np.zeros((4, 4)), None),
         (np.full((4, 4), 255), None),
@@ -71,12 +71,12 @@ def test_masks_are_checked_after_loading():
         (None, None),
     ],
 )
-def test_mask(mask, expected):
+def test_mask(mask, reason):
     masks = Images(pipeline=[], metainfo=dict(classes=('a', 'b')), serialize_data=False)
     masks.ignore_index = 255
     data = dict(gt_seg_map=mask, ori_shape=(4, 4))
-    if expected is None:
+    if reason is None:
         assert MaskCheck(masks)(data) is data
     else:
-        with pytest.raises(ValueError, match=expected):
+        with pytest.raises(ValueError, match=reason):
             MaskCheck(masks)(data)
