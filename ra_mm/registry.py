@@ -28,6 +28,6 @@ RUNNERS = Registry(
     'runner', parent=MMENGINE_RUNNERS, scope='ra_mm', locations=['ra_mm.engine.runner']
 )
 
-# The layers need PyTorch alone and do not know the registry.
+# The layers need only PyTorch and do not know the registry.
 for layer in layers.NAMES.values():
     MODELS.register_module(module=layer)

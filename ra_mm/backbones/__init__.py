@@ -1,3 +1,5 @@
+"""ResNets, ResNeXts, MobileNetV2, and converted backbones with attention."""
+
 from .converted import build_converted
 from .mobilenet_v2 import RAMobileNetV2
 from .resnet import RAResNet, RAResNeXt

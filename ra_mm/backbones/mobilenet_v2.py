@@ -19,7 +19,7 @@ class RAMobileNetV2(StrictPretrained, mobilenet_v2.MobileNetV2):
     computes what mmpretrain's (and torchvision's) MobileNetV2 computes.
 
     A ``Pretrained`` init is strict, see :class:`.StrictPretrained`; it
-    takes torchvision's checkpoints, too.
+    also takes torchvision's checkpoints.
 
     Args:
         widen_factor (float): Width multiplier, 0.5, 0.75 and 1 in the paper.

@@ -19,7 +19,7 @@ from ra_mm.validation import check_arg, one_of
 
 
 class StrictPretrained(BaseModule):
-    """Mixin for backbones: ``Pretrained`` weights fit completely, or it raises.
+    """Mixin that makes the ``Pretrained`` initialization of a backbone strict.
 
     ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)`` takes the
     path or URL of a checkpoint of this backbone, of the plain one (its

@@ -74,7 +74,7 @@ class RAResNeXt(RAResNet, resnext.ResNeXt):
     Args:
         depth (int): 50, 101 or 152.
         groups (int): Groups of the 3x3 convolutions. Defaults to 32.
-        width_per_group (int): Their channels in a group, in the first stage.
+        width_per_group (int): Channels in a group in the first stage.
             Defaults to 4.
         **kwargs: As for :class:`RAResNet`.
     """

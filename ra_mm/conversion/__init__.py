@@ -1,6 +1,6 @@
-"""Attention in the residual blocks of a model that exists already.
+"""Put an attention into the residual blocks of an existing model.
 
-It needs PyTorch alone: libraries are known by the names of their classes.
+It needs only PyTorch: libraries are recognized by the names of their classes.
 """
 
 from collections import Counter
@@ -50,8 +50,8 @@ def convert(
     reverse attention, anneal its temperature: :class:`ra_mm.TempSchedule`.
 
     An attention has the device, the floating point type and the training mode
-    of its block. In a block whose parameters are all frozen it is frozen, too:
-    the block then goes on computing what it computes now.
+    of its block. In a block whose parameters are all frozen it is frozen as well,
+    so that the block computes what it computed before.
 
     The known blocks are those of mmpretrain, mmdet, mmseg, torchvision and
     timm listed in docs/conversion.md; :func:`.add_rule` and :func:`.add_chain`

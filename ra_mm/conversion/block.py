@@ -13,7 +13,7 @@ from .rules import Rule, find_rule, full_name
 
 
 class AttentionBlock:
-    """Mixin that replaces the sum of a residual block by its ``attention``.
+    """Mixin that replaces the sum of a residual block with its ``attention``.
 
     This is the only forward pass of all attention blocks: the rule computes the
     residual branch up to the last norm, the shortcut and the activation, and
@@ -40,13 +40,13 @@ class AttentionBlock:
                 )
             return self.attention.tail(z, norm, shortcut, act)
 
-        # OpenMMLab's blocks checkpoint themselves, others' are checkpointed.
+        # OpenMMLab's blocks checkpoint themselves; those of others are checkpointed.
         if getattr(self, 'with_cp', False) and x.requires_grad:
             return cp.checkpoint(inner_forward, x, use_reentrant=False)
         return inner_forward(x)
 
     def __reduce_ex__(self, protocol):
-        """By the name of its own class: the subclass is made at run time."""
+        """Pickle by the name of the original class, since the subclass is made at run time."""
         reduced = super().__reduce_ex__(max(protocol, 2))
         return _new_block, (self.plain_class,), *reduced[2:]
 
@@ -73,7 +73,7 @@ def _attention_class(cls: Any, rule: Rule) -> Any:
 
 
 def _new_block(cls: Any) -> nn.Module:
-    """An attention block without its state, for copy and pickle."""
+    """Create an attention block without its state, for copy and pickle."""
     rule = find_rule(cls)
     if rule is None:
         raise ValueError(

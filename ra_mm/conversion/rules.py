@@ -28,7 +28,7 @@ def add_rule(
     channels: Callable[[Any], int],
     has_shortcut: Callable[[Any], bool] = lambda block: True,
 ) -> Callable:
-    """Teach :func:`ra_mm.convert` a kind of residual block.
+    """Register how :func:`ra_mm.convert` converts a kind of residual block.
 
     It decorates the function that computes the operands of the sum: a block
     ``y = act(norm(z) + shortcut)`` becomes ``y = act(attention(norm(z),
@@ -88,7 +88,7 @@ def add_chain(
     act: str = '',
     has_shortcut: Callable[[Any], bool] = lambda block: True,
 ) -> None:
-    """A rule for blocks whose branches are chains of their modules.
+    """Register a rule for blocks whose branches are chains of their modules.
 
     For example::
 
@@ -135,7 +135,7 @@ def add_chain(
 
 
 def find_rule(cls: type) -> Rule | None:
-    """The rule for this class of blocks, if there is one."""
+    """Return the rule for this class of blocks, if there is one."""
     # A subclass with a forward of its own may compute anything.
     cls = next((c for c in cls.__mro__ if 'forward' in vars(c)), cls)
     return _RULES.get(cls) or _RULES.get(full_name(cls))
@@ -146,7 +146,7 @@ def full_name(cls: type) -> str:
 
 
 def absent_classes() -> list[str]:
-    """Classes that rules name and that their modules, if imported, do not have."""
+    """List classes that rules name but that their imported modules do not have."""
     absent = []
     for cls in _RULES:
         if isinstance(cls, str):

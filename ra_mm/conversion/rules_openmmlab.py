@@ -29,7 +29,7 @@ add_chain(
     *_backbones('resnet.Bottleneck'),
     branch=f'{CONV1} conv2 norm2 relu {CONV3}',
     after=AFTER,
-    # DetectoRS calls its blocks by a second method, too.
+    # DetectoRS also calls its blocks by a second method.
     has_shortcut=lambda block: not hasattr(block, 'rfp_forward'),
     **RESNET,
 )
@@ -49,7 +49,7 @@ add_chain(
 
 @add_rule(
     *_backbones('res2net.Bottle2neck', 'mmpretrain', 'mmdet'),
-    # Plugins are mmdet's, and nobody's yet.
+    # mmdet's has plugins, which nothing uses yet.
     has_shortcut=lambda block: not getattr(block, 'with_plugins', False),
     channels=lambda block: block.conv3.out_channels,
 )

@@ -25,8 +25,8 @@ class TempAnnealingHook(Hook):
     from iteration ``length`` on temp = end.
 
     temp depends only on the progress of the training, so a resumed run
-    continues as if it had never stopped; where epochs count, also with another
-    batch size. The hook sets the temp of all M-GRN gates of the model, wrapped
+    continues as if it had never stopped, even with another batch size if
+    ``length`` is in epochs. The hook sets the temp of all M-GRN gates of the model, wrapped
     or compiled, and of the averaged model of an EMAHook, and logs it beside
     the loss.
 
@@ -86,7 +86,7 @@ class TempAnnealingHook(Hook):
                 runner.logger.info(f'RA starts from trained weights with temp = {temp}')
         self.start_temp = hub.get_info(START_TEMP, self.start)
 
-        # The part of one unit of length, an epoch or an iteration.
+        # In units of length: epochs or iterations.
         self.fraction_per_iter = 1 / _iters_per_epoch(runner) if self.by_epoch else 1
         iters = round(self.length / self.fraction_per_iter)
         if self.start_temp > self.end and iters > runner.max_iters:

@@ -1,4 +1,4 @@
-"""An adapter: any attention that maps a feature map to one of the same shape."""
+"""An adapter for attentions that map a feature map to one of the same shape."""
 
 import importlib
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from .residual_sum import ResidualSum
 
 
 class OnResidual(ResidualSum):
-    """``y = A(F(x)) + x`` for an attention A of another library or one's own.
+    """``y = A(F(x)) + x`` for an attention A from another library or your own.
 
     Args:
         channels (int): Channels C of F(x) and of x.
@@ -29,7 +29,9 @@ class OnResidual(ResidualSum):
         build = _find(layer) if isinstance(layer, str) else layer
         self.layer = build(channels, **kwargs)
         if not isinstance(self.layer, nn.Module):
-            raise ValueError(f'layer={layer!r} returned {self.layer!r}, no nn.Module')
+            raise ValueError(
+                f'layer={layer!r} returned {self.layer!r}, not an nn.Module'
+            )
 
     def forward(self, F: Tensor, x: Tensor) -> Tensor:
         A = self.layer(F)

@@ -93,12 +93,12 @@ class TempSchedule:
 
 
 def temp_at(progress: float, start: float, end: float) -> float:
-    """temp after this part of the annealing, from 0 at its start to 1 at its end."""
+    """Return temp at a fraction of the annealing: 0 is its start, 1 its end."""
     return end + (start - end) * max(0.0, 1 - progress)
 
 
 def first_temp(gates: Sequence[MGRN], start: float, end: float) -> float:
-    """The temp to start from: that of the weights, if they are trained.
+    """Return the temp to start from: that of the weights, if they are trained.
 
     Annealing delays G until F is trained, so it belongs to a gamma that starts
     at 0. Where any gamma is not 0, from pre-training or when a model is

@@ -197,7 +197,7 @@ def test_on_residual_of_a_library(layer, kwargs):
         ('no_such.Layer', 'no_such'),
         ('torch.nn.NoLayer', 'NoLayer'),
         ('Layer', "layer='Layer'"),
-        (lambda channels: channels, 'no nn.Module'),
+        (lambda channels: channels, 'nn.Module'),
         (lambda channels: nn.AdaptiveAvgPool2d(1), r'\(2, 4, 5, 5\) to \(2, 4, 1, 1\)'),
     ],
 )
