@@ -9,7 +9,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from ra_mm.ops import bn_tail, tail
-from ra_mm.ops.dispatch import has_hooks, is_plain_bn, path_applies
+from ra_mm.ops.dispatch import has_hooks, is_plain_bn, note_tail, path_applies
 
 from .m_grn import MGRN
 from .residual_sum import ResidualSum
@@ -51,6 +51,7 @@ class ReverseAttention(ResidualSum):
             or has_hooks(gate)
         ):
             return super().tail(z, norm, x, act)
+        note_tail(self, z, norm, x, act)
         relu = type(act) is nn.ReLU and not has_hooks(act)
         scale = gate.gamma / gate.temp
         if path_applies('fused', z, x, scale) and is_plain_bn(norm, z):

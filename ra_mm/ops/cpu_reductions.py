@@ -1,11 +1,12 @@
-"""Sums over the planes of a feature map, with fast versions for a CPU.
+"""Sums over the planes of a feature map in few passes over the memory.
 
 In eager mode on a CPU some of PyTorch's reductions over H and W are many times
 slower than others (a norm over a channels-last map by a factor of 35), so the
 kernels of its batch norm stand in for them; and a temporary that does not fit
 into the cache costs more than its arithmetic, so that a batch is processed a
-few images at a time. On other devices, and under torch.compile, each function
-here is its plain definition.
+few images at a time. On other devices the kernels of batch norm sum products
+of contiguous maps, in float32 without a temporary. Otherwise, and under
+torch.compile, each function here is its plain definition.
 """
 
 from collections.abc import Iterable
@@ -29,8 +30,7 @@ def accum_dtype(t: Tensor) -> torch.dtype:
 def plane_norm(F: Tensor) -> Tensor:
     """||F_nc||_2 over H and W, (N, C)."""
     if _is_eager_cpu(F) and not F.is_contiguous():
-        zero = torch.zeros(F.shape[:2], dtype=accum_dtype(F))
-        return plane_sums(F, F, zero)[1].sqrt()
+        return plane_dot(F, F).sqrt()
     return vector_norm(F, 2, dim=(2, 3), dtype=accum_dtype(F))
 
 
@@ -42,9 +42,7 @@ def plane_moments(z: Tensor) -> tuple[Tensor, Tensor]:
         return m, V * S
     if z.is_contiguous():
         m = z.mean(dim=(2, 3), dtype=accum_dtype(z))
-        norms = [
-            plane_norm(z_i - m_i[..., None, None]) for z_i, m_i in batch_chunks(z, m)
-        ]
+        norms = [plane_norm(z_i - per_plane(m_i)) for z_i, m_i in batch_chunks(z, m)]
         return m, torch.cat(norms).square()
     stats = [
         torch.batch_norm_update_stats(z_i.to(accum_dtype(z)), None, None, 0)
@@ -56,15 +54,42 @@ def plane_moments(z: Tensor) -> tuple[Tensor, Tensor]:
 
 def plane_sums(g: Tensor, t: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
     """sum g and sum g (t - m) of each plane, both (N, C), in the dtype of m."""
-    if not _is_eager_cpu(g):
-        g, t = g.to(m.dtype), t.to(m.dtype)
-        return g.sum(dim=(2, 3)), (g * (t - m[..., None, None])).sum(dim=(2, 3))
-    if g.is_contiguous() and t.is_contiguous():
+    if _is_eager(g) and g.is_contiguous() and t.is_contiguous():
         s0, s1 = _bn_sums(g.flatten(0, 1)[None], t.flatten(0, 1)[None], m.flatten())
         return s0.view_as(m), s1.view_as(m)
-    sums = [_bn_sums(*image) for image in zip(g.split(1), t.split(1), m)]
-    s0, s1 = (torch.stack(s) for s in zip(*sums))
-    return s0, s1
+    if _is_eager_cpu(g):
+        sums = [_bn_sums(*image) for image in zip(g.split(1), t.split(1), m)]
+        s0, s1 = (torch.stack(s) for s in zip(*sums))
+        return s0, s1
+    # Operands of a lower precision are converted as they are read.
+    s1 = (g * (t - per_plane(m))).sum(dim=(2, 3))
+    return g.sum(dim=(2, 3), dtype=m.dtype), s1
+
+
+def plane_dot(g: Tensor, t: Tensor) -> Tensor:
+    """sum g t of each plane, (N, C), in the dtype to accumulate in."""
+    dtype = accum_dtype(g)
+    contiguous = g.is_contiguous() and t.is_contiguous()
+    if _is_eager_cpu(g) or (_is_eager(g) and contiguous):
+        zero = torch.zeros(g.shape[:2], dtype=dtype, device=g.device)
+        return plane_sums(g, t, zero)[1]
+    return (g.to(dtype) * t).sum(dim=(2, 3))
+
+
+def plane_affine_(g: Tensor, z: Tensor, a: Tensor, A: Tensor, B: Tensor) -> None:
+    """g := a g + A z + B, with a of shape (C,), A and B (N, C)."""
+    if _is_eager(g) and not _is_eager_cpu(g):  # two passes, one rounding
+        sum_ = torch.addcmul(per_plane(B), z, per_plane(A))
+        torch.addcmul(sum_, g, per_plane(a), out=g)
+        return
+    for g_i, z_i, A_i, B_i in batch_chunks(g, z, A, B):
+        sum_ = g_i.to(a.dtype).mul_(per_plane(a))
+        g_i.copy_(sum_.addcmul_(z_i, per_plane(A_i)).add_(per_plane(B_i)))
+
+
+def per_plane(t: Tensor) -> Tensor:
+    """A value of each plane or channel, to broadcast over H and W."""
+    return t[..., None, None]
 
 
 def batch_chunks(*tensors: Tensor) -> Iterable:
@@ -76,6 +101,10 @@ def batch_chunks(*tensors: Tensor) -> Iterable:
     return zip(*(t.split(images) for t in tensors))
 
 
+def _is_eager(t):
+    return t.device.type in ('cpu', 'cuda') and not is_compiling()
+
+
 def _is_eager_cpu(t):
     return t.device.type == 'cpu' and not is_compiling()
 
@@ -84,15 +113,6 @@ def _bn_sums(g, t, m):
     """Batch norm's gradients of bias and weight are these sums."""
     one = torch.ones_like(m)
     _, s1, s0 = aten.native_batch_norm_backward(
-        g.to(m.dtype),
-        t.to(m.dtype),
-        one,
-        None,
-        None,
-        m,
-        one,
-        True,
-        0,
-        [False, True, True],
+        g, t, one, None, None, m, one, True, 0, [False, True, True]
     )
     return s0, s1

@@ -1,22 +1,26 @@
 """Which implementation computes the tail of a block, and how to force one.
 
-All paths compute the same values to rounding, second derivatives included.
-:meth:`ra_mm.layers.ReverseAttention.tail` takes the first that applies:
+All paths compute the same values to rounding, second derivatives included:
 
-1. 'compiled', only if asked for: the two below through :func:`torch.compile`,
-   for a model that is not compiled as a whole.
-2. 'fused', :func:`.bn_tail`: the norm is exactly a BatchNorm2d.
-3. 'given', :func:`.tail`: any other norm; F is kept for the backward pass.
-4. 'reference': the paper's equations one by one, as plain PyTorch. It serves
-   the variants of the ablations, modules with hooks, tracing and export,
-   ``torch.func`` and forward-mode AD.
+- 'reference': the paper's equations one by one, as plain PyTorch. It serves
+  the variants of the ablations, modules with hooks, tracing and export,
+  ``torch.func`` and forward-mode AD.
+- 'given', :func:`.tail`: after any norm; F is kept for the backward pass.
+- 'fused', :func:`.bn_tail`: the norm is exactly a BatchNorm2d, and part of it.
+- 'compiled': 'fused' and 'given' through :func:`torch.compile`, in a model that
+  is not compiled as a whole.
+
+:meth:`ra_mm.layers.ReverseAttention.tail` takes the last of these that applies
+and that :func:`max_path` allows: the path of :func:`set_path`, if there is one;
+where gradients are needed that of :func:`set_training_path`; otherwise 'fused',
+but 'given' for gradients on a GPU without compilation, where it is faster.
 """
 
 import functools
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeGuard
 
 import torch
@@ -29,8 +33,12 @@ try:  # whether torch.compile or torch.export traces this call
 except ImportError:  # before PyTorch 2.3
     from torch._dynamo import is_compiling
 
+try:
+    from torch.fx.experimental import _config as fx_config
+except ImportError:
+    fx_config = None
+
 PATHS = ('reference', 'given', 'fused', 'compiled')
-DEFAULT = 'fused'
 ENV = 'RA_MM_TAIL'  # RA_MM_TAIL=compiled python tools/train.py ...
 
 # The dicts that nn.Module.__call__ consults: while all are empty, calling a
@@ -49,30 +57,45 @@ GLOBAL_HOOKS = (
 )
 
 
-_max_path = DEFAULT
+_forced_path: str | None = None
+_training_path: str | None = None
 
 
-def set_path(path: str) -> None:
+def set_path(path: str | None) -> None:
     """Use at most this path from now on, in this process.
 
     Args:
-        path (str): One of :data:`PATHS`. Where it does not apply, the next
-            simpler one that does is used.
+        path (str, optional): One of :data:`PATHS`. Where it does not apply, the
+            next simpler one that does is used. None returns to the default.
 
     Raises:
         ValueError: If there is no such path.
     """
-    global _max_path
-    if path not in PATHS:
+    global _forced_path
+    _check(path)
+    _forced_path = path
+
+
+def set_training_path(path: str | None) -> None:
+    """Like :func:`set_path`, where gradients are needed and no path is forced.
+
+    Models that are compiled as a whole keep 'fused'.
+    """
+    global _training_path
+    _check(path)
+    _training_path = path
+
+
+def _check(path):
+    if path is not None and path not in PATHS:
         expected = ', '.join(map(repr, PATHS))
         raise ValueError(f'path={path!r}: expected one of {expected}')
-    _max_path = path
 
 
 @contextmanager
 def force_path(path: str) -> Iterator[None]:
     """:func:`set_path` for the duration of a ``with`` block."""
-    before = _max_path
+    before = _forced_path
     set_path(path)
     try:
         yield
@@ -80,9 +103,19 @@ def force_path(path: str) -> Iterator[None]:
         set_path(before)
 
 
-def get_path() -> str:
-    """The path that is used at most."""
-    return _max_path
+def get_path() -> str | None:
+    """The path of :func:`set_path`, or None."""
+    return _forced_path
+
+
+def max_path(*inputs: Tensor) -> str:
+    """The path that is used at most for these inputs of a tail."""
+    if _forced_path is not None:
+        return _forced_path
+    learns = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
+    if is_compiling() or not learns:
+        return 'fused'
+    return _training_path or ('given' if inputs[0].is_cuda else 'fused')
 
 
 def path_applies(path: str, F: Tensor, x: Tensor, scale: Tensor) -> bool:
@@ -94,10 +127,10 @@ def path_applies(path: str, F: Tensor, x: Tensor, scale: Tensor) -> bool:
         x (Tensor): The shortcut.
         scale (Tensor): gamma / temp.
     """
-    if PATHS.index(path) > PATHS.index(_max_path):
-        return False
     if any(type(t) not in (Tensor, nn.Parameter) for t in (F, x)):
         return False  # subclasses, proxies of torch.fx
+    if PATHS.index(path) > PATHS.index(max_path(F, x, scale)):
+        return False
     if F.shape != x.shape or F.dtype != x.dtype or F.numel() == 0:
         return False
     if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
@@ -126,14 +159,75 @@ def has_hooks(m: nn.Module) -> bool:
     )
 
 
+_observer: Callable | None = None
+
+
+@contextmanager
+def observe_tails(observer: Callable) -> Iterator[None]:
+    """Call ``observer(layer, z, norm, x, act)`` before each tail.
+
+    Layers that always take the reference path are left out, and so are models
+    that are compiled as a whole.
+    """
+    global _observer
+    _observer = observer
+    try:
+        yield
+    finally:
+        _observer = None
+
+
+def note_tail(*args) -> None:
+    """Tell the observer, if there is one."""
+    if _observer is not None and not is_compiling():
+        _observer(*args)
+
+
+class CompilationFailed(UserWarning):
+    """The tails cannot be compiled here and run eagerly."""
+
+
+_compilation_failed = False
+
+
 def maybe_compiled(function: Callable, compiled: bool) -> Callable:
-    """The function, or its one compiled version for all layers."""
-    return _compile(function) if compiled else function
+    """The function, or its one compiled version for all layers and shapes."""
+    if not compiled or _compilation_failed or is_compiling():
+        return function
+    return functools.partial(_run_compiled, function)
+
+
+def _run_compiled(function, *args):
+    global _compilation_failed
+    # Sizes of parameters would be constants.
+    args = [a.detach() if isinstance(a, Tensor) else a for a in args]
+    try:
+        with _shapes_independent():
+            return _compile(function)(*args)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as e:  # of any of the compilers
+        _compilation_failed = True
+        reason = str(e).strip().partition('\n')[0]
+        warnings.warn(
+            'the tails of reverse attention cannot be compiled and run eagerly: '
+            f'{type(e).__name__}: {reason}',
+            CompilationFailed,
+            stacklevel=2,
+        )
+    return function(*args)
 
 
 @functools.cache
 def _compile(function):
-    return torch.compile(function)
+    return torch.compile(function, dynamic=True)
+
+
+def _shapes_independent():
+    """One graph serves all shapes, also if some sizes were equal at first."""
+    if fx_config is None or not hasattr(fx_config, 'use_duck_shape'):
+        return nullcontext()
+    return fx_config.patch(use_duck_shape=False)
 
 
 if ENV in os.environ:

@@ -19,11 +19,14 @@ from torch.nn.functional import batch_norm
 from .cpu_reductions import (
     accum_dtype,
     batch_chunks,
+    per_plane,
+    plane_affine_,
+    plane_dot,
     plane_moments,
     plane_norm,
     plane_sums,
 )
-from .dispatch import get_path, is_compiling, maybe_compiled
+from .dispatch import is_compiling, max_path, maybe_compiled
 
 aten = torch.ops.aten
 
@@ -46,7 +49,8 @@ def tail(
     Returns:
         Tensor: y of the same shape and dtype.
     """
-    return _Tail.apply(F, x, scale, eps, relu, get_path() == 'compiled')
+    compiled = max_path(F, x, scale) == 'compiled'
+    return _Tail.apply(F, x, scale, eps, relu, compiled)
 
 
 class _Tail(Function):
@@ -74,18 +78,18 @@ class _Tail(Function):
 def _forward(F, x, s, eps, relu):
     n = plane_norm(F)
     _, _, G = _gate(n, s, eps)
-    y = torch.addcmul(F, x, _per_plane(G).to(x.dtype))  # Eq. 2
+    y = torch.addcmul(F, x, per_plane(G).to(x.dtype))  # Eq. 2
     return (y.relu_() if relu else y), n
 
 
 def _backward(dy, F, x, s, y, n, eps):
     inv, u, G = _gate(n, s, eps)
     g = dy.clone() if y is None else aten.threshold_backward(dy, y, 0)
-    _, s2 = plane_sums(g, x, torch.zeros_like(n))  # sum g x
+    s2 = plane_dot(g, x)
     ds, kappa = _gate_backward(s2, n, inv, u, s)
-    dx = g * _per_plane(G).to(x.dtype)
+    dx = g * per_plane(G).to(x.dtype)
     for g_i, F_i, kappa_i in batch_chunks(g, F, kappa):
-        g_i.addcmul_(F_i, _per_plane(kappa_i))  # dF
+        g_i.addcmul_(F_i, per_plane(kappa_i))  # dF
     return g, dx, ds
 
 
@@ -135,7 +139,7 @@ def bn_tail(
         bn.eps,
         eps,
         relu,
-        get_path() == 'compiled',
+        max_path(z, x, scale) == 'compiled',
     )
     if bn.training and bn.track_running_stats:
         _update_running_stats(bn, mu, V, z.numel() // z.shape[1])
@@ -208,9 +212,9 @@ def _bn_backward(dy, z, x, s, w, b, y, mu, V, m, Q, of_batch, eps_bn, eps):
     g = dy.clone() if y is None else aten.threshold_backward(dy, y, 0)
     s0, s1 = plane_sums(g, z, m)
     s1 = s1 + d * s0  # sum g (z - mu)
-    _, s2 = plane_sums(g, x, torch.zeros_like(m))  # sum g x
+    s2 = plane_dot(g, x)
     ds, kappa = _gate_backward(s2, n, inv, u, s)
-    dx = g * _per_plane(G).to(x.dtype)
+    dx = g * per_plane(G).to(x.dtype)
     # dF = g + kappa F is never formed: its sums follow from those of g.
     db = (s0 + kappa * S * fbar).sum(dim=0)  # sum dF
     T = (s1 + kappa * (a * Q + S * d * fbar)).sum(dim=0)  # sum dF (z - mu)
@@ -218,9 +222,7 @@ def _bn_backward(dy, z, x, s, w, b, y, mu, V, m, Q, of_batch, eps_bn, eps):
     # dz = a (dF - c0 - c1 (z - mu)) = a g + A z + B
     A = a * (kappa * a - c1)
     B = a * (kappa * fbar - c0 - c1 * d) - A * m
-    for g_i, z_i, A_i, B_i in batch_chunks(g, z, A, B):
-        dz = g_i.to(a.dtype).mul_(_per_plane(a))
-        g_i.copy_(dz.addcmul_(z_i, _per_plane(A_i)).add_(_per_plane(B_i)))
+    plane_affine_(g, z, a, A, B)
     return g, dx, ds, None if w is None else r * T, None if b is None else db
 
 
@@ -255,14 +257,10 @@ def _gate_backward(s2, n, inv, u, s):
 def _sum_into_F(F, x, G, relu):
     """Eq. 2, in place."""
     for F_i, x_i, G_i in batch_chunks(F, x, G):
-        F_i.addcmul_(x_i, _per_plane(G_i).to(x.dtype))
+        F_i.addcmul_(x_i, per_plane(G_i).to(x.dtype))
         if relu:
             F_i.relu_()
     return F
-
-
-def _per_plane(t):
-    return t[..., None, None]
 
 
 # Second derivatives: differentiate the plain equations instead
@@ -291,5 +289,5 @@ def _differentiable(function, dy, *inputs):
 def _reference(F, x, s, eps, relu):
     n = vector_norm(F, 2, dim=(2, 3), dtype=accum_dtype(F))  # Eq. 3
     _, _, G = _gate(n, s, eps)
-    y = F + _per_plane(G).to(x.dtype) * x  # Eq. 2
+    y = F + per_plane(G).to(x.dtype) * x  # Eq. 2
     return y.relu() if relu else y

@@ -1,0 +1,326 @@
+"""Find the path that is fastest for the tails of a model, by measurement.
+
+::
+
+    from ra_mm.ops import set_training_path
+    from ra_mm.ops.tuning import fastest_path
+
+    choice = fastest_path(model, lambda m: m(images), steps=90_000)
+    print(choice)
+    set_training_path(choice.path)
+
+The model itself runs as a copy and for one forward pass, which tells the
+shapes, dtypes, layouts and autocast of its tails. Then all of them run forward
+and backward on random tensors, as in a step, path beside path.
+"""
+
+import copy
+import importlib.util
+import os
+import random
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .dispatch import (
+    CompilationFailed,
+    force_path,
+    has_hooks,
+    is_plain_bn,
+    observe_tails,
+)
+
+# In this order where their times are equal to within MARGIN: 'fused' keeps the
+# fewest activations and needs no compiler.
+PREFERENCE = ('fused', 'compiled', 'given', 'reference')
+MARGIN = 0.03
+# Compilation is tried if this part of the tails' time in the whole run exceeds
+# the time that it may take: 15 to 37 s were measured on a GPU.
+COMPILED_SAVING = 0.1
+COMPILATION_S = 60
+ROUNDS = 3, 10  # at least and at most
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The fastest path, and the measurement behind it.
+
+    Attributes:
+        path (str): The path to take.
+        seconds (dict[str, float]): For each path, the time of all tails of one
+            step, forward and backward.
+        notes (dict[str, str]): For each path that was not measured, why.
+    """
+
+    path: str
+    seconds: dict[str, float]
+    notes: dict[str, str]
+
+    def __str__(self) -> str:
+        times = [f'{path} {1e3 * s:.4g} ms' for path, s in self.seconds.items()]
+        times += [f'{path}: {why}' for path, why in self.notes.items()]
+        return (
+            f'The RA tails of a training step take: {", ".join(times)}. '
+            f'Path {self.path!r} is used; another path differs in the last digits'
+        )
+
+
+@dataclass(frozen=True)
+class TailCall:
+    """One call of :meth:`ra_mm.layers.ReverseAttention.tail`."""
+
+    layer: nn.Module
+    norm: Callable
+    act: Callable
+    z: 'TensorSpec'
+    x: 'TensorSpec'
+    autocast: torch.dtype | None
+
+    def __call__(self, z: Tensor, x: Tensor) -> Tensor:
+        with torch.autocast(
+            z.device.type, self.autocast, enabled=self.autocast is not None
+        ):
+            return self.layer.tail(z, self.norm, x, self.act)
+
+    def learning(self) -> list[Tensor]:
+        """The parameters that get a gradient."""
+        modules = [m for m in (self.layer, self.norm) if isinstance(m, nn.Module)]
+        return [p for m in modules for p in m.parameters() if p.requires_grad]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What a random tensor must have in common with one of the model's."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+    memory_format: torch.memory_format
+    requires_grad: bool
+
+    @classmethod
+    def of(cls, t: Tensor) -> 'TensorSpec':
+        last = torch.channels_last
+        plain = t.is_contiguous() or not t.is_contiguous(memory_format=last)
+        memory_format = torch.contiguous_format if plain else last
+        return cls(t.shape, t.dtype, t.device, memory_format, t.requires_grad)
+
+    def random(self, generator: torch.Generator) -> Tensor:
+        t = torch.empty(
+            self.shape,
+            dtype=self.dtype,
+            device=self.device,
+            memory_format=self.memory_format,
+        )
+        return t.normal_(generator=generator).requires_grad_(self.requires_grad)
+
+
+def fastest_path(
+    model: nn.Module, forward: Callable[[nn.Module], object], steps: int = 0
+) -> Choice:
+    """Measure the paths on a model's own tails.
+
+    Weights, running statistics and the states of the random number generators
+    stay as they are.
+
+    Args:
+        model (nn.Module): The model in training mode.
+        forward (callable): Called with a copy of the model, runs one forward
+            pass of a training step, under autocast if the training is.
+        steps (int): How many training steps will follow. Compilation is tried
+            only if they are enough to earn it back, see
+            :func:`compilation_pays`. Defaults to 0, no compilation.
+
+    Returns:
+        Choice: For :func:`.set_training_path`.
+
+    Raises:
+        ValueError: If the model has no tail with a choice of paths.
+    """
+    calls = record_tails(model, forward)
+    if not calls:
+        raise ValueError(
+            'the model has no reverse attention with a choice of paths: expected '
+            'a ReverseAttention with its default gate and no hooks, which is not '
+            'compiled as part of the model'
+        )
+    return choose(calls, steps)
+
+
+def record_tails(
+    model: nn.Module, forward: Callable[[nn.Module], object]
+) -> list[TailCall]:
+    """Run a forward pass of a copy of the model, and note its tails."""
+    calls = []
+
+    def note(layer, z, norm, x, act):
+        # Another norm costs the same on all paths, and may wait for other
+        # processes; so may what hooks do.
+        norm = norm if is_plain_bn(norm, z) else nn.Identity()
+        act = act if type(act) is nn.ReLU and not has_hooks(act) else nn.Identity()
+        calls.append(
+            TailCall(
+                layer, norm, act, TensorSpec.of(z), TensorSpec.of(x), _autocast_dtype(z)
+            )
+        )
+
+    with random_states_kept(), torch.enable_grad(), observe_tails(note):
+        forward(copy.deepcopy(model))
+    return calls
+
+
+def choose(calls: list[TailCall], steps: int) -> Choice:
+    """Measure the paths that apply, and compilation where it pays."""
+    fused = any(
+        is_plain_bn(c.norm, torch.empty(c.z.shape, device='meta')) for c in calls
+    )
+    eager = ['reference', 'given', *(['fused'] if fused else [])]
+    device = calls[0].z.device
+    try:
+        inputs = _inputs(calls)
+        seconds, notes = measure(calls, inputs, eager)
+        if not seconds:
+            raise torch.cuda.OutOfMemoryError('no path fits into the memory')
+        best = min(seconds.values())
+        if not compiler_available(device.type):
+            notes['compiled'] = 'no compiler'
+        elif not compilation_pays(best, steps):
+            notes['compiled'] = 'not tried for so few steps'
+        else:
+            # Beside the best eager path, so that both meet the same machine.
+            rival = min(seconds, key=seconds.get)
+            again, failed = measure(calls, inputs, [rival, 'compiled'])
+            notes |= failed
+            if 'compiled' in again:
+                ratio = again['compiled'] / again[rival]
+                seconds['compiled'] = ratio * seconds[rival]
+    finally:
+        inputs = None
+        if device.type == 'cuda':
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+    best = min(seconds.values())
+    path = next(p for p in PREFERENCE if seconds.get(p, 1e9) <= (1 + MARGIN) * best)
+    return Choice(path, seconds, notes)
+
+
+def measure(
+    calls: list[TailCall],
+    inputs: list[list[Tensor]],
+    paths: list[str],
+    limit_s: float = 2.0,
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Time one step of all tails on each path.
+
+    In each round every path runs once, and which goes first alternates; the
+    figure is the shortest time. After ``limit_s`` no round starts, but for the
+    first 3.
+
+    Returns:
+        tuple: The seconds of each path, and the reasons of those that failed.
+    """
+    failed = {}
+    for path in paths:  # warm up, and compile
+        with warnings.catch_warnings():
+            warnings.simplefilter('error', CompilationFailed)
+            try:
+                _seconds(calls, inputs, path)
+            except torch.cuda.OutOfMemoryError:
+                failed[path] = 'out of memory'
+            except CompilationFailed as e:
+                failed[path] = str(e)
+    times = {path: [] for path in paths if path not in failed}
+    start = time.perf_counter()
+    for i in range(ROUNDS[1]):
+        if i >= ROUNDS[0] and time.perf_counter() - start > limit_s:
+            break
+        for path in list(times)[:: 1 if i % 2 else -1]:
+            times[path].append(_seconds(calls, inputs, path))
+    return {path: min(values) for path, values in times.items()}, failed
+
+
+def compilation_pays(step_s: float, steps: int) -> bool:
+    """Whether a tenth of the tails' time in the run exceeds a minute.
+
+    Args:
+        step_s (float): The time of all tails in one step, uncompiled.
+        steps (int): The steps of the run.
+    """
+    return COMPILED_SAVING * step_s * steps > COMPILATION_S
+
+
+def compiler_available(device_type: str) -> bool:
+    """Whether :func:`torch.compile` finds its compiler: triton, or one for C++."""
+    if device_type == 'cuda':
+        return importlib.util.find_spec('triton') is not None
+    compilers = [os.environ.get('CXX', 'g++'), 'clang++', 'cl']
+    return device_type == 'cpu' and any(map(shutil.which, compilers))
+
+
+@contextmanager
+def random_states_kept() -> Iterator[None]:
+    """Restore the random number generators of Python, NumPy and PyTorch."""
+    np = sys.modules.get('numpy')
+    states = random.getstate(), np and np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(states[0])
+        if np:
+            np.random.set_state(states[1])
+
+
+def _inputs(calls):
+    """z, x and dy of each call; calls with the same shapes share them."""
+    generators, made = {}, {}
+    for call in calls:
+        key = call.z, call.x
+        if key not in made:
+            device = call.z.device
+            if device not in generators:
+                generators[device] = torch.Generator(device).manual_seed(0)
+            made[key] = [
+                spec.random(generators[device]) for spec in (call.z, call.x, call.x)
+            ]
+            made[key][2].requires_grad_(False)
+    return [made[call.z, call.x] for call in calls]
+
+
+def _seconds(calls, inputs, path):
+    device = calls[0].z.device
+    with force_path(path), torch.enable_grad():
+        start = _now(device)
+        outputs = [call(z, x) for call, (z, x, _) in zip(calls, inputs)]
+        for call, (z, x, dy) in list(zip(calls, inputs))[::-1]:
+            y = outputs.pop()  # frees the activations, as in a network
+            if y.requires_grad:
+                learning = [t for t in (z, x) if t.requires_grad] + call.learning()
+                torch.autograd.grad(y, learning, dy, allow_unused=True)
+        return _now(device) - start
+
+
+def _now(device):
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _autocast_dtype(t):
+    """The dtype of autocast, or None where it is off."""
+    kind = t.device.type
+    if hasattr(torch, 'get_autocast_dtype'):
+        enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+    elif kind == 'cpu':  # before PyTorch 2.4
+        enabled, dtype = torch.is_autocast_cpu_enabled(), torch.get_autocast_cpu_dtype()
+    else:
+        enabled, dtype = torch.is_autocast_enabled(), torch.get_autocast_gpu_dtype()
+    return dtype if enabled else None

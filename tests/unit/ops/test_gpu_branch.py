@@ -1,0 +1,95 @@
+"""The code for GPUs, run on a CPU."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from ra_mm.backbones import RAResNet
+from ra_mm.layers import ReverseAttention, force_path
+from ra_mm.ops import cpu_reductions
+
+FORMATS = [torch.contiguous_format, torch.channels_last]
+
+
+@pytest.fixture
+def as_on_gpu(monkeypatch):
+    """Call it to take a GPU's branches from then on."""
+    return lambda: monkeypatch.setattr(cpu_reductions, '_is_eager_cpu', lambda t: False)
+
+
+def tail(dtype, path, training, relu, memory_format, rounded_to=torch.float64):
+    """y, the gradients and the new statistics of a tail."""
+    g = torch.Generator().manual_seed(0)
+    layer, norm = ReverseAttention(6), nn.BatchNorm2d(6).train(training)
+    for p in (layer.gate.gamma, norm.weight, norm.bias, norm.running_mean):
+        p.data.normal_(generator=g)
+    z, x, dy = torch.randn(3, 3, 6, 17, 16, generator=g)
+    if dtype == torch.float64:
+        layer, norm = layer.double(), norm.double()
+    z, x, dy = (
+        t.to(rounded_to).to(dtype).to(memory_format=memory_format) for t in (z, x, dy)
+    )
+    z[0, 1] = 0
+    learns = [z.requires_grad_(), x.requires_grad_()]
+    with force_path(path):
+        y = layer.tail(z * 1, norm, x, nn.ReLU() if relu else nn.Identity())
+    learns += [*norm.parameters(), layer.gate.gamma]
+    return [y, *torch.autograd.grad(y, learns, dy), *norm.buffers()]
+
+
+@pytest.mark.parametrize('memory_format', FORMATS)
+@pytest.mark.parametrize('relu', [True, False])
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('path', ['fused', 'given'])
+def test_tail(path, training, relu, memory_format, as_on_gpu):
+    settings = path, training, relu, memory_format
+    expected = tail(torch.float64, *settings)
+    as_on_gpu()
+    for a, b in zip(tail(torch.float64, *settings), expected):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize('memory_format', FORMATS)
+@pytest.mark.parametrize('path', ['fused', 'given'])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float32])
+def test_precision(dtype, path, memory_format, as_on_gpu):
+    """Of a tail without ReLU, whose mask would differ: that of the equations."""
+
+    def errors(path):
+        found = tail(dtype, path, True, False, memory_format)
+        return [
+            (a.double() - b.double()).norm() / (1 + b.double().norm())
+            for a, b in zip(found, exact)
+        ]
+
+    exact = tail(torch.float64, 'reference', True, False, memory_format, dtype)
+    reference = errors('reference')
+    as_on_gpu()
+    eps = torch.finfo(dtype).eps
+    assert all(a <= 2 * b + eps for a, b in zip(errors(path), reference))
+
+
+@pytest.mark.parametrize('memory_format', FORMATS)
+@pytest.mark.parametrize('path', ['fused', 'given'])
+def test_training_step(path, memory_format, as_on_gpu):
+    """Loss, gradients and statistics of a ResNet-18 in float64."""
+    torch.manual_seed(0)
+    model = RAResNet(18, base_channels=8, stem_channels=8, norm_eval=False).double()
+    for name, p in model.named_parameters():
+        if name.endswith('gamma'):
+            nn.init.normal_(p, std=0.1)
+    images = torch.randn(2, 3, 64, 48).double().to(memory_format=memory_format)
+
+    def step():
+        m = copy.deepcopy(model).train().to(memory_format=memory_format)
+        with force_path(path):
+            loss = sum(y.square().mean() for y in m(images))
+        loss.backward()
+        grads = {k: p.grad for k, p in m.named_parameters()}
+        return dict(loss=loss, **grads, **dict(m.named_buffers()))
+
+    expected = step()
+    as_on_gpu()
+    torch.testing.assert_close(step(), expected, rtol=1e-7, atol=1e-9)
