@@ -38,18 +38,20 @@ def _run(
     checkpoint={},
     loop={},
     optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+    model=None,
+    inputs=None,
     **kwargs,
 ):
     """Train for some epochs of one iteration, or as many iterations."""
     loader = dict(
-        dataset=[dict(inputs=torch.ones(1))],
+        dataset=[dict(inputs=torch.ones(1) if inputs is None else inputs)],
         sampler=dict(type='DefaultSampler', shuffle=False),
         batch_size=1,
         num_workers=0,
     )
     sampler = loader['sampler'] if by_epoch else dict(type='InfiniteSampler')
     runner = SafeRunner(
-        model=Model(),
+        model=model or Model(),
         work_dir=str(folder),
         train_dataloader=dict(loader, sampler=sampler),
         val_dataloader=loader,

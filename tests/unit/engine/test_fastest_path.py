@@ -1,0 +1,171 @@
+"""The choice of the tails' path on the first batch of a training."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from torch import nn
+
+from ra_mm.engine import fastest_path
+from ra_mm.layers import ReverseAttention
+from ra_mm.ops import dispatch, force_path
+from ra_mm.ops.tuning import Choice
+
+
+class Block(BaseModel):
+    """An RA block that uses every random number generator."""
+
+    def __init__(self, ra=True):
+        super().__init__()
+        g = torch.Generator().manual_seed(0)
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.norm = nn.BatchNorm2d(3)
+        self.attention = ReverseAttention(3) if ra else None
+        self.act = nn.ReLU(inplace=True)
+        for p in self.parameters():
+            nn.init.normal_(p, generator=g)
+
+    def forward(self, inputs, mode):
+        x = torch.stack(inputs)
+        x = x + torch.rand(1) + float(np.random.rand()) + random.random()
+        if self.attention is None:
+            y = self.norm(self.conv(x))
+        else:
+            y = self.attention.tail(self.conv(x), self.norm, x, self.act)
+        return dict(loss=y.square().mean()) if mode == 'loss' else [y]
+
+
+class Record(Hook):
+    """The losses, and the path of each training and validation iteration."""
+
+    def __init__(self):
+        self.losses, self.paths, self.val_paths = [], [], []
+
+    def before_train(self, runner):
+        for seed in (random.seed, np.random.seed, torch.manual_seed):
+            seed(0)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.losses.append(outputs['loss'])
+        self.paths.append(dispatch.max_path(torch.ones(1, requires_grad=True)))
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        with torch.no_grad():
+            self.val_paths.append(dispatch.max_path(torch.ones(1)))
+
+
+@pytest.fixture
+def trained(run, tmp_path):
+    """Train a block for some epochs, and return the runner and its Record."""
+
+    def call(name='work', model=None, **kwargs):
+        record = Record()
+        g = torch.Generator().manual_seed(1)
+        runner = run(
+            tmp_path / name,
+            hooks=[record],
+            model=model or Block(),
+            inputs=torch.randn(3, 6, 6, generator=g),
+            save_best=None,
+            **kwargs,
+        )
+        assert dispatch.max_path(torch.ones(1, requires_grad=True)) == (
+            dispatch.get_path() or 'fused'
+        )
+        return runner, record
+
+    return call
+
+
+@pytest.fixture
+def choices(monkeypatch):
+    """The numbers of tails and of steps with which a choice was asked for."""
+    asked = []
+
+    def choose(calls, steps):
+        asked.append((len(calls), steps))
+        return Choice('given', dict(fused=2.0, given=1.0), {})
+
+    monkeypatch.setattr(fastest_path, 'choose', choose)
+    return asked
+
+
+def saved_path(runner):
+    return runner.message_hub.get_info(fastest_path.TRAINING_PATH)
+
+
+def test_losses_are_those_of_the_forced_path(trained):
+    """Bit for bit: weights, statistics and random numbers stay as they were."""
+    runner, measured = trained()
+    path = saved_path(runner)
+    assert path in dispatch.PATHS and measured.paths == [path] * 3
+    with force_path(path):
+        other, forced = trained('forced')
+    assert saved_path(other) is None
+    assert measured.losses == forced.losses
+    for a, b in zip(
+        runner.model.state_dict().values(), other.model.state_dict().values()
+    ):
+        assert torch.equal(a, b)
+
+
+def test_for_training_only(trained, choices):
+    _, record = trained()
+    assert choices == [(1, 3)]
+    assert set(record.paths) == {'given'} and set(record.val_paths) == {'fused'}
+
+
+def test_resumed_run_takes_the_same_path(trained, choices, monkeypatch):
+    trained(epochs=1)
+    monkeypatch.setattr(fastest_path, 'choose', None)
+    runner, record = trained(epochs=2, resume=True)
+    assert saved_path(runner) == 'given' and record.paths == ['given']
+
+
+def test_first_process_decides_for_all(trained, choices, monkeypatch):
+    monkeypatch.setattr(fastest_path, 'is_main_process', lambda: False)
+    monkeypatch.setattr(
+        fastest_path,
+        'broadcast_object_list',
+        lambda found: found.__setitem__(0, 'given'),
+    )
+    _, record = trained(epochs=1)
+    assert not choices and record.paths == ['given']
+
+
+@pytest.fixture
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_nothing_is_measured(trained, choices, deterministic):
+    trained(epochs=1)
+    assert not choices
+
+
+def test_nothing_to_measure(trained, choices):
+    trained(model=Block(ra=False), epochs=1)
+    compiled = Block()
+    compiled.act._compiled_call_impl = compiled.act._call_impl
+    trained('compiled', model=compiled, epochs=1)
+    assert not choices
+
+
+def test_a_failure_does_not_stop_the_training(trained, monkeypatch):
+    def fail(*_):
+        raise RuntimeError('no clock')
+
+    monkeypatch.setattr(fastest_path, 'choose', fail)
+    warnings = []
+    monkeypatch.setattr(
+        'mmengine.logging.MMLogger.warning',
+        lambda self, text, *_: warnings.append(text),
+    )
+    runner, record = trained(epochs=1)
+    assert record.paths == ['fused'] and saved_path(runner) is None
+    assert any('no clock' in text for text in warnings)
