@@ -5,6 +5,7 @@
     python tools/benchmark.py --what tail train --layout nchw nhwc --out
     python tools/benchmark.py --sweep --variants ra-naive ra-fused --out
     python tools/benchmark.py --what tail --profile ra-fused
+    python tools/benchmark.py --what tail --precision amp --layout nhwc --bytes
     python tools/benchmark.py --gpu-report report.json
 
 In each round every variant runs next to the plain model, so that both meet the
@@ -24,6 +25,7 @@ from ra_mm.analysis import cost_report as cost
 from ra_mm.analysis import gpu_report
 from ra_mm.analysis.benchmark_cases import CONFIGS, RIVALS, VARIANTS, Case
 from ra_mm.analysis.benchmarking import environment, measure, profile
+from ra_mm.analysis.path_bytes import bytes_table
 from ra_mm.cli import report_user_errors
 from ra_mm.errors import UserError
 from ra_mm.reproduce import paper
@@ -136,6 +138,12 @@ def parse_args(argv):
         help='print the operators on which a step spends the most time',
     )
     add(
+        '--bytes',
+        action='store_true',
+        help='print the bytes that the operators of the tails read and write, '
+        'uncompiled on a GPU',
+    )
+    add(
         '--gpu-report',
         type=Path,
         metavar='FILE.json',
@@ -181,6 +189,8 @@ def parse_args(argv):
             parser.error('--what detector: the only model is resnet50')
         if any(VARIANTS[v][2] for v in [*args.variants, args.profile or 'se']):
             parser.error('--what detector: has no variants with +compile')
+    if args.bytes and args.what != ['tail']:
+        parser.error('--bytes: counts the operators of --what tail')
     if args.plot and args.out is None:
         parser.error('--plot: draws the results that --out writes')
     args.device = args.device or ('cuda' if cuda else 'cpu')
@@ -296,6 +306,9 @@ def main(argv=None):
             for case in cases(args):
                 print(cost.title(asdict(case)), args.profile)
                 print(profile(case, args.profile))
+        elif args.bytes:
+            for case in cases(args):
+                print(bytes_table(case, args.variants))
         elif args.replot:
             data = cost.read(args.replot)
             if 'parts' in data:

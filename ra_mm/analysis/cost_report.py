@@ -13,6 +13,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ra_mm.analysis.path_choice import describe_choice
 from ra_mm.errors import UserError
 from ra_mm.fileio import atomic_write
 
@@ -86,6 +87,8 @@ def table(m: dict) -> str:
             cell(result.get('paper_ratio'), '.2f'),
         ]
         lines.append(f'| {" | ".join(cells)} |')
+    if 'choice' in m:
+        lines += ['', describe_choice(m['choice'])]
     return '\n'.join(lines) + '\n'
 
 

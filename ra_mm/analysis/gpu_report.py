@@ -20,6 +20,7 @@ from ra_mm.analysis.benchmark_cases import Case
 from ra_mm.analysis.benchmarking import measure
 from ra_mm.analysis.exactness import tail_errors
 from ra_mm.analysis.operator_check import operator_errors
+from ra_mm.analysis.path_choice import choose_path
 from ra_mm.errors import UserError
 
 EAGER_PATHS = ['reference', 'given', 'fused']
@@ -75,7 +76,7 @@ def parts(device: str, tiny: bool = False) -> list[Part]:
         case = Case(what, model, device, **settings)
 
         def results(progress, left):
-            yield measure(
+            found = measure(
                 case,
                 ['plain', *variants],
                 rounds=2 if tiny else 7,
@@ -83,6 +84,11 @@ def parts(device: str, tiny: bool = False) -> list[Part]:
                 limit_s=0.8 * left,
                 keep_going=True,
             )
+            if what in ('train', 'detector') and 'ra-fused' in variants:
+                progress('choice of a path')
+                compiles = 'ra-compiled' in variants
+                found['choice'] = choose_path(case, found, compiles)
+            yield found
 
         return results
 

@@ -9,7 +9,8 @@ of contiguous maps, in float32 without a temporary. Otherwise, and under
 torch.compile, each function here is its plain definition.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -101,12 +102,26 @@ def batch_chunks(*tensors: Tensor) -> Iterable:
     return zip(*(t.split(images) for t in tensors))
 
 
+@contextmanager
+def as_on_gpu() -> Iterator[None]:
+    """Run the code for a GPU on a CPU, to test it and to count its bytes."""
+    global _as_on_gpu
+    _as_on_gpu = True
+    try:
+        yield
+    finally:
+        _as_on_gpu = False
+
+
+_as_on_gpu = False
+
+
 def _is_eager(t):
     return t.device.type in ('cpu', 'cuda') and not is_compiling()
 
 
 def _is_eager_cpu(t):
-    return t.device.type == 'cpu' and not is_compiling()
+    return t.device.type == 'cpu' and not is_compiling() and not _as_on_gpu
 
 
 def _bn_sums(g, t, m):
