@@ -18,6 +18,7 @@ but 'given' for gradients on a GPU without compilation, where it is faster.
 
 import functools
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -225,6 +226,11 @@ def _compile(function):
 
 def _shapes_independent():
     """One graph serves all shapes, also if some sizes were equal at first."""
+    return _duck_shape_off(threading.get_ident())
+
+
+@functools.cache  # since making it takes longer than entering it
+def _duck_shape_off(thread):
     if fx_config is None or not hasattr(fx_config, 'use_duck_shape'):
         return nullcontext()
     return fx_config.patch(use_duck_shape=False)

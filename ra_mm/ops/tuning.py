@@ -66,9 +66,15 @@ class Choice:
     def __str__(self) -> str:
         times = [f'{path} {1e3 * s:.4g} ms' for path, s in self.seconds.items()]
         times += [f'{path}: {why}' for path, why in self.notes.items()]
+        memory = (
+            '. RA_MM_TAIL=fused keeps fewer activations, should memory run out'
+            if self.path in ('given', 'reference')
+            else ''
+        )
         return (
             f'The RA tails of a training step take: {", ".join(times)}. '
             f'Path {self.path!r} is used; another path differs in the last digits'
+            + memory
         )
 
 

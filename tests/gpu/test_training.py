@@ -9,6 +9,8 @@ from torch import nn
 
 from ra_mm.backbones import RAResNet
 from ra_mm.layers import force_path
+from ra_mm.ops import PATHS
+from ra_mm.ops.tuning import fastest_path
 
 
 def small_resnet(**kwargs):
@@ -153,3 +155,12 @@ def test_sync_bn(one_process):
     sync_loss, sync_grads = loss_and_gradients(synced, 'fused', x)
     assert sync_loss.item() == pytest.approx(loss.item(), rel=1e-4)
     assert distance(sync_grads, grads) < 5e-2  # float32: a ReLU may switch
+
+
+def test_choice_of_a_path():
+    """All four paths are timed, and the model stays as it is."""
+    model, x = small_resnet(), images()
+    before = copy.deepcopy(model.state_dict())
+    choice = fastest_path(model, lambda m: m(x), steps=10**9)
+    assert set(choice.seconds) == set(PATHS) and not choice.notes
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())

@@ -4,6 +4,7 @@ import pytest
 
 from ra_mm.analysis import path_choice
 from ra_mm.analysis.benchmark_cases import Case
+from ra_mm.analysis.cost_report import report_tables
 from ra_mm.analysis.path_choice import choose_path, describe_choice
 from ra_mm.ops.tuning import Choice
 
@@ -27,6 +28,12 @@ def test_choice_on_the_models_tails():
     assert choice['steps_ms'] == dict(reference=3, given=2, fused=2)
     assert choice['is_right'] == (choice['path'] != 'reference')
     assert f'**{choice["path"]}**' in describe_choice(choice)
+    part = dict(name='train', status='done', seconds=1.0, results=[])
+    part['results'].append(
+        dict(vars(CASE), rounds=0, number=1, results=[], choice=choice)
+    )
+    report = report_tables(dict(environment={}, parts=[part]))
+    assert describe_choice(choice) in report
 
 
 @pytest.mark.parametrize(
