@@ -12,6 +12,9 @@ def test_one_compilation_serves_all_shapes(monkeypatch):
 
     There is one for each dtype, and for batch norm in training and frozen.
     """
+    # Autograd starts its threads here, before the compiler registers devices;
+    # a later test could not fork otherwise.
+    torch.ones(1, requires_grad=True).sum().backward()
     graphs = []
 
     def backend(graph, example_inputs):
