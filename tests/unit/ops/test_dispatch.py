@@ -130,7 +130,7 @@ def test_force_path(tail_and_inputs, path_of):
     assert path_of(module(z, x)) == 'fused'
 
 
-@pytest.mark.parametrize('value, path', [('given', 'given'), ('fast', 'None')])
+@pytest.mark.parametrize('value, path', [('given', 'given'), ('fast', None)])
 def test_environment_variable(value, path, monkeypatch, recwarn):
     """An unknown path is ignored with a warning that names the variable."""
     monkeypatch.setenv('RA_MM_TAIL', value)
