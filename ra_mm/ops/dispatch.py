@@ -21,8 +21,8 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from typing import TypeGuard
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +34,9 @@ try:  # whether torch.compile or torch.export traces this call
 except ImportError:  # before PyTorch 2.3
     from torch._dynamo import is_compiling
 
-try:
+fx_config: Any = None
+with suppress(ImportError):
     from torch.fx.experimental import _config as fx_config
-except ImportError:
-    fx_config = None
 
 PATHS = ('reference', 'given', 'fused', 'compiled')
 ENV = 'RA_MM_TAIL'  # RA_MM_TAIL=compiled python tools/train.py ...
@@ -201,7 +200,7 @@ def maybe_compiled(function: Callable, compiled: bool) -> Callable:
 def _run_compiled(function, *args):
     global _compilation_failed
     # Sizes of parameters would be constants.
-    args = [a.detach() if isinstance(a, Tensor) else a for a in args]
+    args = tuple(a.detach() if isinstance(a, Tensor) else a for a in args)
     try:
         with _shapes_independent():
             return _compile(function)(*args)

@@ -25,6 +25,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +83,7 @@ class Choice:
 class TailCall:
     """One call of :meth:`ra_mm.layers.ReverseAttention.tail`."""
 
-    layer: nn.Module
+    layer: Any
     norm: Callable
     act: Callable
     z: 'TensorSpec'
@@ -201,7 +202,7 @@ def choose(calls: list[TailCall], steps: int) -> Choice:
             notes['compiled'] = 'not tried for so few steps'
         else:
             # Beside the best eager path, so that both meet the same machine.
-            rival = min(seconds, key=seconds.get)
+            rival = min(seconds, key=seconds.__getitem__)
             again, failed = measure(calls, inputs, [rival, 'compiled'])
             notes |= failed
             if 'compiled' in again:
@@ -242,7 +243,7 @@ def measure(
                 failed[path] = 'out of memory'
             except CompilationFailed as e:
                 failed[path] = str(e)
-    times = {path: [] for path in paths if path not in failed}
+    times: dict[str, list[float]] = {p: [] for p in paths if p not in failed}
     start = time.perf_counter()
     for i in range(ROUNDS[1]):
         if i >= ROUNDS[0] and time.perf_counter() - start > limit_s:

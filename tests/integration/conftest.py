@@ -1,10 +1,10 @@
-"""Models with random gates and their checkpoints."""
+"""One path for all trainings; models with random gates and their checkpoints."""
 
 import pytest
 import torch
 from mmengine.config import Config
 
-from ra_mm.layers import ReverseAttention
+from ra_mm.layers import ReverseAttention, force_path
 from ra_mm.models import build_model
 
 MOBILENET = """
@@ -44,3 +44,11 @@ def saved_models(configs, tmp_path_factory):
 def images(shapes):
     """A folder with one folder of images per class."""
     return shapes / 'classes/val'
+
+
+@pytest.fixture(autouse=True)
+def one_path(monkeypatch):
+    """Train on one path of the tails, so that runs are equal to the bit."""
+    monkeypatch.setenv('RA_MM_TAIL', 'fused')  # for the processes of a test
+    with force_path('fused'):
+        yield
