@@ -4,8 +4,6 @@ The models are small where they can be.
 """
 
 import copy
-import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -360,21 +358,3 @@ def test_reference_equation(family):
         for name in attentions(model):
             grad = grads[f'{name}.attention.gate.gamma']
             assert grad.isfinite().all(), name
-
-
-ROWS = re.findall(
-    r'^\| (torchvision|timm) \| `(\w+)` \| (.+) \| (.+) \|$',
-    (Path(__file__).parents[2] / 'docs/conversion.md').read_text(),
-    re.M,
-)
-
-
-@pytest.mark.parametrize('library, name, blocks, added', ROWS)
-def test_table_in_the_docs(library, name, blocks, added):
-    """The models in their real size."""
-    models = pytest.importorskip(f'{library}.models')
-    lines = []
-    # torchvision computes the widths of a RegNet with tensors.
-    with torch.device('cpu' if 'regnet' in name else 'meta'):
-        convert(getattr(models, name)(), log=lines.append)
-    assert lines == [f'ReverseAttention in {blocks} blocks: {added} parameters added']
