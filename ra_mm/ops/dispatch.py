@@ -29,10 +29,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as nn_module
 
-try:  # whether torch.compile or torch.export traces this call
-    from torch.compiler import is_compiling
-except ImportError:  # before PyTorch 2.3
-    from torch._dynamo import is_compiling
+from ra_mm.compat import is_compiling
 
 fx_config: Any = None
 with suppress(ImportError):
