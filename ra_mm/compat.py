@@ -1,5 +1,6 @@
 """What differs between the versions of PyTorch, from 2.1 on, in one place."""
 
+import functools
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,12 @@ try:  # whether torch.compile or torch.export traces this call
 except ImportError:  # before PyTorch 2.3
     from torch._dynamo import is_compiling
 
+# Whether torch.compile understands our autograd functions.
+COMPILES_FUNCTIONS = torch.__version__ >= (2, 5)
+
 __all__ = [
+    'COMPILES_FUNCTIONS',
+    'cpu_mixes_dtypes',
     'allow_globals',
     'forbidden_globals',
     'is_compiling',
@@ -23,6 +29,17 @@ __all__ = [
     'load_weights_only',
     'set_stance',
 ]
+
+
+@functools.cache
+def cpu_mixes_dtypes() -> bool:
+    """Whether Tensor.addcmul_ on the CPU takes factors of higher precision."""
+    low, high = torch.zeros(1, dtype=torch.bfloat16), torch.zeros(1)
+    try:
+        low.addcmul_(low, high)
+    except RuntimeError:  # in PyTorch 2.1
+        return False
+    return True
 
 
 def set_stance(stance: str) -> None:

@@ -8,6 +8,7 @@ import os
 import pickle
 import types
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -85,6 +86,10 @@ class _Unpickler(pickle._Unpickler):  # in Python: the one in C cannot be restri
         del dispatch[_opcode[0]]  # torch.save does not write these
 
     def find_class(self, module: str, name: str) -> Any:
+        # torch.save writes the names of Python 2, such as __builtin__.
+        module, name = NAME_MAPPING.get(
+            (module, name), (IMPORT_MAPPING.get(module, module), name)
+        )
         full_name = f'{module}.{name}'
         if full_name not in self.by_name:
             raise ForbiddenGlobal(full_name)
