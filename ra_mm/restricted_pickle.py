@@ -59,7 +59,7 @@ def load_restricted(
     module = types.SimpleNamespace(
         Unpickler=Unpickler, load=load, __name__='restricted_pickle'
     )
-    return torch.load(path, map_location, pickle_module=module)
+    return torch.load(path, map_location, pickle_module=module, weights_only=False)
 
 
 def _tensor_globals() -> dict[str, Any]:

@@ -40,6 +40,7 @@ def test_latest(tmp_path):
     assert latest_checkpoint(tmp_path) == str(paths[11])
 
 
+@pytest.mark.usefixtures('reader')
 @pytest.mark.parametrize(
     'value',
     [
@@ -59,6 +60,7 @@ def test_plain_values_are_read(tmp_path, value):
     assert np.array_equal(read, value)
 
 
+@pytest.mark.usefixtures('reader')
 @pytest.mark.parametrize('core', ['numpy.core', 'numpy._core'])
 @pytest.mark.parametrize('value', [np.float64(0.5), np.ones((2, 3))], ids=str)
 def test_numpy_1_and_2(tmp_path, core, value):
