@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 import sys
 import zipfile
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import ConfigDict
+from mmengine.logging import HistoryBuffer
 
 from ra_mm.engine.checkpoint_io import (
     latest_checkpoint,
@@ -97,3 +99,26 @@ def test_safetensors_not_installed(tmp_path, monkeypatch):
     path.touch()
     with pytest.raises(UserError, match='pip install safetensors'):
         read_state_dict(str(path))
+
+
+LOAD = """
+import sys
+import torch
+import ra_mm.registry  # as type='ra_mm...' in a config does
+
+buffer = torch.load(sys.argv[1], weights_only=True)['loss']
+assert buffer.mean() == 1.5
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.serialization, 'add_safe_globals'),
+    reason='torch.load() of PyTorch before 2.4 has no allow-list to add to',
+)
+def test_toolboxes_can_read_them(tmp_path):
+    """mmengine 0.10.7 passes no allow-list to torch.load()."""
+    buffer = HistoryBuffer()
+    buffer.update(1)
+    buffer.update(2)
+    torch.save(dict(loss=buffer), tmp_path / 'a.pth')
+    subprocess.run([sys.executable, '-c', LOAD, tmp_path / 'a.pth'], check=True)
