@@ -16,7 +16,8 @@ try:  # whether torch.compile or torch.export traces this call
 except ImportError:  # before PyTorch 2.3
     from torch._dynamo import is_compiling
 
-# Whether torch.compile understands our autograd functions.
+# Whether torch.compile serves our functions: 2.1 compiles them anew for each shape,
+# and does not understand autograd functions.
 COMPILES_FUNCTIONS = torch.__version__ >= (2, 5)
 
 __all__ = [

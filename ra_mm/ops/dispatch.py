@@ -195,7 +195,9 @@ _compilation_failed = False
 
 def maybe_compiled(function: Callable, compiled: bool) -> Callable:
     """The function, or its one compiled version for all layers and shapes."""
-    if not compiled or _compilation_failed or is_compiling():
+    if not compiled or not COMPILES_FUNCTIONS:
+        return function
+    if _compilation_failed or is_compiling():
         return function
     return functools.partial(_run_compiled, function)
 
