@@ -40,13 +40,18 @@ DISTRIBUTIONS = {
     'mmpretrain': ['onedl-mmpretrain', 'mmpretrain'],
 }
 
+STAND_IN = (
+    "python -m ra_mm.mmcv_ops install puts torchvision's operators in their place, "
+    'without compiling'
+)
 REBUILD = (
     'in an environment that has torch (and nvcc, for CUDA operators), pip install '
     '--no-build-isolation --no-cache-dir --force-reinstall --no-deps {distribution}'
 )
 # Patterns of error messages, and what to do about them; the first match counts.
 ADVICE = {
-    r"No module named 'mmcv\._ext'": f'mmcv was built without its operators: {REBUILD}',
+    r"No module named 'mmcv\._ext'": 'mmcv was built without its operators: '
+    f'{STAND_IN}; or, {REBUILD}',
     r"No module named 'pkg_resources'": "pip install 'setuptools<82', the last with it",
     r'no kernel image': '{distribution} has no code for the compute capability of this GPU '
     '(torch.cuda.get_device_capability()): install a wheel that has, or set '
@@ -58,13 +63,15 @@ ADVICE = {
     'C++ runtime if it names GLIBCXX or CXXABI (conda install -c conda-forge '
     f'libstdcxx-ng), or compile it here: {REBUILD}',
     r'implementation for device': 'mmcv was built without CUDA operators: install a '
-    f'wheel for this torch and CUDA or, {REBUILD}',
+    'wheel for this torch and CUDA, if there is one; otherwise use those of torchvision '
+    f'(python -m ra_mm.mmcv_ops install says how) or, {REBUILD}',
     r'torchvision::nms|TORCH_LIBRARY|custom C\+\+ ops': 'torchvision was compiled for '
     'another torch: install a matching pair (https://pytorch.org/get-started)',
     r'(?i)numpy[. ](core|_core|dtype|is not available)|_ARRAY_API': '{distribution} '
     'was compiled for another major version of numpy: upgrade it, or change numpy',
     r'undefined symbol|cannot open shared object|DLL load failed': '{distribution} was '
-    f'compiled for another torch or CUDA: install a matching wheel or, {REBUILD}',
+    'compiled for another torch or CUDA: install a wheel that fits, if there is one '
+    f'(for mmcv, python -m ra_mm.mmcv_ops install says how to do without) or, {REBUILD}',
     r"No module named '([\w.]+)'": 'a dependency is missing: '
     'pip install --no-build-isolation {distribution} installs it',
 }
@@ -78,7 +85,7 @@ def main() -> int:
     """
     faulthandler.enable()  # a mismatched library may crash the process
     warnings.simplefilter('ignore')
-    problems = [*_missing(), *_overwritten()]
+    problems = [*_missing(), *_overwritten(), *_mixed()]
     working = set()
     print(f'{"Python":13}{platform.python_version()}, {sys.executable}')
     for name, needs in PACKAGES.items():
@@ -110,9 +117,17 @@ def _missing():
     if names := [
         name for name in missing if name in {*DISTRIBUTIONS}.difference(OPTIONAL)
     ]:
+        found = [name for package in DISTRIBUTIONS for name in _installed(package)]
+        fork = not found or any(name.startswith('onedl-') for name in found)
+        extra, mmcv = (
+            ('onedl', 'onedl-mmcv') if fork else ('openmmlab', 'mmcv-lite==2.1.0')
+        )
+        isolation = '' if fork else '--no-build-isolation '
         yield (
-            f'not installed: {", ".join(names)}. Only ra_mm.layers works without. To get '
-            "the fork: pip install --no-build-isolation -e '.[onedl]' in a clone of ra_mm"
+            f'not installed: {", ".join(names)}. Only ra_mm.layers works without. To '
+            f'get them without compiling, in a clone of ra_mm: pip install {isolation}'
+            f"{mmcv}; pip install --no-build-isolation -e '.[{extra}]'; "
+            'python -m ra_mm.mmcv_ops install'
         )
 
 
@@ -123,6 +138,17 @@ def _overwritten():
                 f'{name} is installed twice, as {" and ".join(found)}, which overwrite '
                 f"each other's files: pip uninstall {' '.join(found)}, then install one"
             )
+
+
+def _mixed():
+    found = [name for package in DISTRIBUTIONS for name in _installed(package)]
+    fork = [name for name in found if name.startswith('onedl-')]
+    originals = [name for name in found if name not in fork]
+    if fork and originals and not [*_overwritten()]:
+        yield (
+            f'{", ".join(fork)} (the fork) and {", ".join(originals)} (the originals) '
+            'are not made for each other: install all packages of one set'
+        )
 
 
 def _installed(name):
@@ -166,7 +192,10 @@ def _try(name, working) -> str:
         devices = ['cpu', 'cuda'][: 1 + import_module('torch').cuda.is_available()]
         for device in devices:
             _check_nms(lambda *args: nms(*args)[1], device)
-        return f', operators run on {" and ".join(devices)}'
+        spec = find_spec('mmcv._ext')
+        is_compiled = spec is None or not spec.origin.endswith('.py')
+        whose = 'operators' if is_compiled else "torchvision's operators (a stand-in)"
+        return f', {whose} run on {" and ".join(devices)}'
     elif name in DISTRIBUTIONS:
         import_module(f'{name}.apis')
     elif name == 'ra_mm':

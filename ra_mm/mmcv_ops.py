@@ -47,7 +47,8 @@ def find_mmcv() -> Path:
         raise UserError(
             'mmcv is not installed in this environment '
             f'({sys.prefix}): pip install onedl-mmcv, which compiles nothing '
-            'unless --no-build-isolation is passed'
+            'unless --no-build-isolation is passed; or, for the original packages, '
+            "pip install --no-build-isolation 'setuptools<82' mmcv-lite==2.1.0"
         )
     return Path(next(iter(spec.submodule_search_locations)))
 
@@ -146,12 +147,13 @@ def install() -> str:
     path = folder / '_ext.py'
     name, version = mmcv_distribution()
     if compiled := compiled_operators(folder):
+        without = f'--no-cache-dir --no-binary onedl-mmcv onedl-mmcv=={version}'
+        if name != 'onedl-mmcv':  # setuptools 82 lacks what its build needs
+            without = f"--no-build-isolation 'setuptools<82' mmcv-lite=={version}"
         raise UserError(
             f'{compiled[0]}: {name} {version} has compiled operators, which Python '
             'prefers; nothing was written. If they do not fit this torch, install '
-            'mmcv without them first: pip install --no-cache-dir --force-reinstall '
-            '--no-deps '
-            + (f'onedl-mmcv=={version}' if name == 'onedl-mmcv' else 'mmcv-lite')
+            f'mmcv without them first: pip uninstall -y {name}; pip install {without}'
         )
     if path.exists() and not _is_ours(path):
         raise UserError(

@@ -290,7 +290,7 @@ def environment(
         torch=torch.__version__,
         **{name: _version(name) for name in ('torchvision', 'triton', 'numpy')},
         **{
-            name: _version(name, f'onedl-{name}')
+            name: _version(name, f'onedl-{name}', f'{name}-lite')
             for name in ('mmengine', 'mmcv', 'mmpretrain')
         },
         mmdet=_version('mmdet', 'onedl-mmdetection'),

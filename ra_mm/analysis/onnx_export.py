@@ -6,7 +6,6 @@
 and :func:`relative_error` compares them.
 """
 
-import inspect
 import warnings
 from collections.abc import Iterator
 
@@ -14,6 +13,7 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
+from ra_mm.compat import legacy_exporter
 from ra_mm.errors import UserError
 from ra_mm.layers import MGRN
 
@@ -164,10 +164,6 @@ def export(
             axes['logits'].update({2: 'height', 3: 'width'})
     names = list(axes)
     axes['image'] = {0: 'batch', 2: 'height', 3: 'width'}
-    # The exporter based on torch.export takes minutes instead of seconds.
-    exporter = {'dynamo': False}
-    if 'dynamo' not in inspect.signature(torch.onnx.export).parameters:
-        exporter = {}  # older torch has the tracing exporter only
     try:
         with warnings.catch_warnings():
             # About sizes that become constants, which the comparison would
@@ -181,7 +177,8 @@ def export(
                 output_names=names,
                 dynamic_axes=axes,
                 opset_version=OPSET,
-                **exporter,
+                # The one based on torch.export takes minutes instead of seconds.
+                **legacy_exporter(),
             )
     except RuntimeError as e:  # the base class of torch.onnx.errors
         raise UserError(

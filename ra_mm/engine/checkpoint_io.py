@@ -1,6 +1,5 @@
 """Reading checkpoints without running code, and finding the latest one."""
 
-import functools
 import os
 import os.path as osp
 import pickle
@@ -10,40 +9,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
-from mmengine.config import ConfigDict
-from mmengine.logging import HistoryBuffer
-from mmengine.optim.scheduler import OneCycleParamScheduler
 from mmengine.runner.checkpoint import CheckpointLoader
 
+from ra_mm.compat import allow_globals, forbidden_globals, load_weights_only
 from ra_mm.errors import UserError, translate_errors
+from ra_mm.safe_globals import get_safe_globals
 from ra_mm.validation import shorten
-
-
-@functools.cache
-def _get_safe_globals():
-    """List what a run saves besides tensors.
-
-    These are mmengine's own globals, scores of any precision, the metainfo of
-    datasets, and the state of OneCycleLR.
-    """
-    # Checkpoints name these functions as the numpy that saved them: numpy 2
-    # renamed numpy.core.
-    aliases = []
-    for function in np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]:
-        for module in 'numpy.core.multiarray', 'numpy._core.multiarray':
-            alias = functools.partial(function)
-            alias.__module__, alias.__qualname__ = module, function.__name__
-            alias.__name__ = function.__name__
-            aliases.append(alias)
-    codes = np.typecodes['AllInteger'] + np.typecodes['AllFloat'] + '?'
-    return [
-        *aliases,
-        *{type(np.dtype(code)) for code in codes},
-        *(np.ndarray, np.dtype, getattr, slice),
-        *(HistoryBuffer, ConfigDict, OneCycleParamScheduler),
-    ]
 
 
 def read_checkpoint(path: str, map_location='cpu') -> Mapping:
@@ -62,10 +34,8 @@ def read_checkpoint(path: str, map_location='cpu') -> Mapping:
     Raises:
         UserError: If the file is missing or cannot be read as a checkpoint.
     """
-    # Registered permanently: mmengine may read the file again, with its own,
-    # shorter allow-list.
-    torch.serialization.add_safe_globals(_get_safe_globals())
     if '://' in path:
+        allow_globals(get_safe_globals())
         with translate_errors(f'{path} cannot be loaded'), _force_weights_only():
             checkpoint = CheckpointLoader.load_checkpoint(path, map_location)
     else:
@@ -77,7 +47,7 @@ def read_checkpoint(path: str, map_location='cpu') -> Mapping:
             if path.endswith('.safetensors'):
                 checkpoint = _load_safetensors(path, map_location)
             else:
-                checkpoint = torch.load(path, map_location, weights_only=True)
+                checkpoint = load_weights_only(path, map_location, get_safe_globals())
         except ImportError as e:
             raise UserError(
                 f'{path} needs the package safetensors: pip install safetensors'
@@ -110,12 +80,10 @@ def _explain(path, error):
             'interrupted; download or save it again'
         )
     if is_zip and isinstance(error, pickle.UnpicklingError):
-        try:
-            names = shorten(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-        except Exception:  # not in older PyTorch, or not a pickle at all
-            names = ''
+        found = forbidden_globals(path, error)
+        names = f'{shorten(found)} ' if found else ''
         return (
-            f'holds more than tensors and plain records {names}, which is not '
+            f'holds more than tensors and plain records {names}and is not '
             'unpickled since that may run code; save its state_dict() instead'
         )
     return 'is not a PyTorch checkpoint of tensors and plain records'

@@ -5,6 +5,7 @@ from collections import defaultdict
 import torch
 from mmengine.hooks import Hook
 
+from ra_mm.compat import set_stance
 from ra_mm.errors import UserError
 from ra_mm.layers import MGRN
 from ra_mm.registry import HOOKS
@@ -53,7 +54,7 @@ class GateLogHook(Hook):
             self.handles = [
                 gate.register_forward_hook(self._record) for _, gate in self.gates
             ]
-            _set_stance('force_eager')  # compiled graphs do not call the hooks
+            set_stance('force_eager')  # compiled graphs do not call the hooks
 
     def _record(self, gate, args, G):
         self.values[gate] = G.detach().flatten()
@@ -67,7 +68,7 @@ class GateLogHook(Hook):
     ) -> None:
         if not self.every_n_train_iters(runner, self.interval):
             return
-        _set_stance('default')
+        set_stance('default')
         for handle in self.handles:
             handle.remove()
         stages = defaultdict(list)
@@ -83,8 +84,3 @@ class GateLogHook(Hook):
             hub = runner.message_hub
             hub.update_scalar(f'train/G_{stage}_mean', G.mean().item())
             hub.update_scalar(f'train/G_{stage}_std', G.std().item())
-
-
-def _set_stance(stance: str) -> None:
-    if hasattr(torch.compiler, 'set_stance'):  # from PyTorch 2.6 on
-        torch.compiler.set_stance(stance)

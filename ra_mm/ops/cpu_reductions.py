@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from .dispatch import is_compiling
+from ra_mm.compat import is_compiling
 
 aten = torch.ops.aten
 
@@ -25,7 +25,7 @@ CACHED_VALUES = 2**18  # of a temporary that stays in the cache
 
 def accum_dtype(t: Tensor) -> torch.dtype:
     """The dtype to accumulate in: float32, or float64 for float64."""
-    return torch.promote_types(t.dtype, torch.float32)
+    return t.dtype if t.dtype == torch.float64 else torch.float32
 
 
 def plane_norm(F: Tensor) -> Tensor:

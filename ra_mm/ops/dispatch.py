@@ -29,16 +29,14 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as nn_module
 
-try:  # whether torch.compile or torch.export traces this call
-    from torch.compiler import is_compiling
-except ImportError:  # before PyTorch 2.3
-    from torch._dynamo import is_compiling
+from ra_mm.compat import COMPILES_FUNCTIONS, cpu_mixes_dtypes, is_compiling
 
 fx_config: Any = None
 with suppress(ImportError):
     from torch.fx.experimental import _config as fx_config
 
 PATHS = ('reference', 'given', 'fused', 'compiled')
+HALF = torch.float16, torch.bfloat16
 ENV = 'RA_MM_TAIL'  # RA_MM_TAIL=compiled python tools/train.py ...
 
 # The dicts that nn.Module.__call__ consults: while all are empty, calling a
@@ -135,7 +133,12 @@ def path_applies(path: str, F: Tensor, x: Tensor, scale: Tensor) -> bool:
         return False
     if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
         return False
-    return is_compiling() or not (
+    if is_compiling():
+        return COMPILES_FUNCTIONS
+    if path == 'given' and F.dtype in HALF and F.device.type == 'cpu':
+        if not cpu_mixes_dtypes():
+            return False
+    return not (
         torch._C._are_functorch_transforms_active()
         or any(forward_ad.unpack_dual(t).tangent is not None for t in (F, x, scale))
     )
@@ -192,7 +195,9 @@ _compilation_failed = False
 
 def maybe_compiled(function: Callable, compiled: bool) -> Callable:
     """The function, or its one compiled version for all layers and shapes."""
-    if not compiled or _compilation_failed or is_compiling():
+    if not compiled or not COMPILES_FUNCTIONS:
+        return function
+    if _compilation_failed or is_compiling():
         return function
     return functools.partial(_run_compiled, function)
 

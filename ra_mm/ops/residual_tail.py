@@ -16,6 +16,8 @@ from torch.autograd import Function
 from torch.linalg import vector_norm
 from torch.nn.functional import batch_norm
 
+from ra_mm.compat import is_compiling
+
 from .cpu_reductions import (
     accum_dtype,
     batch_chunks,
@@ -26,7 +28,7 @@ from .cpu_reductions import (
     plane_norm,
     plane_sums,
 )
-from .dispatch import is_compiling, max_path, maybe_compiled
+from .dispatch import max_path, maybe_compiled
 
 aten = torch.ops.aten
 

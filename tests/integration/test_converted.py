@@ -90,7 +90,7 @@ def segmentation(num_classes):
             18,
         ),
     ],
-    ids=lambda value: str(value).split('/')[-1],
+    ids=lambda value: None if callable(value) else str(value).split('/')[-1],
 )
 def test_step_and_validation(base, backbone, data, blocks, tmp_path):
     model, plain = build(tmp_path, base, backbone)

@@ -121,6 +121,35 @@ def test_originals(tmp_path):
     assert 'mmseg        1.2 (mmsegmentation)\n' in output
 
 
+@pytest.mark.parametrize(
+    'fork, expected',
+    [
+        (True, ('onedl-mmcv;', '.[onedl]')),
+        (False, ('mmcv-lite==2.1.0;', '.[openmmlab]')),
+    ],
+)
+def test_the_rest_of_a_set(tmp_path, fork, expected):
+    site = Site(tmp_path, fork)
+    site.remove('mmcv')
+    ((problem,),) = site.check()[1:]
+    assert all(text in problem for text in (*expected, 'ra_mm.mmcv_ops install'))
+
+
+def test_mixed_sets(site):
+    site.remove('mmdet')
+    site.write('mmdet', MODULES['mmdet'])
+    site.register('mmdet')
+    ((problem,),) = site.check()[1:]
+    assert 'onedl-mmcv' in problem and 'mmdet (the originals)' in problem
+
+
+def test_stand_in(site):
+    site.write('mmcv', {**MODULES['mmcv'], '_ext': ''})
+    output, problems = site.check()
+    assert problems == []
+    assert "(onedl-mmcv), torchvision's operators (a stand-in) run on cpu\n" in output
+
+
 def test_gpu(site):
     site.write('torch', {'__init__': TORCH.replace('GPUS = 0', 'GPUS = 2')})
     output, problems = site.check()
@@ -165,7 +194,7 @@ def test_folder_without_metadata(site):
 @pytest.mark.parametrize(
     'error, advice',
     [
-        ("ModuleNotFoundError: No module named 'mmcv._ext'", '--force-reinstall'),
+        ("ModuleNotFoundError: No module named 'mmcv._ext'", 'mmcv_ops install'),
         ("ModuleNotFoundError: No module named 'pkg_resources'", 'setuptools<82'),
         (
             'RuntimeError: CUDA error: no kernel image is available',

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models import resnet, squeezenet1_1
 
 import ra_mm
+from ra_mm.compat import COMPILES_FUNCTIONS
 from ra_mm.conversion import AttentionBlock
 from ra_mm.layers import CBAM, MGRN, SE, ReverseAttention, force_path
 
@@ -214,6 +215,7 @@ def test_checkpointing(make_resnet, images):
     torch.testing.assert_close(*grads, rtol=0, atol=0)
 
 
+@pytest.mark.skipif(not COMPILES_FUNCTIONS, reason='torch.export before PyTorch 2.5')
 def test_export(make_resnet, images):
     model = set_gamma(ra_mm.convert(make_resnet())).eval()
     expected = model(images)
@@ -228,6 +230,7 @@ def test_export(make_resnet, images):
     torch.testing.assert_close(graph(images), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.skipif(not COMPILES_FUNCTIONS, reason='graph breaks before PyTorch 2.5')
 def test_compile(make_resnet, images):
     """Without a graph break; a second temp needs no second compilation."""
     torch._dynamo.reset()

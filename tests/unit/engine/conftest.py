@@ -92,3 +92,12 @@ def run():
 def names():
     """Call it with a folder for the names of the checkpoints in it."""
     return lambda folder: {p.name for p in folder.iterdir() if '.pth' in p.name}
+
+
+@pytest.fixture(params=['allow-list', 'restricted unpickler'])
+def reader(request, monkeypatch):
+    """Read checkpoints as with this PyTorch, and as before 2.4."""
+    if request.param == 'restricted unpickler':
+        monkeypatch.delattr(torch.serialization, 'add_safe_globals', raising=False)
+    elif not hasattr(torch.serialization, 'add_safe_globals'):
+        pytest.skip('PyTorch before 2.4 has no allow-list to add to')

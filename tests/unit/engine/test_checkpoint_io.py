@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 import sys
 import zipfile
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import ConfigDict
+from mmengine.logging import HistoryBuffer
 
 from ra_mm.engine.checkpoint_io import (
     latest_checkpoint,
@@ -40,6 +42,7 @@ def test_latest(tmp_path):
     assert latest_checkpoint(tmp_path) == str(paths[11])
 
 
+@pytest.mark.usefixtures('reader')
 @pytest.mark.parametrize(
     'value',
     [
@@ -59,6 +62,7 @@ def test_plain_values_are_read(tmp_path, value):
     assert np.array_equal(read, value)
 
 
+@pytest.mark.usefixtures('reader')
 @pytest.mark.parametrize('core', ['numpy.core', 'numpy._core'])
 @pytest.mark.parametrize('value', [np.float64(0.5), np.ones((2, 3))], ids=str)
 def test_numpy_1_and_2(tmp_path, core, value):
@@ -95,3 +99,26 @@ def test_safetensors_not_installed(tmp_path, monkeypatch):
     path.touch()
     with pytest.raises(UserError, match='pip install safetensors'):
         read_state_dict(str(path))
+
+
+LOAD = """
+import sys
+import torch
+import ra_mm.registry  # as type='ra_mm...' in a config does
+
+buffer = torch.load(sys.argv[1], weights_only=True)['loss']
+assert buffer.mean() == 1.5
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.serialization, 'add_safe_globals'),
+    reason='torch.load() of PyTorch before 2.4 has no allow-list to add to',
+)
+def test_toolboxes_can_read_them(tmp_path):
+    """mmengine 0.10.7 passes no allow-list to torch.load()."""
+    buffer = HistoryBuffer()
+    buffer.update(1)
+    buffer.update(2)
+    torch.save(dict(loss=buffer), tmp_path / 'a.pth')
+    subprocess.run([sys.executable, '-c', LOAD, tmp_path / 'a.pth'], check=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
 
 from ra_mm.engine.checkpoint_io import read_checkpoint, read_state_dict
 from ra_mm.errors import UserError
@@ -32,6 +33,9 @@ def saved(what, **kwargs):
     file = io.BytesIO()
     torch.save(what, file, **kwargs)
     return file.getvalue()
+
+
+pytestmark = pytest.mark.usefixtures('reader')
 
 
 @pytest.fixture
@@ -154,6 +158,36 @@ def test_code_in_an_old_file(refused, tmp_path, name):
     refused(saved(CODE[name], _use_new_zipfile_serialization=False))
     refused(pickle.dumps(CODE[name]))
     assert not list(tmp_path.glob(f'{TRACE}*'))
+
+
+@pytest.mark.parametrize(
+    'owner, name',
+    [
+        (HistoryBuffer, '__init__'),
+        (HistoryBuffer, 'register_statistics'),
+        (getattr, '__self__'),
+        (torch.Tensor, 'numpy'),
+    ],
+    ids=str,
+)
+def test_getattr_does_not_lead_to_other_functions(refused, owner, name):
+    """The pickles of a run use it, for methods of mmengine's records."""
+    assert 'may run code' in refused(saved(dict(x=Runs(getattr, owner, name))))
+
+
+@pytest.mark.parametrize('call', [b'', b')R'], ids=['not called', 'called'])
+def test_result_of_getattr_is_not_called(refused, tmp_path, call):
+    """A method that getattr has returned, and REDUCE without arguments."""
+    method = pickle.dumps(Runs(getattr, HistoryBuffer, 'mean'), 2)[2:-1]
+    source = zipfile.ZipFile(io.BytesIO(saved({})))
+    entries = {name: source.read(name) for name in source.namelist()}
+    entries[next(iter(entries))] = b'\x80\x02}X\1\0\0\0x' + method + call + b's.'
+    if call:
+        assert 'may run code' in refused(zipped(**entries))
+    else:
+        path = tmp_path / 'good.pth'
+        path.write_bytes(zipped(**entries))
+        assert read_checkpoint(str(path)) == dict(x=HistoryBuffer.mean)
 
 
 def test_code_above_would_run(tmp_path, monkeypatch):

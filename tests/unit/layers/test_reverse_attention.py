@@ -148,6 +148,8 @@ def test_start(variant):
 @pytest.mark.parametrize('variant', ROWS)
 def test_half_precision(variant, dtype):
     """Large maps of large values, whose sum of squares (2e9) overflows float16."""
+    if dtype == torch.float16 and torch.__version__ < (2, 4):
+        pytest.skip('no autocast to float16 on the CPU in PyTorch 2.1')
     layer, F, x = layer_and_inputs(variant, 4, (2, 4, 200, 336), torch.float32)
     F = (100 * F + 100).to(dtype).requires_grad_()
     x = x.to(dtype)

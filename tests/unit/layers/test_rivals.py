@@ -145,6 +145,8 @@ def test_gradients(kind):
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_low_precision(kind, dtype):
     """Sums of large maps do not overflow, and the stream keeps its type."""
+    if dtype == torch.float16 and torch.__version__ < (2, 4):
+        pytest.skip('no autocast to float16 on the CPU in PyTorch 2.1')
     layer, F, x = layer_and_inputs(kind, 6, (40, 40))
     layer, F = layer.float(), F * 10
     with torch.autocast('cpu', dtype):

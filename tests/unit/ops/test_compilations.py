@@ -1,12 +1,15 @@
 """How often the tails are compiled."""
 
+import pytest
 import torch
 from torch import nn
 
+from ra_mm.compat import COMPILES_FUNCTIONS
 from ra_mm.layers import ReverseAttention
 from ra_mm.ops import dispatch, force_path
 
 
+@pytest.mark.skipif(not COMPILES_FUNCTIONS, reason='PyTorch < 2.5 runs them eagerly')
 def test_one_compilation_serves_all_shapes(monkeypatch):
     """Blocks of any width, images of any size: one graph each way.
 

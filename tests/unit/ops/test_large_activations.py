@@ -13,6 +13,8 @@ from ra_mm.ops import force_path
 @pytest.mark.parametrize('path', ['fused', 'given', 'reference'])
 def test_large_activations(path, dtype, training):
     """F and x around 200 on maps of 200x336: sums of squares reach 2.7e9."""
+    if dtype == torch.float16 and torch.__version__ < (2, 4):
+        pytest.skip('no batch norm in float16 on the CPU in PyTorch 2.1')
     g = torch.Generator().manual_seed(0)
     z, x, dy = torch.randn(3, 2, 4, 200, 336, generator=g)
     norm = nn.BatchNorm2d(4).train(training)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
+from ra_mm.compat import cpu_mixes_dtypes
 from ra_mm.layers import force_path
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -129,6 +130,10 @@ def test_equals_reference(
     error,
 ):
     """About as close to the float64 result as the reference is."""
+    if dtype == torch.float16 and torch.__version__ < (2, 4):
+        pytest.skip('no batch norm in float16 on the CPU in PyTorch 2.1')
+    if dtype == torch.bfloat16 and path == 'given' and not cpu_mixes_dtypes():
+        pytest.skip('the reference is used: addcmul_ does not mix dtypes')
     module, z, x = tail_and_inputs(shape, dtype)
     change(z, module)
     module.train(training)

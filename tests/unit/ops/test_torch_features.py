@@ -12,9 +12,11 @@ from torch.autograd import forward_ad
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
+from ra_mm.compat import COMPILES_FUNCTIONS
 from ra_mm.layers import force_path
 
 
+@pytest.mark.skipif(not COMPILES_FUNCTIONS, reason='torch.export before PyTorch 2.5')
 @pytest.mark.parametrize('training', [True, False])
 def test_tracing_and_export(training, monkeypatch, tail_and_inputs, path_of):
     """Exported graphs contain the reference's operators and none of ours."""
@@ -46,6 +48,7 @@ def test_function_transforms(tail_and_inputs):
     torch.testing.assert_close(dual.tangent, tangent)
 
 
+@pytest.mark.skipif(not COMPILES_FUNCTIONS, reason='graph breaks before PyTorch 2.5')
 @pytest.mark.parametrize('path', ['fused', 'given'])
 @pytest.mark.parametrize('training', [True, False])
 def test_changing_temp_does_not_recompile(path, training, tail_and_inputs):

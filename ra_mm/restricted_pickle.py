@@ -1,0 +1,127 @@
+"""Unpickle checkpoints with an allow-list, for PyTorch before 2.4.
+
+``torch.load(weights_only=True)`` is as strict there, but it accepts tensors only.
+"""
+
+import codecs
+import os
+import pickle
+import types
+import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+
+class ForbiddenGlobal(pickle.UnpicklingError):
+    """A pickle names a class or function that is not in the allow-list.
+
+    Attributes:
+        name (str): Its name with its module.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'{name} is not in the allow-list')
+        self.name = name
+
+
+def load_restricted(
+    path: str | os.PathLike, map_location: Any, allowed: Sequence[Callable]
+) -> Any:
+    """:func:`torch.load` that calls nothing but what is allowed.
+
+    Args:
+        path: The file.
+        map_location: The device for its tensors.
+        allowed: Classes and functions that a file may call by their ``__module__``
+            and ``__qualname__``, besides those that rebuild tensors.
+
+    Raises:
+        pickle.UnpicklingError: If the file would do more than that.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            if any(name.endswith('/constants.pkl') for name in file.namelist()):
+                raise pickle.UnpicklingError(
+                    'a TorchScript archive, which is a program'
+                )
+
+    class Unpickler(_Unpickler):
+        by_name = _tensor_globals() | {
+            f'{f.__module__}.{f.__qualname__}': f for f in allowed
+        }
+
+    def load(file, **kwargs):
+        return Unpickler(file, **kwargs).load()
+
+    module = types.SimpleNamespace(
+        Unpickler=Unpickler, load=load, __name__='restricted_pickle'
+    )
+    return torch.load(path, map_location, pickle_module=module, weights_only=False)
+
+
+def _tensor_globals() -> dict[str, Any]:
+    from torch._weights_only_unpickler import _get_allowed_globals
+
+    dtypes = {str(v): v for v in vars(torch).values() if isinstance(v, torch.dtype)}
+    # NumPy arrays hold their bytes as an encoded string.
+    return _get_allowed_globals() | dtypes | {'_codecs.encode': codecs.encode}
+
+
+class _Unpickler(pickle._Unpickler):  # in Python: the one in C cannot be restricted
+    """Calls, instantiates and fills what is in ``by_name``, and nothing else.
+
+    Checking names alone would not do: a pickle may also call what a permitted
+    call has returned.
+    """
+
+    by_name: dict[str, Any]
+    dispatch = dict(pickle._Unpickler.dispatch)
+    for _opcode in (
+        *(pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.PERSID),
+        *(pickle.EXT1, pickle.EXT2, pickle.EXT4),
+    ):
+        del dispatch[_opcode[0]]  # torch.save does not write these
+
+    def find_class(self, module: str, name: str) -> Any:
+        # torch.save writes the names of Python 2, such as __builtin__.
+        module, name = NAME_MAPPING.get(
+            (module, name), (IMPORT_MAPPING.get(module, module), name)
+        )
+        full_name = f'{module}.{name}'
+        if full_name not in self.by_name:
+            raise ForbiddenGlobal(full_name)
+        return self.by_name[full_name]
+
+    def _check(self, value):
+        if not any(value is allowed for allowed in self.by_name.values()):
+            raise ForbiddenGlobal(getattr(value, '__qualname__', repr(value)))
+
+    def load_reduce(self):
+        self._check(self.stack[-2])
+        super().load_reduce()
+
+    def load_newobj(self):
+        self._check(self.stack[-2])
+        super().load_newobj()
+
+    def load_build(self):
+        self._check(type(self.stack[-2]))
+        super().load_build()
+
+    def load_binpersid(self):
+        pid = self.stack[-1]
+        if (
+            not isinstance(pid, tuple)
+            or not pid
+            or pid[0] not in ('storage', b'storage')
+        ):
+            raise pickle.UnpicklingError('a persistent ID that is not of a storage')
+        super().load_binpersid()
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
+    dispatch[pickle.NEWOBJ[0]] = load_newobj
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.BINPERSID[0]] = load_binpersid
