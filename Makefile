@@ -1,27 +1,44 @@
-# `make demo` and `make test` work on a fresh machine: they create .venv, install the
-# pinned packages into it, and run.
+# `make demo` and `make test` work on a fresh machine: they create a virtual environment,
+# install the pinned packages into it, and run.
+#
+# STACK=onedl        the maintained fork of the OpenMMLab packages (requirements/onedl.txt)
+# STACK=openmmlab    the original packages (requirements/openmmlab.txt), Python 3.10 or 3.11
+# OPS=torchvision    torchvision's operators take the place of mmcv's; nothing is compiled
+# OPS=compiled       mmcv's own operators: a wheel if there is one, else half an hour
+STACK ?= onedl
+OPS ?= torchvision
 PYTHON ?= python3
-VENV ?= .venv
+VENV ?= $(if $(filter openmmlab,$(STACK)),.venv-openmmlab,.venv)
+
+ifeq ($(filter onedl openmmlab,$(STACK)),)
+$(error STACK=$(STACK): onedl or openmmlab is needed)
+endif
+ifeq ($(filter torchvision compiled,$(OPS)),)
+$(error OPS=$(OPS): torchvision or compiled is needed)
+endif
+
 BIN := $(VENV)/bin
-MMCV := $(shell grep -o '^onedl-mmcv==.*' requirements/onedl.txt)
-PIP_INSTALL := $(BIN)/python -m pip install --no-build-isolation
-# Empty if .venv is missing or broken: interrupted, made without ensurepip, or left
-# behind by a Python that has been removed. It is then made anew.
+INSTALLED := $(VENV)/.installed-$(STACK)-$(OPS)
+# Empty if the environment is missing or broken: interrupted, made without ensurepip, or
+# left behind by a Python that has been removed. It is then made anew.
 WORKING := $(shell $(BIN)/python -m pip --version 2>/dev/null)
 
 .PHONY: install demo test lint clean broken-venv
 
-install: $(VENV)/.installed
+install: $(INSTALLED)
 
-# .installed is touched last, so an interrupted installation is resumed.
-$(VENV)/.installed: requirements/build.txt requirements/onedl.txt pyproject.toml $(if $(WORKING),,broken-venv)
-	$(if $(WORKING),,$(PYTHON) -c "$$CHECK_PYTHON" $(PYTHON))
+# The file is touched last, so an interrupted installation is resumed. mmcv's pin is left
+# to mmcv.sh, and torch comes first because the setup.py of other packages imports it.
+$(INSTALLED): requirements/build.txt requirements/$(STACK).txt requirements/mmcv.sh pyproject.toml setup.py ra_mm/_mmcv_ext.py $(if $(WORKING),,broken-venv)
+	@$(if $(WORKING),,$(PYTHON) -c "$$CHECK" $(STACK))
 	$(if $(WORKING),,$(PYTHON) -m venv $(if $(wildcard $(VENV)/pyvenv.cfg),--clear) $(VENV))
-	$(BIN)/python -c "$$CHECK_PYTHON" $(BIN)/python
-	$(BIN)/python -m pip install -r requirements/build.txt
-	@sh -ec "$$INSTALL_MMCV"
-	$(PIP_INSTALL) -r requirements/onedl.txt -e '.[lint,tests]'
-	touch $@
+	@$(BIN)/python -c "$$CHECK" $(STACK)
+	$(BIN)/python -m pip install -r requirements/build.txt -c requirements/$(STACK).txt torch torchvision
+	@sh requirements/mmcv.sh $(BIN)/python $(STACK) $(OPS)
+	grep -vE '^(onedl-)?mmcv' requirements/$(STACK).txt >$(VENV)/requirements.txt
+	$(BIN)/python -m pip install --no-build-isolation -r $(VENV)/requirements.txt -e '.[lint,tests]'
+	@ls $(VENV)/lib/python3*/site-packages/mmcv/_ext*.so >/dev/null 2>&1 || $(BIN)/python -m ra_mm.mmcv_ops install
+	@touch $@
 
 # A small detector with an RA backbone on drawn shapes: data, training, evaluation and
 # pictures.
@@ -46,33 +63,30 @@ lint: install
 clean:
 	rm -rf $(VENV) build *.egg-info
 
-define CHECK_PYTHON
+# Runs before anything is installed: the Python, and that the environment does not hold
+# the other set of packages, which has the same import names.
+define CHECK
 import sys
-version = sys.version.split()[0]
-if not (3, 10) <= sys.version_info[:2] <= (3, 12):
-    sys.exit(f'{sys.argv[1]} is Python {version}, but 3.10 to 3.12 is needed: try `make clean`, then `make PYTHON=python3.11`')
+from importlib import metadata
+stack = sys.argv[1]
+last = 13 if stack == 'onedl' else 11
+if not (3, 10) <= sys.version_info[:2] <= (3, last):
+    sys.exit(
+        f'{sys.executable} is Python {sys.version.split()[0]}, but STACK={stack} needs 3.10 '
+        f'to 3.{last}: try `make clean`, then `make PYTHON=python3.11`, both with your '
+        'other options'
+    )
+onedl = 'onedl-mmengine onedl-mmcv onedl-mmdetection onedl-mmsegmentation onedl-mmpretrain'
+openmmlab = 'mmengine mmengine-lite mmcv mmcv-lite mmcv-full mmdet mmsegmentation mmpretrain'
+others = (openmmlab if stack == 'onedl' else onedl).split()
+names = [dist.metadata['Name'] or '' for dist in metadata.distributions()]
+found = {name.lower().replace('_', '-') for name in names}.intersection(others)
+# Packages of the Python that the environment is made with do not matter.
+if found and sys.prefix != sys.base_prefix:
+    sys.exit(
+        f'{sys.prefix} holds {", ".join(sorted(found))}, whose files those of STACK={stack} would '
+        'overwrite; nothing was installed. Remove them, run `make clean`, or choose another '
+        f'environment: `make STACK={stack} VENV=.venv-{stack}`'
+    )
 endef
-
-# A prebuilt wheel of mmcv if there is one for this torch and CUDA, otherwise mmcv is
-# compiled. mmwheels.onedl.ai has one page of wheels for each pair of torch and CUDA.
-define INSTALL_MMCV
-pair=$$($(BIN)/python -c 'import torch; c = torch.version.cuda; print(("cu" + c.replace(".", "") if c else "cpu") + "-torch" + torch.__version__.split("+")[0].replace(".", ""))')
-announce() {
-  echo "$$1: compiling it, about 30 minutes of CPU time."
-  if ! command -v nvcc >/dev/null && [ ! -x "$${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; then
-    echo "There is no nvcc here, so this mmcv will have CPU operators only. To train on a GPU,"
-    echo "press Ctrl-C and install the CUDA toolkit of your torch, or use a combination of Python,"
-    echo "torch and CUDA that has a prebuilt wheel: requirements/build.txt lists them."
-  fi
-}
-$(PIP_INSTALL) --only-binary onedl-mmcv --retries 1 --timeout 20 \
-    --find-links https://mmwheels.onedl.ai/$$pair/simple/onedl-mmcv/index.html $(MMCV) || {
-  announce "There is no prebuilt $(MMCV) for $$pair"
-  $(PIP_INSTALL) $(MMCV)
-}
-$(BIN)/python -c 'import torch, mmcv._ext' || {
-  announce "The installed $(MMCV), perhaps from pip's cache, was built for another torch"
-  $(PIP_INSTALL) --no-cache-dir --force-reinstall --no-deps --no-binary onedl-mmcv $(MMCV)
-}
-endef
-export CHECK_PYTHON INSTALL_MMCV
+export CHECK

@@ -1,3 +1,46 @@
-from setuptools import setup
+"""Puts what OpenMIM looks for into a wheel; pyproject.toml says all the rest."""
 
-setup()  # see pyproject.toml
+import shutil
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_py import build_py
+
+
+def copy_mim(folder):
+    """Copy the configs, the tools and their index to ``folder/.mim``."""
+    mim = Path(folder, '.mim')
+    shutil.rmtree(mim, ignore_errors=True)  # of an earlier build
+    for name in ('configs', 'tools'):
+        ignore = shutil.ignore_patterns('__pycache__')
+        shutil.copytree(name, mim / name, ignore=ignore)
+    shutil.copy('model-index.yml', mim)
+
+
+class BuildPackage(build_py):
+    """Copies them into the package, as the OpenMMLab toolboxes do.
+
+    An editable install has no copy: OpenMIM and ra_mm read the checkout.
+    """
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            copy_mim(Path(self.build_lib, 'ra_mm'))
+
+
+class BuildWheel(bdist_wheel):
+    """Copies them beside the metadata too.
+
+    onedl-mim (0.5.1) takes the folder of a distribution's first file for its
+    package, which for ra_mm is ``ra_mm-<version>.dist-info``.
+    """
+
+    def write_wheelfile(self, wheelfile_base, *args, **kwargs):
+        super().write_wheelfile(wheelfile_base, *args, **kwargs)
+        if 'editable_wheel' not in self.distribution.commands:
+            copy_mim(wheelfile_base)
+
+
+setup(cmdclass={'build_py': BuildPackage, 'bdist_wheel': BuildWheel})

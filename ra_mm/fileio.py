@@ -1,4 +1,4 @@
-"""Atomic file writes, and a check that a folder is writable."""
+"""Atomic file writes, a check that a folder is writable, and where the configs are."""
 
 import os
 import tempfile
@@ -63,3 +63,10 @@ def check_writable(option: str, folder: str | Path) -> None:
         raise UserError(
             f'{option}: cannot write to {folder} ({e.strerror}); name another folder'
         ) from e
+
+
+def find_configs() -> Path:
+    """Return the folder of configs: that of a wheel, or else that of the checkout."""
+    package = Path(__file__).parent
+    packaged = package / '.mim/configs'
+    return packaged if packaged.is_dir() else package.parent / 'configs'

@@ -12,10 +12,11 @@ from mmpretrain.models.backbones.mobilenet_v2 import InvertedResidual
 from mmpretrain.models.backbones.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
+from ra_mm.fileio import find_configs
 from ra_mm.layers import NAMES, ResidualSum
 from ra_mm.models import build_model
 
-CONFIG_DIR = Path(__file__).parents[2] / 'configs'
+CONFIG_DIR = find_configs()
 
 # Prefix of the config, path of the tail, whether torch.compile gets the backbone.
 VARIANTS = {

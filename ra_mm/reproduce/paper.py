@@ -7,14 +7,7 @@ from pathlib import Path
 import yaml
 
 from ra_mm.errors import UserError
-
-
-def find_configs() -> Path:
-    """The folder of configs: in the installed package, else in the checkout."""
-    package = Path(__file__).parents[1]
-    packaged = package / '.mim/configs'
-    return packaged if packaged.is_dir() else package.parent / 'configs'
-
+from ra_mm.fileio import find_configs
 
 CONFIGS = find_configs()
 
@@ -80,8 +73,8 @@ def _load():
     path = CONFIGS / 'paper.yml'
     if not path.is_file():
         raise UserError(
-            f'{path}: no such file. This installation of ra_mm has no configs: '
-            'clone the repository and install it with `pip install -e .`'
+            f'{path}: no such file. The configs come with ra_mm, whether it is '
+            'installed from a wheel or from a clone: install it again'
         )
     # BaseLoader keeps numbers as the text that is printed.
     return yaml.load(path.read_text(encoding='utf-8'), yaml.BaseLoader)

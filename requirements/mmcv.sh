@@ -1,0 +1,77 @@
+#!/bin/sh
+# Installs mmcv for `make`, after torch: mmcv.sh PYTHON STACK OPS
+#
+# OPS=torchvision installs mmcv without its operators, which takes seconds. OPS=compiled
+# installs a wheel with operators if there is one for this Python, torch and CUDA, and
+# compiles mmcv otherwise. Compiled operators that work are kept in both cases.
+set -eu
+python=$1 stack=$2 ops=$3
+
+# works, fails (for example, with this torch) or none
+compiled_operators() {
+  "$python" -c '
+import importlib.util, pathlib
+spec = importlib.util.find_spec("mmcv")
+folders = list(spec.submodule_search_locations) if spec else []
+if not any(p.suffix in (".so", ".pyd") for f in folders for p in pathlib.Path(f).glob("_ext*")):
+    print("none")
+else:
+    try:
+        import torch, mmcv._ext
+        print("works")
+    except Exception:
+        print("fails")'
+}
+
+pip_install() {
+  "$python" -m pip install --no-deps "$@"
+}
+
+explain_compilation() {
+  echo "There is no wheel of $mmcv for $pair and this Python."
+  if command -v nvcc || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; then
+    echo "nvcc was found: the operators are compiled for the CPU and for CUDA."
+  else
+    echo "nvcc was not found: the operators are compiled for the CPU only. For a GPU, use"
+    echo "OPS=torchvision, or a wheel with CUDA operators: docs/install.md lists them."
+  fi
+  echo "Compiling takes about 30 minutes of CPU time. Ctrl-C stops it."
+}
+
+# onedl-mmcv==2.3.6, or mmcv-lite==2.1.0, which is mmcv==2.1.0 without operators
+pin=$(grep -oE '^(onedl-mmcv|mmcv-lite)==[0-9.]+' "requirements/$stack.txt")
+
+state=$(compiled_operators)
+if [ "$state" = works ]; then
+  echo "mmcv has compiled operators, which stay."
+elif [ "$ops" = torchvision ]; then
+  # Build isolation hides torch from the build, and mmcv then leaves out its operators.
+  # pip's cache and --find-links may hold an mmcv that was compiled for another torch.
+  case $pin in onedl-*) set -- --no-cache-dir --no-binary onedl-mmcv ;; *) set -- ;; esac
+  [ "$state" = none ] || set -- "$@" --force-reinstall
+  pip_install "$@" "$pin"
+else
+  versions=$("$python" -c '
+import torch
+cuda = torch.version.cuda
+print("cu" + cuda.replace(".", "") if cuda else "cpu", torch.__version__.split("+")[0])')
+  device=${versions% *} torch=${versions#* }
+  if [ "$stack" = onedl ]; then
+    mmcv=$pin
+    pair=$device-torch$(echo "$torch" | tr -d .)
+    page=https://mmwheels.onedl.ai/$pair/simple/onedl-mmcv/index.html
+  else
+    mmcv=mmcv==${pin#*==}
+    pair=$device/torch${torch%.*}.0
+    page=https://download.openmmlab.com/mmcv/dist/$pair/index.html
+    "$python" -m pip uninstall --yes mmcv-lite
+  fi
+  if ! pip_install --force-reinstall --retries 1 --timeout 20 --only-binary :all: \
+      --find-links "$page" "$mmcv" || [ "$(compiled_operators)" != works ]; then
+    explain_compilation
+    pip_install --force-reinstall --no-build-isolation "$mmcv"
+    # The cache may have held one without operators, or one for another torch.
+    [ "$(compiled_operators)" = works ] || pip_install --force-reinstall \
+      --no-build-isolation --no-cache-dir --no-binary "${mmcv%%=*}" "$mmcv"
+  fi
+fi
