@@ -9,6 +9,7 @@ import pickle
 import types
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -66,8 +67,11 @@ def _tensor_globals() -> dict[str, Any]:
     from torch._weights_only_unpickler import _get_allowed_globals
 
     dtypes = {str(v): v for v in vars(torch).values() if isinstance(v, torch.dtype)}
-    # NumPy arrays hold their bytes as an encoded string.
-    return _get_allowed_globals() | dtypes | {'_codecs.encode': codecs.encode}
+    # As in newer versions of PyTorch. NumPy arrays hold their bytes as an encoded
+    # string, and MultiStepLR its milestones as a Counter.
+    plain = {f'builtins.{t.__name__}': t for t in (bytearray, complex, set)}
+    plain |= {'_codecs.encode': codecs.encode, 'collections.Counter': Counter}
+    return _get_allowed_globals() | dtypes | plain | {'torch.device': torch.device}
 
 
 class _Unpickler(pickle._Unpickler):  # in Python: the one in C cannot be restricted

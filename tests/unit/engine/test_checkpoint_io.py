@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -52,6 +53,8 @@ def test_latest(tmp_path):
         np.bool_(True),
         np.ones((2, 3), np.uint8),
         ConfigDict(a=dict(b=[1, dict(c=2)])),
+        Counter({3: 1}),  # the milestones of MultiStepLR
+        *({1, 2}, 1j, torch.float16, torch.device('cpu')),
     ],
     ids=str,
 )
