@@ -262,7 +262,7 @@ def run(args, argv) -> dict:
 
         try:
             m = measure(case, args.variants, args.rounds, report)
-        except torch.OutOfMemoryError as e:
+        except torch.cuda.OutOfMemoryError as e:
             raise UserError(
                 f'{name}: out of memory; choose a smaller --batch or fewer --variants'
             ) from e

@@ -46,7 +46,7 @@ class RandomTail(nn.Module):
         self.attention = ReverseAttention(channels)
         self.act = nn.ReLU(inplace=True)
         for p in self.parameters():
-            nn.init.normal_(p, generator=g)
+            p.data.normal_(generator=g)
         self.norm.running_mean.normal_(generator=g)
         self.norm.running_var.uniform_(0.5, 2, generator=g)
         self.attention.gate.temp.fill_(0.7)

@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 from ra_mm.analysis.benchmark_cases import VARIANTS, Case, tails
 from ra_mm.analysis.benchmarking import Step
@@ -38,10 +38,10 @@ class ByteCounter(TorchDispatchMode):
             t
             for a, t in zip(schema.arguments, args)
             if not (schema.name == 'aten::copy_' and a.name == 'self')
-            for t in tree_leaves(t)
+            for t in tree_flatten(t)[0]
         ]
         tensors = {id(t): t for t in read if isinstance(t, Tensor)}.values()
-        written = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        written = [t for t in tree_flatten(out)[0] if isinstance(t, Tensor)]
         self.bytes += sum(map(_bytes, [*tensors, *written]))
         return out
 

@@ -246,7 +246,7 @@ def test_results_survive_a_failure(tmp_path, monkeypatch, capsys):
 
     def measure(case, *_):
         if case.what == 'infer':
-            raise torch.OutOfMemoryError
+            raise torch.cuda.OutOfMemoryError
         return dict(vars(case), rounds=2, number=1, results=[])
 
     monkeypatch.setattr(tool, 'measure', measure)

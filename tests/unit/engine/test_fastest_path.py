@@ -26,7 +26,7 @@ class Block(BaseModel):
         self.attention = ReverseAttention(3) if ra else None
         self.act = nn.ReLU(inplace=True)
         for p in self.parameters():
-            nn.init.normal_(p, generator=g)
+            p.data.normal_(generator=g)
 
     def forward(self, inputs, mode):
         x = torch.stack(inputs)
