@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from ra_mm.cfg_options import OptionsAction
 from ra_mm.engine.config import get_value
 from ra_mm.engine.cpu_distributed import use_gloo
 from ra_mm.errors import UserError, translate_errors
@@ -67,11 +68,12 @@ def add_cfg_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionsAction,
         type=key_value,
         metavar='KEY=VALUE',
         help='settings that override the config: key=value, and '
-        'key="[a,b]" or key=a,b for a list, without white space',
+        'key="[a,b]" or key=a,b for a list; a text with commas needs quotes of its '
+        'own: "key=\'a, b\'"',
     )
 
 

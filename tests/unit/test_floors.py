@@ -12,7 +12,7 @@ FLOORS = [
     {'ops', 'layers', 'validation', 'errors', 'fileio', 'compat', 'restricted_pickle'},
     {'registry', 'conversion', 'safe_globals'},
     {'engine', 'hooks', 'backbones', 'heads', 'datasets'},
-    {'cli', 'preflight', 'audit', 'analysis', 'models', 'mmcv_ops'},
+    {'cli', 'preflight', 'audit', 'analysis', 'models', 'mmcv_ops', 'cfg_options'},
     {'reproduce', 'check_env'},
 ]
 FLOOR_OF = {name: i for i, floor in enumerate(FLOORS) for name in floor}
@@ -25,6 +25,7 @@ INGREDIENTS = {
     ('analysis', 'cli'),
     ('analysis', 'models'),
     ('cli', 'models'),
+    ('cli', 'cfg_options'),
 }
 
 
