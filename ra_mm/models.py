@@ -29,3 +29,12 @@ def build_model(cfg: Config) -> nn.Module:
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     with translate_errors(f'the model of {cfg.filename} cannot be built'):
         return revert_sync_batchnorm(MODELS.build(model))
+
+
+def count_channels(model: nn.Module) -> int:
+    """Return the number of channels of the images that a model takes.
+
+    It is that of the first convolution; 3 if there is none.
+    """
+    convs = (m for m in model.modules() if isinstance(m, nn.Conv2d))
+    return next((conv.in_channels for conv in convs), 3)

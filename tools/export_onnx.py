@@ -39,7 +39,7 @@ from ra_mm.engine.checkpoint_io import read_state_dict
 from ra_mm.engine.strict_load import load_strict
 from ra_mm.errors import UserError
 from ra_mm.fileio import atomic_write, check_writable
-from ra_mm.models import build_model
+from ra_mm.models import build_model, count_channels
 
 PROG = 'tools/export_onnx.py'
 
@@ -108,8 +108,9 @@ def load_network(cfg: Config, checkpoint: str) -> ExportedNetwork:
 def print_interface(network, dtype, names, cfg) -> None:
     """Print input and outputs of the exported network."""
     name = str(dtype).removeprefix('torch.')
+    channels = count_channels(network.model.backbone)
     print(
-        f'input    image, {name} (batch, 3, height, width): '
+        f'input    image, {name} (batch, {channels}, height, width): '
         f'{onnx_export.describe_preprocessing(cfg)}\noutput   {", ".join(names)}'
     )
     if network.kind == 'detector':
@@ -135,7 +136,8 @@ def main(argv=None):
         check_writable('--out', Path(args.out).parent)
         cfg = load_config(args.config, args.cfg_options)
         network = load_network(cfg, args.checkpoint)
-        images = onnx_export.get_test_images(*args.shape)
+        channels = count_channels(network.model.backbone)
+        images = onnx_export.get_test_images(*args.shape, channels)
         expected = onnx_export.compute(network, images)
         dtype = torch.float16 if args.half else torch.float32
         if args.half:

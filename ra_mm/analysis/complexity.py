@@ -17,6 +17,8 @@ from mmengine.analysis.jit_handles import elementwise_flop_counter
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from ra_mm.models import count_channels
+
 # Default input (height, width) in pixels: the paper's for classifiers and
 # detectors, the crop size of UperNet's config for segmenters.
 SHAPES = dict(mmpretrain=(224, 224), mmdet=(800, 1280), mmseg=(512, 512))
@@ -83,7 +85,8 @@ def count_flops(model: nn.Module, shape: tuple[int, int]) -> FlopAnalyzer:
         ``by_module()``, where the name of every module begins with ``model``.
     """
     model.eval()
-    analyzer = FlopAnalyzer(TensorMode(model, shape), torch.rand(1, 3, *shape))
+    image = torch.rand(1, count_channels(getattr(model, 'backbone', model)), *shape)
+    analyzer = FlopAnalyzer(TensorMode(model, shape), image)
     analyzer.set_op_handle(**OPERATORS)
     analyzer.unsupported_ops_warnings(False)
     analyzer.uncalled_modules_warnings(False)

@@ -229,11 +229,11 @@ def relative_error(ours: Tensor, expected: Tensor) -> float:
     return (difference / expected.abs().max().clamp(min=1e-30)).item()
 
 
-def get_test_images(height: int, width: int) -> list[Tensor]:
+def get_test_images(height: int, width: int, channels: int = 3) -> list[Tensor]:
     """Draw random images to compare with, in batches of several sizes.
 
     Returns:
-        list[Tensor]: float32, (N, 3, H, W): batches of 2 and 1 of the given
+        list[Tensor]: float32, (N, channels, H, W): batches of 2 and 1 of the given
         size, a higher batch of 3, a wider batch of 2, and as the last and
         smallest one a single image of about half the height and a third of
         the width.
@@ -246,7 +246,7 @@ def get_test_images(height: int, width: int) -> list[Tensor]:
         (2, height, width + 46),
         (1, height // 2 + 1, width // 3 + 1),
     ]
-    return [torch.randn(n, 3, h, w, generator=generator) for n, h, w in sizes]
+    return [torch.randn(n, channels, h, w, generator=generator) for n, h, w in sizes]
 
 
 @torch.no_grad()

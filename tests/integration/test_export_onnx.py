@@ -247,3 +247,13 @@ model = dict(backbone=dict(
     error = fails(config, tmp_path / 'a.pth', '--shape', 8)
     assert '2 images of 8 x 8 pixels' in error and '--shape' in error
     assert sorted(p.name for p in tmp_path.iterdir()) == ['a.pth', 'a.py']
+
+
+def test_grey_images(export, configs, tmp_path, capsys):
+    options = ['--cfg-options', 'model.backbone.in_channels=1']
+    cfg = Config.fromfile(configs / 'classifier.py')
+    cfg.model.backbone.in_channels = 1
+    weights = tmp_path / 'weights.pth'
+    torch.save(dict(state_dict=build_model(cfg).state_dict()), weights)
+    export(configs / 'classifier.py', weights, '--out', tmp_path / 'a.onnx', *options)
+    assert '(batch, 1, height, width)' in capsys.readouterr().out

@@ -203,3 +203,8 @@ def test_wrong_config(tool, message, argv, named, tmp_path, monkeypatch):
     (tmp_path / 'empty.py').write_text('a = 1\n')
     monkeypatch.chdir(tmp_path)
     assert named in message(tool('get_flops'), *argv)
+
+
+def test_grey_images(get_flops, configs):
+    options = ['--cfg-options', 'model.backbone.in_channels=1']
+    assert 'FLOPs' in get_flops(configs / 'classifier.py', *options)

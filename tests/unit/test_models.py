@@ -6,7 +6,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from ra_mm.errors import UserError
-from ra_mm.models import build_model
+from ra_mm.models import build_model, count_channels
 
 CONFIG = """
 default_scope = 'mmpretrain'
@@ -67,3 +67,10 @@ def test_wrong_arguments(cfg, options, reason):
     with pytest.raises(UserError, match=f'(?s)a.py.*{reason}') as error:
         build_model(cfg)
     assert error.value.__cause__ is not None
+
+
+def test_count_channels(cfg):
+    assert count_channels(build_model(cfg)) == 3
+    cfg.model.backbone.in_channels = 1
+    assert count_channels(build_model(cfg)) == 1
+    assert count_channels(nn.Linear(2, 2)) == 3
