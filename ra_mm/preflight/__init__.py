@@ -7,6 +7,7 @@ from mmengine.config import Config
 from ra_mm.errors import UserError
 from ra_mm.fileio import check_writable
 
+from .agreements import check_agreements
 from .checkpoints import check_checkpoints
 from .config import check_val_begin, check_values
 from .datasets import check_datasets
@@ -44,6 +45,7 @@ def check(cfg: Config, mode: str, auto_resume: bool = False) -> list[str]:
             *check_devices(cfg, mode, warnings),
             *check_checkpoints(cfg, mode, auto_resume, remote=False),
             *check_datasets(cfg, mode, warnings),
+            *check_agreements(cfg, mode, warnings),
         ]
     if not problems:  # nothing is downloaded for a run that cannot start
         problems = list(check_checkpoints(cfg, mode, auto_resume, remote=True))

@@ -29,6 +29,13 @@ class CocoFile:
     left_out: list  # ids of annotations that mmdet leaves out
     is_trainable: bool  # whether any annotation is left to train on
     num_without_mask: int
+    num_without_crowd: int  # annotations without iscrowd
+    image_sizes: np.ndarray  # (number of images, 2): width and height
+    image_of: np.ndarray  # the index of the image of each annotation, -1 if unlisted
+    category_of: list  # the category id of each annotation
+    boxes: np.ndarray  # (number of annotations, 4), as in the file
+    is_taken: np.ndarray  # whether mmdet takes each annotation, if it has its category
+    is_counted: np.ndarray  # whether each annotation is neither crowd nor ignored
 
 
 def read_coco(path: str) -> CocoFile:
@@ -62,16 +69,26 @@ def read_coco(path: str) -> CocoFile:
     # As in mmdet's CocoDataset.parse_data_info.
     taken = ((ends > np.maximum(corner, 0)) & (size >= 1)).all(1)
     taken &= (image >= 0) & (_column(path, annotations, 'area', 1)[:, 0] > 0)
-    counted = [not (a.get('iscrowd') or a.get('ignore')) for a in annotations]
+    counted = np.array(
+        [not (a.get('iscrowd') or a.get('ignore')) for a in annotations], dtype=bool
+    )
+    category_of = _column(path, annotations, 'category_id', 'id')
     return CocoFile(
         file_names=dict(zip(image_ids, _column(path, images, 'file_name', str))),
         categories=dict(zip(category_ids, _column(path, categories, 'name', str))),
-        category_counts=Counter(_column(path, annotations, 'category_id', 'id')),
+        category_counts=Counter(category_of),
         left_out=[ids[i] for i in np.flatnonzero(~taken)],
-        is_trainable=bool((taken & np.array(counted, dtype=bool)).any()),
+        is_trainable=bool((taken & counted).any()),
         num_without_mask=sum(
             not (a.get('segmentation') or a.get('ignore')) for a in annotations
         ),
+        num_without_crowd=sum('iscrowd' not in a for a in annotations),
+        image_sizes=np.hstack(sizes),
+        image_of=image,
+        category_of=category_of,
+        boxes=np.hstack([corner, size]),
+        is_taken=taken,
+        is_counted=counted,
     )
 
 

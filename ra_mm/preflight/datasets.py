@@ -15,7 +15,10 @@ from ra_mm.engine.config import get_value, iter_dicts
 from ra_mm.errors import UserError, translate_errors
 from ra_mm.validation import shorten
 
+from .annotations import check_annotations, check_validation_data
 from .coco import check_coco, check_evaluator, check_training_data, is_coco, read_coco
+from .labels import check_label_folders, check_label_lists
+from .unwrap import iter_unwrapped
 
 # The heads whose num_classes is the number of classes of the data.
 HEAD = re.compile(
@@ -36,7 +39,7 @@ def check_datasets(cfg: Config, mode: str, warnings: list[str]) -> Iterator[str]
             if cfg.get(f'{part}_dataloader') is not None:
                 yield f'{part}_dataloader has no dataset'
             continue
-        for key, node in _iter_unwrapped(get_value(cfg, root), root):
+        for key, node in iter_unwrapped(get_value(cfg, root), root):
             dataset = _build_lazily(cfg, node)
             if dataset is None:
                 continue
@@ -50,11 +53,15 @@ def check_datasets(cfg: Config, mode: str, warnings: list[str]) -> Iterator[str]
                 missing[path].append(f'{key}.{name}')
             if not absent:
                 yield from _check_dataset(dataset, key, node, part, read, warnings)
+                number = get_value(cfg, 'model.head.num_classes')
+                yield from check_label_lists(dataset, key, number)
+                yield from check_label_folders(dataset, key)
     for key, path in _iter_evaluator_files(cfg, parts):
         if not osp.exists(path):
             missing[path].append(key)
         else:
             yield from check_evaluator(key, path, datasets, read)
+            yield from check_validation_data(cfg, key, path, datasets, read)
     for path, keys in missing.items():
         where = '' if osp.isabs(path) else f' in {os.getcwd()}'
         options = ' '.join(f'{key}=PATH' for key in keys)
@@ -73,17 +80,6 @@ def _read(problems, path):
         problems.append(str(e))
 
 
-def _iter_unwrapped(node, key):
-    """Yield the key and config of each dataset in wrappers such as RepeatDataset."""
-    if 'dataset' in node:
-        yield from _iter_unwrapped(node.dataset, f'{key}.dataset')
-    elif 'datasets' in node:
-        for i, child in enumerate(node.datasets):
-            yield from _iter_unwrapped(child, f'{key}.datasets.{i}')
-    else:
-        yield key, node
-
-
 def _is_local(node):
     backend = get_value(node, 'backend_args.backend', 'local')
     return backend == 'local' and '://' not in str(node.get('data_root'))
@@ -97,7 +93,10 @@ def _build_lazily(cfg, node) -> BaseDataset | None:
     """
     try:
         with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
-            built = registry.build(dict(node, lazy_init=True, pipeline=[]))
+            metainfo = dict(node.get('metainfo') or {})
+            metainfo.pop('palette', None)  # a wrong one is a problem of its own
+            new = dict(node, metainfo=metainfo, lazy_init=True, pipeline=[])
+            built = registry.build(new)
     except Exception:
         return None
     return built if isinstance(built, BaseDataset) and _is_local(node) else None
@@ -134,6 +133,7 @@ def _check_dataset(
         if coco is None:
             return
         yield from check_coco(dataset, key, coco, warnings)
+        yield from check_annotations(dataset, key, coco, part == 'train', warnings)
         if part == 'train':
             mask = any(step.get('with_mask') for step in node.get('pipeline', []))
             yield from check_training_data(dataset.ann_file, coco, mask, warnings)
@@ -170,12 +170,14 @@ def _check_num_classes(cfg, datasets):
         )
     elif classes:
         key, names = next(iter(classes.items()))
-        wrong = [
-            f'{head}.num_classes={len(names)}'
-            for head, node in iter_dicts(cfg.model, 'model')
-            if HEAD.fullmatch(head)
-            and node.get('num_classes', len(names)) != len(names)
-        ]
+        wrong = []
+        for head, node in iter_dicts(cfg.model, 'model'):
+            if HEAD.fullmatch(head):
+                wrong += _list_wrong_numbers(head, node, len(names))
+        n = get_value(cfg, 'data_preprocessor.num_classes', len(names))
+        # Only mixing images uses the number of the preprocessor.
+        if n != len(names) and (wrong or get_value(cfg, 'model.train_cfg.augments')):
+            wrong.append(f'data_preprocessor.num_classes={len(names)}')
         if wrong:
             data = f'{key} has {len(names)} classes {shorten(names)}'
             yield f'{data}, the model another number; pass --cfg-options {" ".join(wrong)}'
@@ -188,5 +190,26 @@ def _get_classes(dataset):
     if names is None and getattr(dataset, 'with_label', False) and not dataset.ann_file:
         folder = dataset.img_prefix  # of class folders
         if osp.isdir(folder):
-            names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+            names = sorted(
+                entry.name
+                for entry in os.scandir(folder)
+                if entry.is_dir() and not entry.name.startswith(('.', '__'))
+            )
     return tuple(names or ())
+
+
+def _list_wrong_numbers(head, node, count):
+    """List options that make the numbers of classes in a head equal to ``count``."""
+    if node.get('num_classes', count) != count:
+        yield f'{head}.num_classes={count}'
+    if node.get('out_channels') == node.get('num_classes', 0) != count:
+        yield f'{head}.out_channels={count}'
+    for key, loss in iter_dicts(dict(node), head):
+        weights = loss.get('class_weight')
+        if not isinstance(weights, list | tuple):
+            continue
+        # The last one of mmdet's and Mask2Former's loss_cls is no class.
+        others = list(weights[-1:]) if 'loss_cls' in key else []
+        if len(weights) - len(others) != count and len(weights) != count:
+            new = ','.join(str(w) for w in [1.0] * count + others)
+            yield f'{key}.class_weight=[{new}]'

@@ -20,6 +20,7 @@ def cfg(original_cfg, tmp_path):
     """A copy of detector.py, as load_config would return it."""
     cfg = copy.deepcopy(original_cfg)
     cfg.launcher, cfg.work_dir = 'none', str(tmp_path / 'work')
+    cfg.param_scheduler[1].end = 1  # as long as the training
     return cfg
 
 

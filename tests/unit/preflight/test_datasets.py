@@ -154,6 +154,7 @@ def test_imagenet_with_annotation_files(load, installed, tmp_path):
     for part in ('train', 'val'):
         cfg[f'{part}_dataloader'].dataset.data_root = str(tmp_path)
         (tmp_path / part).mkdir()
+        (tmp_path / part / 'a.jpg').touch()
         (tmp_path / f'meta/{part}.txt').write_text('a.jpg 0\n')
     check(cfg, 'train')
 

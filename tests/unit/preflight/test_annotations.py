@@ -1,0 +1,109 @@
+"""The boxes of annotation files, what is left of them, and what a metric needs."""
+
+import json
+
+import pytest
+
+from ra_mm.preflight import check
+
+
+def change_boxes(coco, change):
+    sizes = {image['id']: (image['width'], image['height']) for image in coco['images']}
+    for annotation in coco['annotations']:
+        size = sizes[annotation['image_id']]
+        annotation['bbox'] = change(*annotation['bbox'], *size)
+    return coco
+
+
+@pytest.mark.parametrize(
+    'change, expected',
+    [
+        (lambda x, y, w, h, *_: [x, y, x + w, y + h], 'x1, y1, x2, y2'),
+        (lambda x, y, w, h, *_: [x + w / 2, y + h / 2, w, h], 'a centre'),
+        (lambda x, y, w, h, W, H: [x / W, y / H, w / W, h / H], 'within 0 and 1'),
+    ],
+)
+def test_boxes_of_another_form(refused, with_annotations, coco, change, expected):
+    assert expected in refused(with_annotations(change_boxes(coco, change)))
+
+
+def test_boxes_with_axes_swapped(refused, with_annotations, coco):
+    for image in coco['images']:
+        image['width'] = 200
+    change_boxes(coco, lambda x, y, w, h, *_: [y, 2.9 * x, h, 2.9 * w])
+    assert 'y, x, height, width' in refused(with_annotations(coco))
+
+
+def test_boxes_that_leave_their_images(with_annotations, coco):
+    """Some data sets have boxes of the hidden part too."""
+    change_boxes(coco, lambda x, y, w, h, *_: [x - w, y - h, 2.5 * w, 2.5 * h])
+    warnings = check(with_annotations(coco), 'train')
+    assert any('boxes leave their image' in text for text in warnings)
+
+
+def test_all_images_are_filtered(refused, with_annotations, coco):
+    cfg = with_annotations(coco)
+    cfg.train_dataloader.dataset.filter_cfg = dict(min_size=100)
+    text = refused(cfg)
+    assert 'filter_cfg leaves out 16 of 16' in text and 'min_size=64' in text
+
+
+def test_most_images_are_filtered(with_annotations, coco):
+    kept = {image['id'] for image in coco['images'][:4]}
+    coco['annotations'] = [a for a in coco['annotations'] if a['image_id'] in kept]
+    warnings = check(with_annotations(coco), 'train')
+    assert any('leaves out 12 of 16' in text for text in warnings)
+
+
+def test_class_whose_objects_are_all_crowds(with_annotations, coco):
+    ids = {category['name']: category['id'] for category in coco['categories']}
+    for annotation in coco['annotations']:
+        annotation['iscrowd'] = int(annotation['category_id'] == ids['star'])
+    warnings = check(with_annotations(coco), 'train')
+    assert any('no object to train on of (star)' in text for text in warnings)
+
+
+@pytest.fixture
+def with_validation(cfg, tmp_path, shapes):
+    """The config with another content of the validation data."""
+
+    def put(change):
+        coco = json.loads((shapes / 'annotations/val.json').read_text())
+        change(coco)
+        path = tmp_path / 'val.json'
+        path.write_text(json.dumps(coco))
+        cfg.val_dataloader.dataset.ann_file = cfg.val_evaluator.ann_file = str(path)
+        return cfg
+
+    return put
+
+
+def test_validation_without_segmentation(refused, with_validation):
+    cfg = with_validation(lambda coco: coco['annotations'][0].pop('segmentation'))
+    check(cfg, 'train')
+    cfg.val_evaluator.metric = ['bbox', 'segm']
+    assert 'val_evaluator.metric=[bbox]' in refused(cfg)
+
+
+def test_validation_without_iscrowd(refused, with_validation):
+    cfg = with_validation(lambda coco: coco['annotations'][0].pop('iscrowd'))
+    assert '1 of' in refused(cfg) and 'iscrowd' in refused(cfg)
+
+
+def test_validation_without_annotations(refused, with_validation):
+    cfg = with_validation(lambda coco: coco.update(annotations=[]))
+    assert 'val.json has no annotations' in refused(cfg)
+
+
+def test_file_that_is_listed_twice(with_annotations, coco):
+    coco['images'].append(dict(coco['images'][0], id=1000))
+    warnings = check(with_annotations(coco), 'train')
+    assert any(coco['images'][0]['file_name'] in text for text in warnings)
+
+
+def test_no_object_of_any_class(refused, with_annotations, coco):
+    """Another value of filter_cfg would leave nothing to train on."""
+    coco['categories'].append(dict(id=9, name='hexagon'))
+    cfg = with_annotations(coco)
+    cfg.train_dataloader.dataset.metainfo = dict(classes=('hexagon',))
+    assert 'no object to train on of (hexagon)' in refused(cfg)

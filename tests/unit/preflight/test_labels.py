@@ -1,0 +1,84 @@
+"""Lists of labels and class folders, before mmpretrain reads them."""
+
+import shutil
+
+import pytest
+
+from ra_mm.preflight import check
+
+
+@pytest.fixture
+def copied(shapes, tmp_path):
+    return shutil.copytree(shapes / 'classes', tmp_path / 'classes')
+
+
+@pytest.fixture
+def classifier(load, copied):
+    cfg = load('classifier')
+    for part in ('train', 'val'):
+        cfg[f'{part}_dataloader'].dataset.data_root = str(copied)
+    return cfg
+
+
+@pytest.fixture
+def with_list(classifier, copied):
+    """The config with a list of images and labels, changed line by line."""
+
+    def put(change, names=True):
+        folders = sorted(p.name for p in (copied / 'train').iterdir())
+        lines = [
+            change(str(p.relative_to(copied / 'train')), folders.index(p.parent.name))
+            for p in sorted((copied / 'train').glob('*/*'))
+        ]
+        (copied / 'list.txt').write_text('\n'.join(lines) + '\n')
+        classifier.train_dataloader.dataset.ann_file = 'list.txt'
+        if names:
+            classifier.train_dataloader.dataset.metainfo = dict(classes=folders)
+        return classifier
+
+    return put
+
+
+def test_list(with_list):
+    check(with_list(lambda path, label: f'{path} {label}'), 'train')
+
+
+@pytest.mark.parametrize(
+    'change, expected',
+    [
+        (lambda path, label: f'{path}\t{label}', 'line 1: expected'),
+        (lambda path, label: f'{path},{label}', 'line 1: expected'),
+        (lambda path, label: f'{path} {path[:4]}', 'line 1: expected'),
+        (lambda path, label: path, 'line 1: expected'),
+        (lambda path, label: f'{path} {label}' if label else '', 'line 1: expected'),
+        (lambda path, label: '', 'is empty'),
+        (lambda path, label: f'{path} {label - 1}', 'the label is -1'),
+        (lambda path, label: f'{path} {label + 1}', 'subtract 1'),
+        (lambda path, label: f'{path}x {label}', 'line 1: there is no image'),
+    ],
+)
+def test_bad_list(refused, with_list, copied, change, expected):
+    text = refused(with_list(change))
+    assert f'{copied}/list.txt' in text and expected in text
+
+
+def test_list_without_names(refused, with_list):
+    """Then the labels fit the model."""
+    check(with_list(lambda path, label: f'{path} {label}', names=False), 'train')
+    bad = with_list(lambda path, label: f'{path} {label + 1}', names=False)
+    assert 'subtract 1' in refused(bad)
+
+
+@pytest.mark.parametrize('name', ['.ipynb_checkpoints', '__MACOSX'])
+def test_hidden_folder(refused, classifier, copied, name):
+    (copied / 'train' / name).mkdir()
+    text = refused(classifier)
+    assert f"rm -r '{copied}/train/{name}'" in text
+    assert 'num_classes' not in text
+
+
+def test_empty_folder(refused, classifier, copied):
+    for part in ('train', 'val'):
+        shutil.rmtree(copied / part / 'star')
+        (copied / part / 'star').mkdir()
+    assert '(star)' in refused(classifier)
