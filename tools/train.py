@@ -8,6 +8,7 @@
 
 import os
 
+from ra_mm.audit.hook import AuditHook
 from ra_mm.cli import build_runner, get_parser, load_config, report_user_errors
 from ra_mm.engine.checkpoint_io import latest_checkpoint
 from ra_mm.engine.cpu_distributed import end_processes
@@ -32,6 +33,13 @@ def parse_args(argv):
         metavar='CHECKPOINT',
         help='resume from this checkpoint, or from the latest one in the work '
         'directory',
+    )
+    parser.add_argument(
+        '--no-data-check',
+        dest='data_check',
+        action='store_false',
+        help='do not look at a sample of the loaded data before training; '
+        'tools/check_data.py shows more of it',
     )
     args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -71,6 +79,8 @@ def main(argv=None):
         runner = build_runner(cfg)
         for warning in warnings:
             runner.logger.warning(warning)
+        if args.data_check:
+            runner.register_hook(AuditHook())
         runner.train()
 
 

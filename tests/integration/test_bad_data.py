@@ -22,6 +22,7 @@ def test_image_that_cannot_be_read(message, train, configs, copied, workers):
     text = message(
         train,
         configs / 'classifier.py',
+        '--no-data-check',
         '--cfg-options',
         f'train_dataloader.dataset.data_root={copied}/classes',
         f'train_dataloader.num_workers={workers}',
@@ -45,6 +46,7 @@ def test_mask_that_does_not_fit(message, train, configs, copied, mask, expected)
     text = message(
         train,
         configs / 'segmenter.py',
+        '--no-data-check',
         '--cfg-options',
         f'train_dataloader.dataset.data_root={copied}',
     )

@@ -1,0 +1,167 @@
+"""The audit of the data, through tools/check_data.py and tools/train.py."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def check_data(tool):
+    return tool('check_data')
+
+
+@pytest.fixture
+def copied(shapes, tmp_path):
+    """A copy of the drawn shapes, to spoil."""
+    return shutil.copytree(shapes, tmp_path / 'shapes')
+
+
+@pytest.mark.parametrize('name', ['detector', 'segmenter', 'classifier'])
+def test_report_and_contact_sheets(check_data, configs, tmp_path, capsys, name):
+    check_data(configs / f'{name}.py', '--out', tmp_path / 'out')
+    report = (tmp_path / 'out/report.txt').read_text()
+    assert report in capsys.readouterr().out
+    assert 'error' not in report
+    for label in ('circle', 'square', 'star', 'triangle'):
+        assert re.search(rf'^{label} .*[1-9]', report, re.M)
+    sheets = sorted((tmp_path / 'out').glob('*.png'))
+    assert [p.name for p in sheets] == [
+        'train_dataloader.dataset.png',
+        'val_dataloader.dataset.png',
+    ]
+    assert np.array(Image.open(sheets[0])).std() > 10
+
+
+def test_status_of_wrong_data(check_data, configs, copied, capsys):
+    for path in copied.glob('masks/*/*.png'):
+        mask = np.array(Image.open(path))
+        Image.fromarray(mask.astype(np.uint16) * 256).save(path)
+    options = [
+        f'{part}_dataloader.dataset.data_root={copied}' for part in ('train', 'val')
+    ]
+    with pytest.raises(SystemExit) as stop:
+        check_data(configs / 'segmenter.py', '--cfg-options', *options)
+    assert stop.value.code == 1
+    assert (
+        'error: train_dataloader.dataset: masks hold values' in capsys.readouterr().out
+    )
+
+
+def test_data_that_cannot_be_built(message, check_data, detector):
+    option = 'train_dataloader.dataset.data_root=none'
+    assert 'data_root=DIR' in message(check_data, detector, '--cfg-options', option)
+
+
+def turn_images(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for path in folder.glob('images/*/*.jpg'):
+        Image.open(path).crop((0, 0, 64, 40)).save(path, exif=exif)
+    for path in folder.glob('annotations/*.json'):
+        coco = json.loads(path.read_text())
+        for image in coco['images']:
+            image['height'] = 40
+        coco['annotations'] = [
+            a for a in coco['annotations'] if a['bbox'][1] + a['bbox'][3] <= 40
+        ]
+        path.write_text(json.dumps(coco))
+
+
+def test_no_data_check(message, train, detector, copied):
+    """The same data is trained on with --no-data-check only."""
+    turn_images(copied)
+    options = [
+        f'{part}_dataloader.dataset.data_root={copied}' for part in ('train', 'val')
+    ]
+    options.append(f'val_evaluator.ann_file={copied}/annotations/val.json')
+    text = message(train, detector, '--cfg-options', *options)
+    assert 'EXIF' in text and str(copied) in text
+    train(detector, '--no-data-check', '--cfg-options', *options)
+
+
+def remove_segmentations(folder):
+    path = folder / 'annotations/val.json'
+    coco = json.loads(path.read_text())
+    del coco['annotations'][0]['segmentation']
+    path.write_text(json.dumps(coco))
+
+
+def change_masks(change):
+    def run(folder):
+        for path in folder.glob('masks/*/*.png'):
+            mask = np.array(Image.open(path))
+            Image.fromarray(change(mask).astype(np.uint8)).save(path)
+
+    return run
+
+
+def ignore_top_rows(mask):
+    mask = np.maximum(mask, 1)
+    mask[:4] = 200
+    return mask - 1 + (mask == 200)
+
+
+GREY = [
+    f'{p}_dataloader.dataset.pipeline.0.color_type=grayscale' for p in ('train', 'val')
+]
+CLASSES = '{}_dataloader.dataset.metainfo.{}'
+TWO = [CLASSES.format(p, 'classes') + '=[background,object]' for p in ('train', 'val')]
+TWO += [CLASSES.format(p, 'palette') + '=[[0,0,0],[255,0,0]]' for p in ('train', 'val')]
+
+
+@pytest.mark.parametrize(
+    'name, spoil, options',
+    [
+        ('detector', turn_images, []),
+        ('detector', None, GREY),
+        ('detector', None, [*GREY, 'model.backbone.in_channels=1']),
+        ('detector', None, ['model.backbone.in_channels=1']),
+        ('detector', None, ['model.data_preprocessor.mean=[1]', *GREY]),
+        ('mask', remove_segmentations, []),
+        ('segmenter', change_masks(lambda m: np.minimum(m, 2)), TWO),
+        ('segmenter', change_masks(lambda m: np.minimum(m, 2)), TWO[:2]),
+        ('segmenter', None, ['train_dataloader.batch_size=1']),
+        (
+            'segmenter',
+            change_masks(ignore_top_rows),
+            [
+                f'{part}_dataloader.dataset.{name}'
+                for part in ('train', 'val')
+                for name in (
+                    'ignore_index=200',
+                    'reduce_zero_label=False',
+                    f'pipeline.{1 if part == "train" else 2}.reduce_zero_label=False',
+                )
+            ],
+        ),
+        ('classifier', None, ['model.head.num_classes=7']),
+    ],
+)
+def test_advice_is_complete(
+    train, configs, copied, tmp_path, capsys, name, spoil, options
+):
+    """Followed to the letter, it trains and validates."""
+    text = (configs / f'{name.replace("mask", "detector")}.py').read_text()
+    text = text.replace(
+        'faster_rcnn_ra_r18', f'{name}_rcnn_ra_r18'.replace('detector', 'faster')
+    )
+    config = tmp_path / 'config.py'
+    source = re.search(r"data(?:_root)? ?= ?'(.*?/shapes)", text)[1]
+    config.write_text(text.replace(source, str(copied)))
+    if spoil:
+        spoil(copied)
+    options = [*options, 'train_dataloader.sampler.shuffle=True']
+    with pytest.raises(SystemExit):
+        train(config, '--cfg-options', *options)
+    message = capsys.readouterr().err.rpartition('error: ')[2]
+    advice = [
+        option.rstrip(';,.')
+        for part in message.split('--cfg-options ')[1:]
+        for option in re.match(r'((?:[\w.]+=\S+\s*)+)', part)[1].split()
+    ]
+    assert advice
+    train(config, '--cfg-options', *options, *advice)

@@ -1,0 +1,104 @@
+"""Folders and lists of labels, against the names of the classes."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def test_folders_in_the_order_of_numbers(tmp_path, make_folders, error):
+    folders = make_folders(tmp_path, classes=('1', '2', '3', '10'))
+    text = error(folders.build())
+    assert '10 is 2' in text and '(1, 10, 2, 3)' in text
+
+
+def test_folders_in_the_order_of_names(tmp_path, make_folders, look):
+    folders = make_folders(tmp_path, classes=('1', '10', '2', '3'))
+    assert look(folders.build()) == ([], [])
+
+
+def test_list_whose_labels_contradict_the_folders(folders, error):
+    list_file = folders.write_list()
+    folders.classes = ('dog', 'cat', 'eel')
+    assert 'cat is dog' in error(folders.build(ann_file=list_file))
+
+
+@pytest.mark.parametrize('part', ['train', 'val'])
+def test_labels_that_begin_at_1(folders, error, part):
+    good = folders.build()
+    bad = folders.build(ann_file=folders.write_list(first=1))
+    parts = dict(train=(bad, good), val=(good, bad))
+    text = error(*parts[part])
+    assert text.startswith(f'{part}_dataloader.dataset') and '(3)' in text
+    assert '0 to 2' in text
+
+
+def test_folders_of_other_numbers_in_validation(tmp_path, make_folders, error):
+    """Without names of classes, in both the folders are numbered as they are found."""
+    train = make_folders(tmp_path / 'train').build(metainfo=None)
+    val = make_folders(tmp_path / 'val', classes=('ant', 'cat', 'dog')).build(
+        metainfo=None
+    )
+    assert 'folders named' in error(train, val)
+
+
+def test_images_of_another_suffix(folders, write_image, warning):
+    write_image(folders.root / 'cat/new.webp')
+    assert '1 with .webp' in warning(folders.build())
+
+
+def test_class_without_images(folders, warning):
+    list_file = folders.write_list()
+    folders.classes = (*folders.classes, 'fox')
+    assert 'nothing of (fox)' in warning(folders.build(ann_file=list_file))
+
+
+@pytest.fixture
+def multi_label(folders):
+    """Settings of images with these lists of labels each."""
+
+    def make(*labels):
+        folders.build()
+        names = [f'cat/{i % 4}.png' for i in range(len(labels))]
+        content = dict(
+            metainfo=dict(classes=folders.classes),
+            data_list=[dict(img_path=a, gt_label=b) for a, b in zip(names, labels)],
+        )
+        (folders.root / 'multi.json').write_text(json.dumps(content))
+        return folders.build(
+            type='MultiLabelDataset', ann_file='multi.json', metainfo=None
+        )
+
+    return make
+
+
+def test_multi_label(multi_label, look):
+    assert look(multi_label([0, 1], [2], [])) == ([], [])
+
+
+def test_multi_label_beyond_the_classes(multi_label, error):
+    assert '(3)' in error(multi_label([0, 1], [2, 3]))
+
+
+def test_multi_label_class_without_images(multi_label, warning):
+    assert '(eel)' in warning(multi_label([0, 1], [1]))
+
+
+def test_validation_with_images_of_the_training(folders, warning):
+    text = warning(folders.build(), folders.build())
+    assert text.startswith('val_dataloader.dataset: 12 of 12 images')
+
+
+def test_dark_images_of_16_bits(folders, error):
+    for path in folders.root.glob('*/*'):
+        grey = np.array(Image.open(path).convert('L')).astype(np.uint16) * 16
+        Image.fromarray(grey).save(path)
+    assert '16 bits' in error(folders.build())
+
+
+def test_bright_images_of_16_bits(folders, look):
+    for path in folders.root.glob('*/*'):
+        grey = np.array(Image.open(path).convert('L')).astype(np.uint16) * 256
+        Image.fromarray(grey).save(path)
+    assert look(folders.build()) == ([], [])

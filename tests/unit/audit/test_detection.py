@@ -1,0 +1,136 @@
+"""Boxes and instance masks, against the images as they are loaded."""
+
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+
+def turn(coco, orientation):
+    """Set an EXIF orientation, and leave the pixels and the boxes as they are."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for path in (coco.root / 'images').iterdir():
+        Image.open(path).save(path, exif=exif)
+
+
+def test_images_that_exif_turns(coco, error):
+    turn(coco, 6)
+    text = error(coco.build())
+    assert '64 x 48' in text and '48 x 64' in text and '.jpg' in text
+    step = 'train_dataloader.dataset.pipeline.0'
+    assert f'{step}.color_type=color_ignore_orientation' in text
+
+
+def test_advice_for_images_that_exif_turns(coco, look):
+    turn(coco, 6)
+    settings = coco.build()
+    settings['pipeline'][0]['color_type'] = 'color_ignore_orientation'
+    assert look(settings) == ([], [])
+
+
+def test_annotations_of_the_turned_images(coco, look):
+    turn(coco, 6)
+    for image in coco.content['images']:
+        image.update(width=48, height=64)
+    assert look(coco.build()) == ([], [])
+
+
+def test_images_that_exif_turns_upside_down(coco, warning):
+    turn(coco, 3)
+    assert 'EXIF' in warning(coco.build())
+
+
+def test_images_that_were_resized(coco, error):
+    for path in (coco.root / 'images').iterdir():
+        Image.open(path).resize((128, 96)).save(path)
+    text = error(coco.build())
+    assert '64 x 48' in text and '128 x 96' in text
+
+
+def test_one_image_of_another_size_is_a_warning(tmp_path, coco, warning):
+    many = type(coco)(tmp_path / 'many', num=30)
+    path = next((many.root / 'images').iterdir())
+    Image.open(path).resize((128, 96)).save(path)
+    assert str(path) in warning(many.build())
+
+
+def test_boxes_beyond_the_images(coco, error):
+    for annotation in coco.content['annotations']:
+        annotation['bbox'][2] += 60
+    assert '24 of 24 boxes leave their image' in error(coco.build())
+
+
+def test_masks_beside_their_boxes(coco, error):
+    for annotation in coco.content['annotations']:
+        (polygon,) = annotation['segmentation']
+        polygon[::2], polygon[1::2] = (
+            [40 + x for x in polygon[1::2]], [x / 2 for x in polygon[::2]])  # fmt: skip
+    assert 'hardly meets' in error(coco.build(with_mask=True))
+
+
+def test_masks_outside_the_image(coco, error):
+    for annotation in coco.content['annotations']:
+        annotation['segmentation'] = [[v + 200 for v in annotation['segmentation'][0]]]
+    assert 'without a pixel' in error(coco.build(with_mask=True))
+
+
+def test_run_lengths_of_another_size(coco, error):
+    for annotation in coco.content['annotations']:
+        rles = coco_mask.frPyObjects(annotation['segmentation'], 64, 48)
+        rle = coco_mask.merge(rles)
+        annotation['segmentation'] = dict(
+            size=rle['size'], counts=rle['counts'].decode()
+        )
+    assert 'size of an RLE' in error(coco.build(with_mask=True))
+
+
+def test_run_lengths_that_polygons_cannot_hold(coco, error):
+    for annotation in coco.content['annotations']:
+        rle = coco_mask.merge(coco_mask.frPyObjects(annotation['segmentation'], 48, 64))
+        annotation['segmentation'] = dict(
+            size=rle['size'], counts=rle['counts'].decode()
+        )
+    assert 'poly2mask=False' in error(coco.build(with_mask=True, poly2mask=False))
+
+
+def test_polygons_of_two_points(coco, error):
+    for annotation in coco.content['annotations']:
+        annotation['segmentation'] = [[1, 1, 20, 20]]
+    assert 'less than three points' in error(coco.build(with_mask=True))
+
+
+def test_most_objects_are_crowds(coco, warning):
+    for annotation in coco.content['annotations'][:20]:
+        annotation['iscrowd'] = 1
+    assert '20 marked as crowd' in warning(coco.build())
+
+
+def test_pipeline_that_loses_the_objects(coco, error):
+    step = dict(type='FilterAnnotations', min_gt_bbox_wh=(30, 30))
+    assert 'dropped with their image' in error(coco.build(steps=[step]))
+
+
+def test_class_without_objects(coco, warning):
+    for annotation in coco.content['annotations']:
+        annotation['category_id'] = 3
+    assert 'nothing of (dog)' in warning(coco.build())
+
+
+@pytest.mark.parametrize('content', [b'', b'GIF89a no image'])
+def test_image_that_cannot_be_read(coco, error, content):
+    path = coco.root / 'images/003.jpg'
+    path.write_bytes(content)
+    assert str(path) in error(coco.build())
+
+
+def test_image_that_ends_early(coco, error):
+    path = coco.root / 'images/003.jpg'
+    path.write_bytes(path.read_bytes()[:-800])
+    assert str(path) in error(coco.build())
+
+
+def test_class_of_the_validation_data_alone(tmp_path, coco, warning):
+    val = type(coco)(tmp_path / 'val').build(test_mode=True)
+    for annotation in coco.content['annotations']:
+        annotation['category_id'] = 3
+    assert 'the validation data has (dog)' in warning(coco.build(), val)

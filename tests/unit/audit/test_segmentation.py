@@ -1,0 +1,132 @@
+"""The values of masks as they are stored, against those that are loaded."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def test_objects_saved_as_255(masks, error):
+    masks.classes = ('ground', 'object')
+    masks.edit(lambda m: ((m > 0) * 255).astype(np.uint8))
+    text = error(masks.build())
+    assert '(object)' in text and '(255)' in text and '1 for object' in text
+
+
+@pytest.mark.parametrize('change', [lambda m: m + 256, lambda m: m * 256])
+def test_values_of_16_bits(masks, error, change):
+    masks.edit(
+        lambda m: np.where(m > 0, change(m.astype(np.uint16)), 0).astype(np.uint16)
+    )
+    text = error(masks.build())
+    values = {int(change(np.uint16(v))) for v in (1, 2)}
+    assert all(str(v) in text for v in values) and 'masks/0' in text
+
+
+def test_small_values_of_16_bits(masks, look):
+    masks.edit(lambda m: m.astype(np.uint16))
+    assert look(masks.build()) == ([], [])
+
+
+def test_value_that_is_no_class(masks, error):
+    masks.edit(lambda m: np.where(m == 2, 7, m).astype(np.uint8))
+    text = error(masks.build())
+    assert '(7)' in text and '0 to 2' in text
+
+
+def test_value_that_is_no_class_with_reduce_zero_label(masks, error):
+    """The message has the value of the file, not what became of it."""
+    masks.edit(lambda m: np.where(m == 2, 7, m + 1).astype(np.uint8))
+    text = error(masks.build(reduce_zero_label=True))
+    assert '(7)' in text and '1 to 3' in text
+
+
+def test_masks_in_colours(masks, error):
+    colors = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0)], np.uint8)
+    masks.edit(lambda m: colors[m])
+    text = error(masks.build())
+    assert 'masks/0' in text and 'colours' in text
+
+
+def test_mask_of_another_size(masks, error):
+    masks.write_mask(3, np.zeros((24, 32), np.uint8))
+    text = error(masks.build())
+    assert 'masks/003.png' in text and '32 x 24' in text and '64 x 48' in text
+
+
+def test_last_class_is_lost_by_reduce_zero_label(masks, warning):
+    text = warning(masks.build(reduce_zero_label=True))
+    assert 'no pixel of (dog)' in text and '(0)' in text
+
+
+def test_most_pixels_are_ignored(masks, warning):
+    masks.edit(lambda m: np.where(m == 0, 255, np.where(m == 2, 0, m)).astype(np.uint8))
+    masks.classes = ('dog', 'cat')
+    text = warning(masks.build())
+    assert '(255)' in text and '%' in text
+
+
+def test_images_of_another_suffix(masks, warning):
+    for i in (1, 2, 3):
+        path = masks.root / 'images' / f'{i:03}.jpg'
+        path.rename(path.with_suffix('.JPG'))
+    text = warning(masks.build())
+    assert '3 with .JPG' in text and '9 images' in text
+
+
+def test_masks_beside_their_images(masks, look):
+    for path in (masks.root / 'masks').iterdir():
+        path.rename(masks.root / 'images' / path.name)
+    prefix = dict(img_path='images', seg_map_path='images')
+    assert look(masks.build(data_prefix=prefix)) == ([], [])
+
+
+def test_palette_masks(masks, look):
+    def with_palette(mask):
+        image = Image.fromarray(mask, 'P')
+        image.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0])
+        return image
+
+    masks.edit(with_palette)
+    assert look(masks.build()) == ([], [])
+
+
+def test_palette_that_is_loaded_as_colours(masks, look):
+    """OpenCV does, and then the colours are taken for classes."""
+
+    def with_palette(mask):
+        image = Image.fromarray(mask, 'P')
+        image.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0])
+        return image
+
+    masks.edit(with_palette)
+    settings = masks.build()
+    settings['pipeline'][1]['imdecode_backend'] = 'cv2'
+    errors, _ = look(settings)
+    assert len(errors) == 1
+
+
+def test_masks_of_one_bit(masks, look):
+    masks.classes = ('ground', 'object')
+    masks.edit(lambda m: Image.fromarray(m > 0))
+    assert look(masks.build()) == ([], [])
+
+
+def test_rare_classes_of_many(tmp_path, masks, look):
+    """A sample of many classes does not have all of them."""
+    masks.classes = tuple(f'class {i}' for i in range(150))
+    many = type(masks)(tmp_path / 'many', num=40)
+    many.classes = masks.classes
+    for i in range(40):
+        many.write_mask(i, many.values(i) + i)
+    assert look(many.build()) == ([], [])
+
+
+def test_masks_as_jpeg(masks, error):
+    for path in (masks.root / 'masks').iterdir():
+        Image.open(path).save(path.with_suffix('.jpeg'))
+    assert 'JPEG' in error(masks.build(seg_map_suffix='.jpeg'))
+
+
+def test_the_same_name_twice(masks, warning):
+    masks.classes = ('ground', 'cat', 'cat')
+    assert '(cat)' in warning(masks.build())

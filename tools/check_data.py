@@ -1,0 +1,84 @@
+"""Show what a config's pipelines make of its data, and what is wrong with it.
+
+::
+
+    python tools/check_data.py CONFIG --out DIR
+"""
+
+import math
+import sys
+import tempfile
+from argparse import ArgumentParser
+from pathlib import Path
+
+from ra_mm.audit.report import format_report
+from ra_mm.audit.run import audit, build_datasets
+from ra_mm.audit.sheet import draw_sheet
+from ra_mm.cli import add_cfg_options, load_config, report_user_errors
+from ra_mm.errors import UserError
+from ra_mm.preflight import check
+
+PROG = 'tools/check_data.py'
+
+
+def positive(text: str) -> int:
+    """Parse an integer >= 1."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def parse_args(argv):
+    parser = ArgumentParser(
+        prog=PROG,
+        description='Load a sample of the training and validation data as the network '
+        'gets it, compare it with the files, and exit with status 1 if something is '
+        'wrong',
+    )
+    parser.add_argument('config', help='config file of any of the toolboxes')
+    parser.add_argument(
+        '--num',
+        type=positive,
+        default=200,
+        help='number of images to load from each dataset, 200 by default',
+    )
+    parser.add_argument(
+        '--out', type=Path, metavar='DIR', help='folder for the report and pictures'
+    )
+    add_cfg_options(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    with report_user_errors(PROG):
+        args = parse_args(argv)
+        folder = str(args.out or tempfile.gettempdir())
+        cfg = load_config(args.config, args.cfg_options, folder)
+        problems = []
+        try:
+            warnings = check(cfg, 'train')
+        except UserError as e:
+            problems, warnings = [str(e)], []
+        try:
+            datasets = build_datasets(cfg, ('train', 'val'))
+        except UserError as e:  # the preflight says more of the same fault
+            raise UserError(problems[0] if problems else str(e)) from e
+        found = audit(datasets, args.num, seconds=0, scan_seconds=60, limit=math.inf)
+        found.warnings[:0] = warnings
+        found.errors[:0] = problems
+        report = format_report(found, cfg)
+        print(report)
+        if args.out:
+            args.out.mkdir(parents=True, exist_ok=True)
+            (args.out / 'report.txt').write_text(report + '\n')
+            for data in found.parts:
+                path = args.out / f'{data.leaf.key}.png'
+                if draw_sheet(data, path):
+                    print(path)
+        if found.errors:
+            sys.exit(1)
+
+
+if __name__ == '__main__':
+    main()
