@@ -15,6 +15,7 @@ from mmengine.config import ConfigDict
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import DumpResults
 
+from ra_mm.audit.sample import iter_leaves
 from ra_mm.cli import (
     build_runner,
     get_parser,
@@ -26,6 +27,7 @@ from ra_mm.engine.cpu_distributed import end_processes
 from ra_mm.errors import UserError
 from ra_mm.fileio import check_writable
 from ra_mm.preflight import check
+from ra_mm.preflight.unwrap import iter_unwrapped
 
 PROG = 'tools/test.py'
 
@@ -85,25 +87,26 @@ def draw(cfg, args):
 
 def warn_of_equal_names(runner):
     """The toolboxes name a picture as its image, without the folder."""
-    dataset = runner.test_dataloader.dataset
-    if isinstance(dataset, BaseDataset):
-        names = {
-            Path(dataset.get_data_info(i).get('img_path', str(i))).name
-            for i in range(len(dataset))
-        }
-        if len(names) < len(dataset):
-            runner.logger.warning(
-                f'--show-dir: {len(dataset)} images in several folders have only '
-                f'{len(names)} names; of equal names the last picture remains'
-            )
+    root = runner.test_dataloader.dataset
+    total, names = 0, set()
+    for leaf in iter_leaves(root, 'test_dataloader.dataset', is_train=False):
+        if isinstance(leaf.dataset, BaseDataset):
+            total += len(leaf.dataset)
+            for i in range(len(leaf.dataset)):
+                path = leaf.dataset.get_data_info(i).get('img_path', str(i))
+                names.add(Path(path).name)
+    if len(names) < total:
+        runner.logger.warning(
+            f'--show-dir: {total} images in several folders have only {len(names)} '
+            'names; of equal names the last picture remains'
+        )
 
 
 def augment(cfg):
     """Use the config's test-time augmentation, or else a flip."""
     cfg.default_scope = get_toolbox(cfg)  # a pure-Python config has none
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
+    root = cfg.test_dataloader.dataset
+    nodes = [node for _, node in iter_unwrapped(root, 'test_dataloader.dataset')]
     if 'tta_model' not in cfg:
         cfg.tta_model = dict(
             mmdet=dict(
@@ -113,17 +116,18 @@ def augment(cfg):
             mmseg=dict(type='SegTTAModel'),
             mmpretrain=dict(type='AverageClsScoreTTA'),
         )[cfg.default_scope]
-    if 'tta_pipeline' not in cfg:
-        *steps, pack = deepcopy(dataset.pipeline)
-        if 'meta_keys' in pack:
-            pack.meta_keys = (*pack.meta_keys, 'flip', 'flip_direction')
-        flips = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]
-        cfg.tta_pipeline = [
-            *steps,
-            dict(type='TestTimeAug', transforms=[flips, [pack]]),
-        ]
+    for node in nodes:
+        node.pipeline = cfg.get('tta_pipeline') or flip(node.pipeline)
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-    dataset.pipeline = cfg.tta_pipeline
+
+
+def flip(pipeline):
+    """Let a test pipeline yield an image and its mirror image."""
+    *steps, pack = deepcopy(pipeline)
+    if 'meta_keys' in pack:
+        pack.meta_keys = (*pack.meta_keys, 'flip', 'flip_direction')
+    flips = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]
+    return [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
 
 
 def dump_predictions(runner, path, toolbox):

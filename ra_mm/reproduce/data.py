@@ -159,7 +159,7 @@ def _read_class_folders(folder):
         )
     splits = []
     for split in ('train', val):
-        folders = sorted(p for p in (folder / split).iterdir() if p.is_dir())
+        folders = sorted(p for p in (folder / split).glob('[!.]*') if p.is_dir())
         splits.append(tuple(path.name for path in folders))
         if len(folders) < 2:
             raise UserError(
