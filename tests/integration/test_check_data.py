@@ -53,7 +53,9 @@ def test_status_of_wrong_data(check_data, configs, copied, capsys):
 
 def test_data_that_cannot_be_built(message, check_data, detector):
     option = 'train_dataloader.dataset.data_root=none'
-    assert 'dataset.data_root=' in message(check_data, detector, '--cfg-options', option)
+    assert 'dataset.data_root=' in message(
+        check_data, detector, '--cfg-options', option
+    )
 
 
 def turn_images(folder):
