@@ -5,6 +5,7 @@ import torch
 
 from ra_mm.analysis.benchmark_cases import Case, tails
 from ra_mm.analysis.path_bytes import ByteCounter, count_bytes, lower_bound
+from ra_mm.compat import cpu_mixes_dtypes
 
 
 def case(precision='amp', layout='nchw'):
@@ -41,6 +42,10 @@ def test_expanded_tensor_counts_once():
     assert counter.bytes == 4 * (2 * 16 * 16 + 16)
 
 
+@pytest.mark.skipif(
+    not cpu_mixes_dtypes(),
+    reason='the CPU lacks half-precision operations in PyTorch 2.1',
+)
 def test_plain_tails():
     """Batch norm, sum, ReLU: 7 streams forward and 6 backward."""
     stream = 2 * sum(shape.numel() for shape, _ in tails(case()))
@@ -50,6 +55,10 @@ def test_plain_tails():
     assert 0 < rest < 40 * 4 * sum(shape[1] for shape, _ in tails(case()))
 
 
+@pytest.mark.skipif(
+    not cpu_mixes_dtypes(),
+    reason='the CPU lacks half-precision operations in PyTorch 2.1',
+)
 @pytest.mark.parametrize('layout', ['nchw', 'nhwc'])
 def test_paths(layout):
     """Each path in its order, the same in each count."""
