@@ -264,10 +264,7 @@ def test_results_survive_a_failure(tmp_path, monkeypatch, capsys):
     assert len(cost.read(out)['measurements']) == 1
 
 
-@pytest.mark.skipif(
-    not cpu_mixes_dtypes(),
-    reason='the CPU lacks half-precision operations in PyTorch 2.1',
-)
+@pytest.mark.skipif(not cpu_mixes_dtypes(), reason='PyTorch 2.1 on a CPU')
 def test_gpu_report(tmp_path, capsys):
     """A trial on the CPU, whose tables can be printed again."""
     out = tmp_path / 'report.json'

@@ -107,10 +107,7 @@ def test_export(name, half, export, configs, weights, models, tmp_path, capsys):
             assert np.abs(a - b.numpy()).max() < tolerance * b.abs().max()
 
 
-@pytest.mark.skipif(
-    not cpu_mixes_dtypes(),
-    reason='the CPU lacks half-precision operations in PyTorch 2.1',
-)
+@pytest.mark.skipif(not cpu_mixes_dtypes(), reason='PyTorch 2.1 on a CPU')
 def test_large_activations(models, tmp_path):
     """F = 200 on maps of 200x336, in the first stage of a float16 model."""
     network = onnx_export.ExportedNetwork(copy.deepcopy(models['classifier']))

@@ -42,10 +42,7 @@ def test_expanded_tensor_counts_once():
     assert counter.bytes == 4 * (2 * 16 * 16 + 16)
 
 
-@pytest.mark.skipif(
-    not cpu_mixes_dtypes(),
-    reason='the CPU lacks half-precision operations in PyTorch 2.1',
-)
+@pytest.mark.skipif(not cpu_mixes_dtypes(), reason='PyTorch 2.1 on a CPU')
 def test_plain_tails():
     """Batch norm, sum, ReLU: 7 streams forward and 6 backward."""
     stream = 2 * sum(shape.numel() for shape, _ in tails(case()))
@@ -55,10 +52,7 @@ def test_plain_tails():
     assert 0 < rest < 40 * 4 * sum(shape[1] for shape, _ in tails(case()))
 
 
-@pytest.mark.skipif(
-    not cpu_mixes_dtypes(),
-    reason='the CPU lacks half-precision operations in PyTorch 2.1',
-)
+@pytest.mark.skipif(not cpu_mixes_dtypes(), reason='PyTorch 2.1 on a CPU')
 @pytest.mark.parametrize('layout', ['nchw', 'nhwc'])
 def test_paths(layout):
     """Each path in its order, the same in each count."""
