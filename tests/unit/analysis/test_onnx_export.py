@@ -122,3 +122,9 @@ def test_preprocessing():
     text = onnx_export.describe_preprocessing(cfg)
     assert text.startswith('BGR')
     assert '[1.0]' in text and '[2.0]' in text and '32' in text
+
+
+def test_images_that_are_too_small():
+    network = nn.Conv2d(3, 4, kernel_size=9)
+    with pytest.raises(UserError, match='2 images of 8 x 10 pixels'):
+        onnx_export.compute(network, [torch.zeros(2, 3, 8, 10)])
