@@ -38,6 +38,8 @@ def describe(error: Exception) -> str:
     # str() of a KeyError is the repr of its message.
     text = str(error.args[0] if isinstance(error, KeyError) else error)
     if isinstance(error, ImportError):
+        cause = error.__cause__  # of a module in custom_imports, for example
+        text += f': {cause}' if cause else ''
         text += ' (run `python -m ra_mm.check_env` to check the installation)'
     if isinstance(error, (ValueError, OSError)) and text:
         return text

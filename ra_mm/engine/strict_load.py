@@ -122,10 +122,21 @@ def load_strict(
                     level=logging.WARNING,
                 )
         if scope == 'backbone':
+            others = {
+                kind: [key for key in keys if not key.startswith('backbone.')]
+                for kind, keys in found.items()
+            }
             found = {
                 kind: [key for key in keys if key.startswith('backbone.')]
                 for kind, keys in found.items()
             }
+            if any(others.values()):
+                print_log(
+                    'Outside the backbone the checkpoint does not fit, and what is '
+                    f'missing stays as initialized: {format_mismatch(others)}',
+                    logger='current',
+                    level=logging.WARNING,
+                )
     if any(found.values()):
         raise UserError(
             f'the checkpoint does not fit the model: {format_mismatch(found)}; use '

@@ -74,7 +74,8 @@ class Choice:
         )
         return (
             f'The RA tails of a training step take: {", ".join(times)}. '
-            f'Path {self.path!r} is used; another path differs in the last digits'
+            f'Path {self.path!r} is used, the preferred one of those within '
+            f'{MARGIN:.0%} of the fastest; another path differs in the last digits'
             + memory
         )
 

@@ -28,6 +28,13 @@ def test_missing_package():
         raise ImportError('no mmdet')
 
 
+def test_import_that_fails_in_a_module_of_the_user():
+    error = ImportError('cannot import my_module')
+    error.__cause__ = ImportError("No module named 'my_dependency'")
+    with pytest.raises(UserError, match='my_dependency'), translate_errors('it fails'):
+        raise error
+
+
 @pytest.mark.parametrize('error', [UserError('once'), KeyboardInterrupt()])
 def test_not_translated(error):
     with pytest.raises(type(error)) as e, translate_errors('it fails'):

@@ -64,10 +64,12 @@ def test_mismatch(change, name, scope):
         load_strict(own, {f'backbone.{k}': v for k, v in spoilt.items()}, scope)
 
 
-def test_new_heads():
+def test_new_heads(capsys):
     """They are allowed for weights that training starts from, and nowhere else."""
     weights = Detector(RA, classes=3).state_dict()
     load_strict(Detector(RA), weights, 'backbone')
+    logged = capsys.readouterr().out  # by mmengine
+    assert 'head.weight' in logged and 'backbone.' not in logged
     with pytest.raises(UserError, match='head.weight'):
         load_strict(Detector(RA), weights)
 
