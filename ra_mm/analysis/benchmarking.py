@@ -2,22 +2,20 @@
 
 import contextlib
 import os
-import platform
 import shlex
 import statistics
-import subprocess
 import time
 import timeit
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib import metadata
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.benchmark import timer
 
+from ra_mm.analysis import machine
 from ra_mm.analysis.benchmark_cases import VARIANTS, Case
 from ra_mm.layers import ReverseAttention, force_path
 
@@ -267,27 +265,17 @@ def environment(
         commit (str, optional): The commit, where git cannot tell it. Defaults
             to RA_MM_COMMIT in the environment, then to what git says.
     """
+    facts = machine.environment()
     cuda = device == 'cuda'
-    lines = (_output('lscpu') or '').splitlines()
-    cpu = [
-        line.partition(': ')[2] for line in lines if line.startswith('Model name')
-    ] or [platform.processor()]
-    describe = '--always', '--abbrev=40', '--exclude=*', '--dirty= (changed)'
-    driver = 'nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader'
+    if not cuda:
+        facts.update(gpu=None, driver=None, cuda=None)
+    if facts.pop('dirty'):
+        facts['commit'] += ' (changed)'
+    facts['commit'] = commit or os.environ.get('RA_MM_COMMIT') or facts['commit']
     return dict(
         command=shlex.join(['python', prog, *argv]),
-        commit=commit
-        or os.environ.get('RA_MM_COMMIT')
-        or _output('git', 'describe', *describe),
-        date=time.strftime('%Y-%m-%d %H:%M %z'),
-        cpu=cpu[0].strip(),
-        threads=torch.get_num_threads(),
-        gpu=torch.cuda.get_device_name() if cuda else None,
-        driver=_output(*driver) if cuda else None,
-        cuda=torch.version.cuda if cuda else None,
+        **facts,
         cudnn=torch.backends.cudnn.version() if cuda else None,
-        python=platform.python_version(),
-        torch=torch.__version__,
         **{name: _version(name) for name in ('torchvision', 'triton', 'numpy')},
         **{
             name: _version(name, f'onedl-{name}', f'{name}-lite')
@@ -295,19 +283,6 @@ def environment(
         },
         mmdet=_version('mmdet', 'onedl-mmdetection'),
     )
-
-
-def _output(*command):
-    try:
-        return subprocess.run(
-            command,
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            check=True,
-            text=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def _version(*distributions):
