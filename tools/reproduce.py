@@ -1,10 +1,13 @@
 """Train the rows of the paper's tables and compare the results with the paper.
 
+Two tables beyond the paper compare RA with other attentions and with controls:
+beyond_imagenet and beyond_coco.
+
 ::
 
     python tools/reproduce.py table4 --gpus 8
     python tools/reproduce.py all --scale demo
-    python tools/reproduce.py table4 --rows "Faster R-CNN" --data DIR --seeds 3
+    python tools/reproduce.py beyond_coco --data DIR --seeds 8
     python tools/reproduce.py report work_dirs/reproduce/demo
 
 The same command continues where it was stopped and retries failed runs. It
@@ -19,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from ra_mm.cfg_options import OptionsAction
 from ra_mm.cli import report_user_errors
 from ra_mm.datasets.shapes import write_shapes
 from ra_mm.errors import UserError
@@ -47,7 +51,8 @@ def parse_args(argv):
         'tables',
         nargs='+',
         metavar='TABLE',
-        help='table2 to table10, or all; or report FOLDER to write the report again',
+        help='table2 to table10, all of these, beyond_imagenet or beyond_coco; or '
+        'report FOLDER to write the report again',
     )
     parser.add_argument(
         '--scale',
@@ -88,7 +93,18 @@ def parse_args(argv):
         type=Path,
         metavar='DIR',
         help='your own dataset instead of COCO (annotations/ and images/) or '
-        'ImageNet (train/<class>/ and val/<class>/)',
+        'ImageNet (train/<class>/ and val/<class>/). Runs with the same seed start '
+        'from the same weights, but for those of the attention, and see the same '
+        'images in the same order',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=OptionsAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='changes to the configs of all rows, such as train_cfg.max_epochs=20; '
+        'needs --data',
     )
     parser.add_argument(
         '--out',
@@ -107,6 +123,8 @@ def parse_args(argv):
         parser.error(f'--seeds {args.seeds}: expected 1 or more')
     if args.gpus is not None and args.gpus < 1:
         parser.error(f'--gpus {args.gpus}: expected 1 or more')
+    if args.cfg_options and not args.data:
+        parser.error("--cfg-options needs --data: else the rows are not the paper's")
     if args.tables[0] == 'report' and len(args.tables) != 2:
         parser.error('report: expected one folder')
     return args
@@ -142,7 +160,7 @@ def get_setting(args) -> Setting:
                 'prints the commands for another machine'
             )
         )
-    return Setting(args.scale, folder, data, gpus, launcher)
+    return Setting(args.scale, folder, data, gpus, launcher, args.cfg_options)
 
 
 def dry_run(plan, setting, ledger) -> None:
@@ -170,7 +188,7 @@ def main(argv=None):
             check_rows(rows, setting.data)
         plan = make_plan(rows, args.seeds, bool(data))
         ledger = Ledger(setting.folder)
-        ledger.check(args.scale, data)
+        ledger.check(args.scale, data, args.cfg_options)
         if args.dry_run:
             dry_run(plan, setting, ledger)
             return
@@ -184,6 +202,7 @@ def main(argv=None):
             ledger.add(
                 args.scale,
                 data,
+                args.cfg_options,
                 args.seeds,
                 [
                     dict(

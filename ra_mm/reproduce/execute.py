@@ -16,6 +16,7 @@ from ra_mm.fileio import atomic_write
 from ra_mm.models import build_model
 
 from . import process
+from .initial import write_initial_weights
 from .ledger import Ledger
 from .logs import collect, find_gpu, fraction_done, read_tail
 from .plan import REPO, Job, Run, Setting, display_path, has_gates, make_job
@@ -125,6 +126,8 @@ class Executor:
         if job.file != run.config:
             with atomic_write(job.file) as file:
                 file.write(job.cfg.pretty_text)
+        if job.initial:
+            write_initial_weights(job.cfg, job.initial)
 
         command, last = list(job.command), latest_checkpoint(work_dir)
         if last:
@@ -191,7 +194,7 @@ class Executor:
             **count(job.cfg, job.file == run.config),
         )
         if has_gates(job.cfg) and any(
-            row['table'] in (2, 3) and run.id in row['runs']
+            row['table'] in (2, 3, 'beyond_imagenet') and run.id in row['runs']
             for row in self.ledger.content['rows']
         ):
             self._measure_gates(run, entry, job)

@@ -23,7 +23,13 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.path = Path(folder) / 'ledger.json'
         self.content = dict(
-            version=VERSION, scale=None, data=None, seeds=0, rows=[], runs={}
+            version=VERSION,
+            scale=None,
+            data=None,
+            options={},
+            seeds=0,
+            rows=[],
+            runs={},
         )
         if self.path.exists():
             self.content = self._read()
@@ -49,37 +55,48 @@ class Ledger:
     def runs(self) -> dict[str, dict]:
         return self.content['runs']
 
-    def check(self, scale: str, data: str | None) -> None:
-        """Refuse to mix scales or datasets in one ledger.
+    def check(self, scale: str, data: str | None, options: dict) -> None:
+        """Refuse to mix scales, datasets or changed configs in one ledger.
 
         Raises:
-            UserError: If the ledger has another scale or dataset.
+            UserError: If the ledger has another scale, dataset or other options.
         """
-        for key, value in (('scale', scale), ('data', data)):
-            if self.content['scale'] and self.content[key] != value:
+        if not self.content['scale']:
+            return
+        found = dict(self.content, options=self.content.get('options', {}))
+        for key, flag, value in (
+            ('scale', '--scale', scale),
+            ('data', '--data', data),
+            ('options', '--cfg-options', json.loads(json.dumps(options))),
+        ):
+            if found[key] != value:
                 raise UserError(
-                    f'{self.path} was made with --{key} {self.content[key]}, not '
-                    f'{value}: choose another folder with --out'
+                    f'{self.path} was made with {flag} {found[key]}, not {value}: '
+                    'choose another folder with --out'
                 )
 
     def add(
         self,
         scale: str,
         data: str | None,
+        options: dict,
         seeds: int,
         rows: list[dict],
         runs: dict[str, dict],
     ) -> None:
         """Add rows and runs to those of earlier commands."""
         content = self.content
-        content.update(scale=scale, data=data, seeds=max(seeds, content['seeds']))
+        content.update(
+            scale=scale, data=data, options=options, seeds=max(seeds, content['seeds'])
+        )
         for run_id, run in runs.items():
             self.runs.setdefault(run_id, run)
         by_key = {_row_key(row): row for row in content['rows']}
         for row in rows:
             known = by_key.setdefault(_row_key(row), row)
             known['runs'] = sorted({*known['runs'], *row['runs']}, key=_seed)
-        order = [(row.table, row.group, row.name) for row in paper.rows()]
+        known = [*paper.rows(), *paper.beyond_rows()]
+        order = [(row.table, row.group, row.name) for row in known]
         content['rows'] = sorted(
             by_key.values(), key=lambda row: order.index(_row_key(row))
         )

@@ -1,4 +1,4 @@
-"""The rows of the paper's tables, with the configs that train them."""
+"""The rows of the paper's tables and of those beyond it, with their configs."""
 
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -14,10 +14,11 @@ CONFIGS = find_configs()
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table, see ``configs/paper.yml``.
+    """A row of a table, see ``configs/paper.yml`` and ``configs/beyond.yml``.
 
     Attributes:
-        table: Number of the table, 2 to 10.
+        table: Number of the table in the paper, 2 to 10; or the name of a
+            table that is not in the paper.
         group: Rows of a group are compared with the first of them.
         name: As printed; unique in its group.
         config: Config that trains the row.
@@ -26,7 +27,7 @@ class Row:
         misprints: By metric, what is wrong with the printed number.
     """
 
-    table: int
+    table: int | str
     group: str
     name: str
     config: Path
@@ -35,7 +36,13 @@ class Row:
     misprints: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f'Table {self.table}, {self.group}, {self.name}'
+        table = self.table if self.is_beyond else f'Table {self.table}'
+        return f'{table}, {self.group}, {self.name}'
+
+    @property
+    def is_beyond(self) -> bool:
+        """Whether the paper does not have this row."""
+        return isinstance(self.table, str)
 
 
 def rows(*tables: int) -> list[Row]:
@@ -44,16 +51,7 @@ def rows(*tables: int) -> list[Row]:
     Raises:
         UserError: If the configs are missing, or there is no such table.
     """
-    all_rows = [
-        Row(
-            table=int(row.pop('table')),
-            config=CONFIGS / row.pop('config'),
-            start=CONFIGS / row.pop('start') if 'start' in row else None,
-            paper={k: Decimal(v) for k, v in row.pop('paper').items()},
-            **row,
-        )
-        for row in _load()['rows']
-    ]
+    all_rows = [_make_row(**row) for row in _load('paper.yml')['rows']]
     known = sorted({row.table for row in all_rows})
     for table in tables:
         if table not in known:
@@ -64,13 +62,28 @@ def rows(*tables: int) -> list[Row]:
     return [row for row in all_rows if not tables or row.table in tables]
 
 
+def beyond_rows() -> list[Row]:
+    """The rows of the tables that are not in the paper."""
+    return [_make_row(**row) for row in _load('beyond.yml')['rows']]
+
+
+def _make_row(table, config, start=None, paper=None, **others):
+    return Row(
+        table=int(table) if table.isdigit() else table,
+        config=CONFIGS / config,
+        start=CONFIGS / start if start else None,
+        paper={k: Decimal(v) for k, v in (paper or {}).items()},
+        **others,
+    )
+
+
 def metrics() -> dict[str, str]:
     """The column headings, with units, by metric."""
-    return _load()['metrics']
+    return _load('paper.yml')['metrics']
 
 
-def _load():
-    path = CONFIGS / 'paper.yml'
+def _load(name):
+    path = CONFIGS / name
     if not path.is_file():
         raise UserError(
             f'{path}: no such file. The configs come with ra_mm, whether it is '

@@ -1,8 +1,9 @@
 """Plans the runs that train the requested rows: their order and commands."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
@@ -27,6 +28,8 @@ class Setting:
             drawn shapes at demo scale.
         gpus: Number of processes.
         launcher: 'none', 'pytorch' or 'slurm'.
+        options: Changes to all configs, as from ``--cfg-options``. Only if
+            ``data`` is given.
     """
 
     scale: str
@@ -34,6 +37,7 @@ class Setting:
     data: Dataset | None = None
     gpus: int = 1
     launcher: str = 'none'
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def work_dir(self, run: 'Run') -> Path:
         return self.folder / 'runs' / run.id
@@ -69,6 +73,8 @@ class Job:
         command: The command line.
         checkpoint: The checkpoint after the last iteration.
         scaling: How ``--auto-scale-lr`` changes the learning rate, if it does.
+        initial: The file of initial weights that the run loads. It must be
+            written first, see :func:`.initial.write_initial_weights`.
     """
 
     cfg: Config
@@ -76,13 +82,15 @@ class Job:
     command: list[str]
     checkpoint: Path
     scaling: str | None
+    initial: Path | None = None
 
 
 def choose_rows(tables: Sequence[str], texts: Sequence[str] = ()) -> list[paper.Row]:
     """Choose rows by table and name.
 
     Args:
-        tables: 'table2' to 'table10', or 'all'.
+        tables: 'table2' to 'table10', 'all' of these, or the name of a table
+            that is not in the paper.
         texts: If given, choose only rows whose name (such as 'Table 4,
             ResNet50 + Faster R-CNN, +RA') contains one of these texts,
             ignoring case.
@@ -90,12 +98,20 @@ def choose_rows(tables: Sequence[str], texts: Sequence[str] = ()) -> list[paper.
     Raises:
         UserError: If there is no such table, or no row with such a text.
     """
-    known = [f'table{n}' for n in sorted({row.table for row in paper.rows()})]
+    by_table = {f'table{n}': [] for n in sorted({r.table for r in paper.rows()})}
+    for row in paper.rows():
+        by_table[f'table{row.table}'].append(row)
+    by_table['all'] = paper.rows()
+    for row in paper.beyond_rows():
+        by_table.setdefault(row.table, []).append(row)
     for table in tables:
-        if table not in [*known, 'all']:
-            raise UserError(f'{table}: expected {", ".join(known)} or all')
-    numbers = [] if 'all' in tables else [int(table[5:]) for table in tables]
-    rows = paper.rows(*numbers)
+        if table not in by_table:
+            raise UserError(f'{table}: expected one of {", ".join(by_table)}')
+    rows = list(
+        {
+            str(row): row for name, t in by_table.items() if name in tables for row in t
+        }.values()
+    )
     for text in texts:
         if not any(_contains(row, text) for row in rows):
             raise UserError(
@@ -122,14 +138,18 @@ def check_rows(rows: Sequence[paper.Row], data: Dataset) -> None:
         if scope == 'mmseg':
             raise UserError(
                 f'{row}: --data supports detection (Tables 4 and 5, Faster and '
-                'Mask R-CNN) and classification (Tables 2, 3 and 6 to 10), '
-                'not UperNet; choose other rows with --rows'
+                'Mask R-CNN, beyond_coco) and classification (Tables 2, 3 and 6 '
+                'to 10, beyond_imagenet), not UperNet; choose other rows with --rows'
             )
         if (scope == 'mmdet') != data.is_detection:
             raise UserError(
                 f'{row}: --data {data.root} holds '
                 f'{"boxes" if data.is_detection else "class folders"}, for '
-                + ('Tables 4 and 5' if data.is_detection else 'Tables 2, 3 and 6 to 10')
+                + (
+                    'Tables 4 and 5 and beyond_coco'
+                    if data.is_detection
+                    else 'Tables 2, 3 and 6 to 10 and beyond_imagenet'
+                )
             )
         if 'mask' in row.config.stem and not data.masks:
             raise UserError(
@@ -149,11 +169,12 @@ def make_plan(rows: Sequence[paper.Row], seeds: int, own_data: bool) -> dict[str
             trained on ImageNet first.
 
     Returns:
-        The runs in an order in which each follows the run that it needs.
+        The runs in an order in which each follows the run that it needs. All
+        rows with the first seed come first, so that they can be compared soon.
     """
     runs = {}
-    for row in rows:
-        for run in runs_of_row(row, seeds, own_data):
+    for runs_of_seed in zip(*(runs_of_row(row, seeds, own_data) for row in rows)):
+        for run in runs_of_seed:
             if run.needs:
                 runs.setdefault(run.needs.id, run.needs)
             runs.setdefault(run.id, run)
@@ -189,6 +210,7 @@ def make_job(run: Run, setting: Setting) -> Job:
         if setting.data and cfg.model.backbone.get('frozen_stages', -1) > 0:
             # A frozen attention would stay untrained; all rows are treated alike.
             cfg.model.backbone.frozen_stages = 0
+    cfg.merge_from_dict(dict(setting.options))
 
     options = {'randomness.seed': run.seed}
     if has_gates(cfg):
@@ -201,6 +223,10 @@ def make_job(run: Run, setting: Setting) -> Job:
         options.update(_initial_weights(cfg, make_job(run.needs, setting).checkpoint))
 
     work_dir = setting.work_dir(run)
+    initial = None
+    if setting.data:
+        initial = work_dir / 'initial.pth'
+        options['load_from'] = display_path(initial)
     file = run.config if is_paper_config else work_dir / 'config.py'
     command = [
         *_launch(setting, cfg),
@@ -217,7 +243,12 @@ def make_job(run: Run, setting: Setting) -> Job:
     else:
         cfg.merge_from_dict(options)
     return Job(
-        cfg, file, command, work_dir / last_checkpoint(cfg), scaling(cfg, setting.gpus)
+        cfg,
+        file,
+        command,
+        work_dir / last_checkpoint(cfg),
+        scaling(cfg, setting.gpus),
+        initial,
     )
 
 

@@ -111,8 +111,11 @@ def render(ledger: dict, folder: Path) -> str:
 
 def _title(ledger):
     if ledger['data']:
-        return f'plain, SE, CBAM and RA on {Path(ledger["data"]).name}'
-    tables = dict.fromkeys(str(row['table']) for row in ledger['rows'])
+        return f'Attentions compared on {Path(ledger["data"]).name}'
+    tables = dict.fromkeys(row['table'] for row in ledger['rows'])
+    tables = [str(table) for table in tables if isinstance(table, int)]
+    if ledger['rows'] and not tables:
+        return 'Reverse attention: beyond the paper'
     plural = '' if len(tables) == 1 else 's'
     return f'Reverse attention: Table{plural} {", ".join(tables) or "2 to 10"}'
 

@@ -23,6 +23,8 @@ TITLES = {
     8: 'Activation function',
     9: 'Temperature annealing',
     10: 'Training epochs',
+    'beyond_imagenet': 'Beyond the paper: classification',
+    'beyond_coco': 'Beyond the paper: object detection',
 }
 COUNTED = ('params', 'flops')  # known before a run is done
 NOT_ACCURACY = (*COUNTED, 'hours', 'epochs')
@@ -71,12 +73,14 @@ class Table:
 def make_table(ledger: dict, rows: list[dict]) -> Table:
     """Compute a table from its rows in the ledger."""
     wanted = {metric for row in rows for metric in row['paper']}
-    if ledger['data']:  # compare whatever was measured
+    has_paper = _has_paper(ledger, rows[0])
+    if not has_paper:  # compare whatever was measured
         runs = [run for row in rows for run in done_runs(ledger, row)]
         wanted = {metric for metric in headings() if _values(runs, metric)}
     metrics = [metric for metric in headings() if metric in wanted]
     main_metric = next((m for m in metrics if m not in NOT_ACCURACY), None)
-    columns = [(headings()[m], _subheadings(ledger, m)) for m in metrics]
+    subheadings = {m: _subheadings(ledger, m, has_paper) for m in metrics}
+    columns = [(headings()[m], subheadings[m]) for m in metrics]
     columns.append(('Seeds', ['done']))
     used = hardware(run for row in rows for run in done_runs(ledger, row))
     has_several_machines = ', ' in used
@@ -92,16 +96,18 @@ def make_table(ledger: dict, rows: list[dict]) -> Table:
                 notes.append(note)
             number = len(notes) if note else 0
             by_subheading = _metric_cells(ledger, row, metric, number)
-            cells += [by_subheading[s] for s in _subheadings(ledger, metric)]
+            cells += [by_subheading[s] for s in subheadings[metric]]
         cells.append(_seeds_cell(ledger, row))
         if has_several_machines:
             cells.append(Cell(hardware(done_runs(ledger, row)), 'text'))
         all_cells.append(cells)
 
     number = rows[0]['table']
+    title = TITLES[number]
+    if not isinstance(number, str):
+        title = f'{"Models of " if ledger["data"] else ""}Table {number}: {title}'
     return Table(
-        title=('Models of ' if ledger['data'] else '')
-        + f'Table {number}: {TITLES[number]}',
+        title=title,
         rows=rows,
         columns=columns,
         cells=all_cells,
@@ -166,8 +172,9 @@ def _values(runs, metric):
 
 @lru_cache
 def _baseline_names():
-    """The name of the first row of each group of the paper."""
-    return {(row.table, row.group): row.name for row in paper.rows()[::-1]}
+    """The name of the first row of each group."""
+    rows = [*paper.rows(), *paper.beyond_rows()]
+    return {(row.table, row.group): row.name for row in rows[::-1]}
 
 
 def _baseline(ledger, row):
@@ -188,8 +195,13 @@ def _format(value, digits, sign=''):
     return f'{value:{sign}.{digits}f}'.replace('-', '−')
 
 
-def _subheadings(ledger, metric):
-    if ledger['data']:
+def _has_paper(ledger, row):
+    """Whether the paper prints numbers for a row as it was trained."""
+    return not ledger['data'] and not isinstance(row['table'], str)
+
+
+def _subheadings(ledger, metric, has_paper):
+    if not has_paper:
         return ['ours'] if metric in NOT_ACCURACY else ['ours', 'over baseline']
     if ledger['scale'] == 'demo':
         return (
@@ -246,7 +258,7 @@ def _value_cells(ledger, row, metric, printed):
     elif len(values) > 1:
         spread = f'±{_format(stdev(values), digits)}'
     reference = [float(printed)] if printed else []
-    if ledger['data']:
+    if not _has_paper(ledger, row):
         base = _baseline(ledger, row)
         is_comparable = base not in (None, row)
         reference = _values(done_runs(ledger, base), metric) if is_comparable else []

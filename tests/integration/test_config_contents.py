@@ -75,6 +75,24 @@ def test_only_the_ablation_differs(name):
     assert contents(variant) == contents(plain)
 
 
+@pytest.mark.parametrize('row', paper.beyond_rows(), ids=str)
+def test_only_the_attention_differs_beyond_the_paper(row):
+    """Each row is the plain model of its group, except for the attention."""
+    first = next(r for r in paper.beyond_rows() if r.group == row.group)
+    plain, variant = (load(r.config.relative_to(paper.CONFIGS)) for r in (first, row))
+    attention = variant.model.backbone.pop('attention', None) or {}
+    gate = attention.get('type', 'ra_mm.ReverseAttention')
+    is_annealed = gate.endswith(('ReverseAttention', 'StaticGate', 'GatedResidual'))
+    if row is not first:
+        is_annealed &= 'without annealing' not in row.name
+        has_hook = bool(variant.get('custom_hooks'))
+        # The paper's rivals inherit from the plain model, which has no hook.
+        assert has_hook == (is_annealed and variant.model.backbone.type != 'ResNet')
+        variant.model.backbone.type = 'ResNet'
+    assert variant.model == plain.model
+    assert contents(variant) == contents(plain)
+
+
 def contents(cfg):
     other = ('custom_hooks', 'work_dir')
     return {k: v for k, v in cfg.to_dict().items() if k not in other}

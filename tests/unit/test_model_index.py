@@ -23,6 +23,11 @@ FAMILIES = {
     'ra_mm.ReverseAttention': 'RA-Net',
     'ra_mm.SE': 'SENet',
     'ra_mm.CBAM': 'CBAM',
+    'ra_mm.ECA': 'ECA-Net',
+    'ra_mm.SimAM': 'SimAM',
+    'ra_mm.GRN': 'ConvNeXt V2',
+    'ra_mm.StaticGate': 'RA-Net',
+    'ra_mm.GatedResidual': 'RA-Net',
 }
 TRAINING_DATA = {
     'coco': 'COCO',

@@ -88,7 +88,7 @@ def executor(tmp_path, monkeypatch):
         plan = {run.id: run for run in runs}
         ledger = Ledger(tmp_path)
         ledger.add(
-            'demo', None, 1, [], {run.id: new_entry(run, setting) for run in runs}
+            'demo', None, {}, 1, [], {run.id: new_entry(run, setting) for run in runs}
         )
         with lock(tmp_path) as file:
             failed = Executor(plan, setting, ledger, file)()

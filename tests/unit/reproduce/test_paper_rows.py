@@ -36,7 +36,10 @@ def test_every_config_is_in_the_list():
     files = {
         str(path.relative_to(paper.CONFIGS)) for path in paper.CONFIGS.rglob('*.py')
     }
-    listed = {str(row.config.relative_to(paper.CONFIGS)) for row in paper.rows()}
+    listed = {
+        str(row.config.relative_to(paper.CONFIGS))
+        for row in [*paper.rows(), *paper.beyond_rows()]
+    }
     others = [
         name for name in files - listed if not name.startswith(('_base_/', 'demo/'))
     ]

@@ -8,9 +8,12 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS, init_default_scope
 
+from ra_mm.engine.strict_load import load_strict
 from ra_mm.errors import UserError
+from ra_mm.models import build_model
 from ra_mm.reproduce import paper
 from ra_mm.reproduce.data import read_dataset
+from ra_mm.reproduce.initial import write_initial_weights
 from ra_mm.reproduce.plan import Setting, choose_rows, make_job, make_plan
 
 FULL = Setting('full', Path('out'), gpus=2, launcher='pytorch')
@@ -153,3 +156,48 @@ def test_no_attention_is_frozen_untrained(shapes):
         backbone = make_job(run, setting).cfg.model.backbone
         assert backbone.frozen_stages == 0
         assert backbone.init_cfg.checkpoint == 'torchvision://resnet50'
+
+
+def test_rows_beyond_the_paper_are_kept_apart():
+    rows = choose_rows(['beyond_imagenet', 'beyond_coco'])
+    assert [row.table for row in rows] == 10 * ['beyond_imagenet'] + 10 * [
+        'beyond_coco'
+    ]
+    assert not any(row.paper or row.start for row in rows)
+    assert not any(row.is_beyond for row in choose_rows(['all']))
+    # The plain model and the paper's attentions are trained once for both.
+    both = plan_of('table2', 'beyond_imagenet', rows=['ResNet18'])
+    assert len(both) == 4 + 6
+
+
+def test_all_rows_of_a_seed_come_before_the_next_seed():
+    plan = plan_of('beyond_coco', seeds=3, own_data=True)
+    assert [run.seed for run in plan.values()] == 10 * [0] + 10 * [1] + 10 * [2]
+
+
+def test_options_change_every_config(shapes):
+    data = read_dataset(shapes / 'classes')
+    setting = replace(DEMO, data=data, options={'train_cfg.max_epochs': 3})
+    for run in plan_of('beyond_imagenet', own_data=True).values():
+        job = make_job(run, setting)
+        assert (
+            job.cfg.train_cfg.max_epochs == 3 and job.checkpoint.name == 'epoch_3.pth'
+        )
+
+
+def test_same_initial_weights_for_every_attention(shapes, tmp_path):
+    """Runs with the same seed share all weights but those of the attention."""
+    setting = Setting('demo', tmp_path, read_dataset(shapes / 'classes'))
+    states = {}
+    for run in plan_of('beyond_imagenet', seeds=2, own_data=True).values():
+        job = make_job(run, setting)
+        assert job.cfg.load_from == str(job.initial)
+        write_initial_weights(job.cfg, job.initial)
+        model = build_model(job.cfg)
+        load_strict(model, torch.load(job.initial)['state_dict'], scope='backbone')
+        states[run.config.stem, run.seed] = model.state_dict()
+    plain = states['r18', 0]
+    for (_, seed), state in states.items():
+        assert plain.keys() <= state.keys()
+        equal = [torch.equal(plain[key], state[key]) for key in plain]
+        assert all(equal) == (seed == 0)

@@ -1,0 +1,4 @@
+_base_ = '../imagenet/ra_r18.py'
+
+model = dict(backbone=dict(attention=dict(type='ra_mm.GRN')))
+custom_hooks = []  # there is no temp to anneal
