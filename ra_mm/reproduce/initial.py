@@ -1,5 +1,6 @@
 """Gives the runs that are compared the same initial weights."""
 
+import logging
 from copy import deepcopy
 from pathlib import Path
 
@@ -31,6 +32,10 @@ def write_initial_weights(cfg: Config, path: Path) -> None:
     backbone.pop('attention', None)
     set_random_seed(cfg.randomness.seed)
     model = build_model(cfg)
-    model.init_weights()
+    logging.disable(logging.INFO)  # mmengine logs a line for each weight
+    try:
+        model.init_weights()
+    finally:
+        logging.disable(logging.NOTSET)
     with atomic_write(path, 'wb') as file:
         torch.save(dict(state_dict=model.state_dict(), meta={}), file)
