@@ -19,7 +19,15 @@ from matplotlib.ticker import MaxNLocator
 
 from ra_mm.analysis import gates
 
-from .tables import Table, headings, hours_ratios, runs_of
+from .comparison import Comparison
+from .tables import (
+    Table,
+    compare_groups,
+    headings,
+    hours_ratios,
+    runs_of,
+    values_by_seed,
+)
 
 COLORS = ('#8a8f98', '#3f8fd9', '#d98a1f', '#d9485f', '#3fa66b', '#9a6fd0', '#1fa3a8')
 STAGE_COLORS = matplotlib.colormaps['plasma'](np.linspace(0.05, 0.85, 5))
@@ -45,13 +53,15 @@ class Panel(NamedTuple):
 
 
 def table_figures(ledger: dict, table: Table, shown: set) -> Iterator[str]:
-    """The charts of a table: hours, and the curves of each group of rows.
+    """The charts of a table: comparisons, hours, and the curves of each group.
 
     Args:
         ledger: Content of the ledger.
         table: The table.
         shown: Charts that the page has already; the new ones are added.
     """
+    if table.readings:
+        yield from _comparison_figures(ledger, table)
     if table.has_hours:
         yield _hours_figure(ledger, table)
     for group, rows in groupby(table.rows, lambda row: row['group']):
@@ -190,6 +200,58 @@ def _draw_stages(ax, panel):
                 steps, mean - std, mean + std, color=color, alpha=0.15, lw=0
             )
     ax.legend(fontsize='x-small', frameon=False, ncols=2)
+
+
+def _comparison_figures(ledger, table):
+    metric = table.main_metric
+    for base, compared in compare_groups(ledger, table.rows, metric):
+        values = {
+            row['name']: list(found.values())
+            for row in (base, *(row for row, _ in compared))
+            if (found := values_by_seed(ledger, row, metric))
+        }
+        differences = {r['name']: c for r, c in compared if c is not None}
+        if max(map(len, values.values()), default=0) > 1:
+            with matplotlib.rc_context(STYLE):
+                figure = draw_comparison(values, differences, headings()[metric])
+                text = f'{base["group"]}: each seed, and differences to the baseline'
+                yield f'<h3>{escape(base["group"])}</h3>{_to_html(figure, text)}'
+
+
+def draw_comparison(
+    values: dict[str, list[float]], comparisons: dict[str, Comparison], heading: str
+) -> Figure:
+    """Draw the value of each run, and the differences to the baseline.
+
+    Args:
+        values: By model, from top to bottom; the first one is the baseline.
+        comparisons: By model, without the baseline.
+        heading: What the values are, with their unit.
+    """
+    figure = Figure((8.4, 1.1 + 0.32 * len(values)), layout='constrained')
+    left, right = figure.subplots(1, 2, sharey=True)
+    for y, (name, found) in enumerate(values.items()):
+        color = COLORS[y % len(COLORS)]
+        left.plot(found, len(found) * [y], 'o', color=color, alpha=0.6, markersize=4)
+        left.plot(np.mean(found), y, '|', color='black', markersize=14)
+        if name in comparisons:
+            differences, interval, *_ = comparisons[name]
+            ys = len(differences) * [y]
+            right.plot(differences, ys, 'o', color=color, alpha=0.6, markersize=4)
+            right.plot(differences.mean(), y, '|', color='black', markersize=14)
+            if interval:
+                right.plot(interval, [y, y], color='black', linewidth=1.2)
+    baseline = next(iter(values))
+    left.axvline(np.mean(values[baseline]), color='black', lw=0.8, ls='--')
+    right.axvline(0, color='black', linewidth=0.8, linestyle='--')
+    left.set_yticks(range(len(values)), values)
+    left.invert_yaxis()
+    left.set_xlabel(f'{heading}: each seed, and the mean')
+    right.set_xlabel(f'minus {baseline}, same seed: mean and 95 % interval')
+    for ax in (left, right):
+        ax.spines[['top', 'right']].set_visible(False)
+        ax.grid(alpha=0.3, linewidth=0.6, axis='x')
+    return figure
 
 
 def _hours_figure(ledger, table):

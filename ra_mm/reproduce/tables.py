@@ -1,16 +1,17 @@
 """Computes the cells of the report's tables and the sentences below them."""
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from statistics import mean, median, stdev
 from typing import NamedTuple
 
 from ra_mm.reproduce import paper
 
+from .comparison import Comparison, compare
 from .progress import format_duration
 
 TITLES = {
@@ -54,7 +55,7 @@ class Table:
         cells: A list for each row.
         notes: Footnotes.
         caption: What the numbers are, and the hardware.
-        readings: Sentences that compare RA with the baselines.
+        readings: Sentences that compare the models with the baselines.
         main_metric: Metric whose curves are drawn.
         has_hours: Whether the table compares training hours.
     """
@@ -113,7 +114,7 @@ def make_table(ledger: dict, rows: list[dict]) -> Table:
         cells=all_cells,
         notes=notes,
         caption=f'{CAPTION}{used or "none yet"}.',
-        readings=[text for row in rows for text in _compare(ledger, row, main_metric)],
+        readings=list(_readings(ledger, rows, main_metric)),
         main_metric=main_metric,
         has_hours='hours' in metrics,
     )
@@ -285,39 +286,55 @@ def _seeds_cell(ledger, row):
     return Cell(f'{states["done"]} of {len(row["runs"])}{"".join(others)}', 'seeds')
 
 
-def _compare(ledger, row, metric) -> Iterator[str]:
-    """What the seeds say about RA and the plain model, if this is RA's row."""
-    base = _baseline(ledger, row)
-    if (
-        metric is None
-        or base in (None, row)
-        or not re.match(r'\+?RA\b', row['name'])
-        or (ledger['scale'] == 'demo' and not ledger['data'])
-    ):
+def _readings(ledger, rows, metric) -> Iterator[str]:
+    """What the seeds say about each model and the plain one of its group."""
+    if metric is None or (ledger['scale'] == 'demo' and not ledger['data']):
         return
-    plain, ours = (_values(done_runs(ledger, r), metric) for r in (base, row))
-    if not plain or not ours:
-        yield f'{row["group"]}: no finished run of both to compare.'
-        return
-    text = (
-        f'{row["group"]}, {headings()[metric]}: {row["name"]} − {base["name"]} = '
-        f'{_format(mean(ours) - mean(plain), 2, "+")}'
-    )
-    printed = [r['paper'].get(metric) for r in (base, row)]
-    if all(printed):
-        difference = float(printed[1]) - float(printed[0])
-        text += f' (paper: {_format(difference, 1, "+")})'
-    ranges = ', '.join(
-        f'{r["name"]} {min(values):.2f} to {max(values):.2f}'
-        for r, values in ((base, plain), (row, ours))
-    )
-    if min(len(plain), len(ours)) < 2:
-        yield f'{text}. One seed does not show how much is due to chance.'
-    elif max(min(plain), min(ours)) <= min(max(plain), max(ours)):
-        yield f'{text}: within the spread of the seeds, which overlap ({ranges}).'
-    else:
-        cases = math.comb(len(plain) + len(ours), len(plain)) // 2
+    for base, compared in compare_groups(ledger, rows, metric):
+        for row, comparison in compared:
+            text = f'{row["group"]}, {headings()[metric]}: '
+            if comparison is None:
+                yield f'{text}{row["name"]} and {base["name"]} share no finished seed.'
+                continue
+            difference = _format(comparison.differences.mean(), 2, '+')
+            text += f'{row["name"]} − {base["name"]} = {difference}'
+            printed = [r['paper'].get(metric) for r in (base, row)]
+            if all(printed):
+                difference = float(printed[1]) - float(printed[0])
+                text += f' (paper: {_format(difference, 1, "+")})'
+            yield f'{text}. {comparison.describe()}'
+
+
+def compare_groups(
+    ledger: dict, rows: list[dict], metric: str
+) -> Iterator[tuple[dict, list[tuple[dict, Comparison | None]]]]:
+    """Compare the rows of each group with its baseline.
+
+    Yields:
+        The baseline, and each other row with its comparison: None if not all
+        rows with results have a common seed, or if this one has no results.
+    """
+    for _, group in groupby(rows, lambda row: row['group']):
+        group = list(group)
+        base = _baseline(ledger, group[0])
+        if base is None:
+            continue
+        values = {
+            row['name']: values
+            for row in (base, *group)
+            if (values := values_by_seed(ledger, row, metric))
+        }
+        comparisons = compare(values, base['name']) if base['name'] in values else {}
         yield (
-            f'{text}: beyond the spread of the seeds, which do not overlap '
-            f'({ranges}); chance alone separates so few seeds in 1 of {cases} cases.'
+            base,
+            [(row, comparisons.get(row['name'])) for row in group if row is not base],
         )
+
+
+def values_by_seed(ledger: dict, row: dict, metric: str) -> dict[int, float]:
+    """The values of a metric in the finished runs of a row."""
+    return {
+        run['seed']: value
+        for run in done_runs(ledger, row)
+        for value in _values([run], metric)
+    }
