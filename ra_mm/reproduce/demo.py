@@ -72,21 +72,24 @@ CLASSIFIER = _classifier(side=32, batch_size=64, lr=8e-3)
 OWN_DATA_CLASSIFIER = _classifier(side=64, batch_size=32, lr=4e-3)
 
 
+def _cosine(epochs, warmup):
+    """A cosine over all epochs, after ``warmup`` iterations."""
+    return [
+        dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=warmup),
+        dict(
+            type='CosineAnnealingLR',
+            begin=0,
+            end=epochs,
+            by_epoch=True,
+            convert_to_iter_based=True,
+        ),
+    ]
+
+
 def _detector(epochs, warmup, **settings):
     return dict(
         train_cfg=dict(max_epochs=epochs, val_interval=(epochs + 3) // 4),
-        param_scheduler=[
-            dict(
-                type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=warmup
-            ),
-            dict(
-                type='CosineAnnealingLR',
-                begin=0,
-                end=epochs,
-                by_epoch=True,
-                convert_to_iter_based=True,
-            ),
-        ],
+        param_scheduler=_cosine(epochs, warmup),
         default_hooks=dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=2)),
         log_processor=dict(window_size=10),
         **settings,
@@ -146,7 +149,9 @@ def shrink(cfg: Config, own_data: bool) -> None:
         _merge(cfg, OWN_DATA_CLASSIFIER if own_data else CLASSIFIER)
         cfg.train_cfg.max_epochs //= EPOCH_DIVISOR
         schedule = cfg.param_scheduler
-        if 'milestones' in schedule:
+        if own_data:  # with a few epochs better than the paper's steps
+            cfg.param_scheduler = _cosine(cfg.train_cfg.max_epochs, 100)
+        elif 'milestones' in schedule:
             schedule.milestones = [m // EPOCH_DIVISOR for m in schedule.milestones]
         else:
             schedule.gamma **= EPOCH_DIVISOR
