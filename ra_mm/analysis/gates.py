@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
+from scipy import stats
 from torch import Tensor, nn
 
 from ra_mm.errors import UserError
@@ -178,6 +179,44 @@ def measure(
             report[name]['G'] = dict(zip(counts, _rounded(by_class)))
     temp = next(iter(blocks.values())).gate.temp.item()
     return dict(temp=temp, classes=[*counts], images=counts, blocks=report)
+
+
+def check_claims(measured: list[dict]) -> list[str]:
+    """Check what the paper reads off Fig. 5 on trainings with several seeds.
+
+    Depth is the number of a block. The rank correlation (Spearman's) with it is
+    1 if a spread grows from each block to the next, and -1 if it shrinks.
+
+    Args:
+        measured (list[dict]): Results of :func:`measure` for models of one
+            architecture.
+
+    Returns:
+        list[str]: A sentence on each of the three claims.
+    """
+    above = {
+        name: [
+            np.mean(np.array([*m['blocks'][name]['G'].values()]) > 1) for m in measured
+        ]
+        for name, block in measured[0]['blocks'].items()
+        if 'G' in block
+    }
+    shares = ', '.join(f'{name} {np.mean(v):.0%}' for name, v in above.items())
+    sentences = [f'Share of G above 1 (claim 1: on both sides of 1): {shares}.']
+    for key, text in (
+        ('spread', 'claim 2: G spreads over the channels with depth'),
+        ('class_spread', 'claim 3: classes separate with depth'),
+    ):
+        rho = [
+            stats.spearmanr(range(len(values)), values).statistic
+            for m in measured
+            for values in [[block[key] for block in m['blocks'].values()]]
+        ]
+        sentences.append(
+            f'Rank correlation with depth ({text}): mean {np.mean(rho):+.2f}, '
+            f'positive in {sum(r > 0 for r in rho)} of {len(rho)} runs.'
+        )
+    return sentences
 
 
 def _rounded(numbers):

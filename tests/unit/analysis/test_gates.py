@@ -292,3 +292,26 @@ def test_plot_strip(measured):
     norms = [figure.axes[i].images[0].norm for i in (2, 4)]
     assert norms[0] is norms[1]
     assert norms[0](1.0) == 0.5  # white
+
+
+def test_claims_of_fig_5():
+    """Gates made to fulfil all three claims, and their opposite."""
+
+    def made(depths):
+        return dict(
+            blocks={
+                f'RA_{i}_1': dict(
+                    spread=0.1 * depth,
+                    class_spread=0.01 * depth,
+                    **({} if i == 2 else {'G': {'a': [0.9, 1.2], 'b': [1.1, 1.3]}}),
+                )
+                for i, depth in enumerate(depths, 2)
+            }
+        )
+
+    both_sides, spread, classes = gates.check_claims([made([1, 2, 3, 4])] * 3)
+    assert 'RA_3_1 75%' in both_sides and 'RA_2_1' not in both_sides
+    assert '+1.00' in spread and '3 of 3' in spread
+    assert '+1.00' in classes and '3 of 3' in classes
+    _, spread, classes = gates.check_claims([made([4, 3, 2, 1])])
+    assert '-1.00' in spread and '0 of 1' in spread and '0 of 1' in classes
