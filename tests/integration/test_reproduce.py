@@ -131,6 +131,7 @@ def test_mistake(message, argv, expected):
         ['table4', '--seeds', '0'],
         ['table4', '--gpus', '0'],
         ['table4', '--scale', 'half'],
+        ['table4', '--cfg-options', 'train_cfg.max_epochs=2'],  # needs --data
         ['report'],
         [],
     ],
@@ -212,7 +213,10 @@ def test_rows_that_the_data_is_not_for(message, shapes, tmp_path):
     demo = ['--scale', 'demo', '--data']
     assert re.search('--data .*not UperNet', message('table5', *demo, shapes))
     assert 'boxes, for Tables 4 and 5' in message('table2', *demo, shapes)
-    assert 'class folders, for Tables 2' in message('table4', *demo, shapes / 'classes')
+    for table in ('table4', 'beyond_coco'):
+        assert 'class folders, for Tables 2' in message(
+            table, *demo, shapes / 'classes'
+        )
     data = shutil.copytree(shapes, tmp_path / 'data')
     path = data / 'annotations/val.json'
     coco = json.loads(path.read_text())
@@ -237,6 +241,19 @@ def test_ledgers_of_others(message, tmp_path):
         path.write_text(text)
         assert expected in message(*argv)
         assert path.read_text() == text
+
+
+def test_ledger_of_changed_configs(message, shapes, tmp_path):
+    path = tmp_path / 'ledger.json'
+    data = shapes / 'classes'
+    path.write_text(
+        json.dumps(
+            dict(version=1, scale='demo', data=str(data), options={'a.b': [1, 2]})
+        )
+    )
+    argv = 'beyond_imagenet', '--scale', 'demo', '--data', data, '--out', tmp_path
+    for options in ([], ['--cfg-options', 'a.b=(1,3)']):
+        assert '--cfg-options' in message(*argv, '--dry-run', *options)
 
 
 def test_folder_in_use(message, tmp_path):
