@@ -249,7 +249,7 @@ def _warn_of_schedules(cfg, warnings):
         schedulers = [schedulers]
     if not end or not isinstance(schedulers, list | tuple):
         return
-    unit = 'max_iters' if by_iter else 'max_epochs'
+    key, unit = ('max_iters', 'iteration') if by_iter else ('max_epochs', 'epoch')
     options, ends = [], []
     for i, node in enumerate(schedulers):
         if not isinstance(node, dict) or bool(node.get('by_epoch', True)) == bool(
@@ -272,7 +272,7 @@ def _warn_of_schedules(cfg, warnings):
             if late:
                 warnings.append(
                     f'param_scheduler.{i}.milestones={node.milestones}: the training '
-                    f'ends before, at train_cfg.{unit}={end}'
+                    f'ends before, at train_cfg.{key}={end}'
                 )
     # Some configs end a little earlier on purpose, at the lowest learning rate.
     last = max(ends, default=end)
@@ -280,9 +280,9 @@ def _warn_of_schedules(cfg, warnings):
     is_continued = any(last <= begin < end for begin in begins)
     if not 0.9 * end <= last <= 1.1 * end and not is_continued:
         effect = 'stays at its last value' if last < end else 'has not decayed'
-        when = f'from {last} on' if last < end else 'at the end'
+        when = f'from {unit} {last} on' if last < end else 'at the end'
         warnings.append(
-            f'the learning rate {effect} {when}: the schedule ends at {last}, the '
-            f'training at train_cfg.{unit}={end}; pass --cfg-options '
+            f'the learning rate {effect} {when}: the schedule ends after {last} '
+            f'{unit}s, the training after {end} (train_cfg.{key}); pass --cfg-options '
             f'{" ".join(options)}'
         )

@@ -118,6 +118,19 @@ def test_schedule_of_another_length(found, node, advice):
 
 
 @pytest.mark.parametrize(
+    'name, options, expected',
+    [
+        ('detector', {'train_cfg.max_epochs': 14}, '10 epochs'),
+        ('segmenter', {'train_cfg.max_iters': 14}, '10 iterations'),
+    ],
+)
+def test_schedule_has_a_unit(found, name, options, expected):
+    node = dict(type='PolyLR', end=10, by_epoch=expected.endswith('epochs'))
+    _, (warning,) = found(name, {**options, 'param_scheduler': [node]})
+    assert expected in warning
+
+
+@pytest.mark.parametrize(
     'node',
     [
         dict(type='CosineAnnealingLR', begin=1, end=14),
