@@ -213,7 +213,8 @@ def report_user_errors(prog: str) -> Iterator[SimpleNamespace]:
 
     The traceback goes to a file, which the message names. Other exceptions than
     :class:`.UserError` are bugs and keep their traceback. Ctrl-C exits with
-    status 130.
+    status 130, also where a library replaces its KeyboardInterrupt by another
+    exception, as mmengine does while it formats a config for a checkpoint.
 
     Args:
         prog (str): The name of the tool, to begin the message with.
@@ -227,7 +228,12 @@ def report_user_errors(prog: str) -> Iterator[SimpleNamespace]:
         prog = f'{prog} (process {os.environ["RANK"]})'
     try:
         yield run
-    except UserError as e:
+    except (Exception, KeyboardInterrupt) as e:
+        if _is_interrupted(e):
+            print(f'{prog}: interrupted', file=sys.stderr)
+            sys.exit(130)
+        if not isinstance(e, UserError):
+            raise
         # A DataLoader re-raises an error of a worker with the traceback as its
         # message, which ends with our message.
         cls = f'{UserError.__module__}.{UserError.__qualname__}: '
@@ -235,9 +241,19 @@ def report_user_errors(prog: str) -> Iterator[SimpleNamespace]:
         path = _write_traceback(run.work_dir)
         print(f'{prog}: error: {message}\n(traceback in {path})', file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print(f'{prog}: interrupted', file=sys.stderr)
-        sys.exit(130)
+
+
+def _is_interrupted(error):
+    """Whether Ctrl-C led to an exception."""
+    seen, chain = set(), [error]
+    while chain:
+        error = chain.pop()
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        if error is not None and id(error) not in seen:
+            seen.add(id(error))
+            chain += [error.__cause__, error.__context__]
+    return False
 
 
 def _write_traceback(work_dir):

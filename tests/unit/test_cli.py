@@ -223,6 +223,35 @@ def test_interrupted(capsys):
     assert end(capsys, KeyboardInterrupt())[:2] == (130, 'a_tool: interrupted')
 
 
+@pytest.mark.parametrize('kind', [SyntaxError, UserError])
+@pytest.mark.parametrize('link', ['__context__', '__cause__'])
+def test_interrupt_that_a_library_replaces(capsys, kind, link):
+    error, middle = kind('cannot be formatted'), RuntimeError()
+    setattr(error, link, middle)
+    setattr(middle, link, KeyboardInterrupt())
+    assert end(capsys, error)[:2] == (130, 'a_tool: interrupted')
+
+
+def test_circular_chain_of_a_bug():
+    error, cause = ValueError('a bug'), ValueError('its cause')
+    error.__cause__, cause.__cause__ = cause, error
+    with pytest.raises(ValueError, match='a bug'), report_user_errors('a_tool'):
+        raise error
+
+
+def test_interrupted_while_a_config_is_formatted(capsys, monkeypatch):
+    """mmengine formats it for each checkpoint, and replaces the exception."""
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', interrupt)
+    with pytest.raises(SystemExit) as stop, report_user_errors('a_tool'):
+        Config(dict(a=1)).pretty_text  # noqa: B018
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == 'a_tool: interrupted\n'
+
+
 @pytest.mark.parametrize(
     'error', [ValueError('a bug'), KeyError('a bug'), RuntimeError('a bug')], ids=repr
 )
