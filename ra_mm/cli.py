@@ -9,7 +9,7 @@ import sys
 import tempfile
 import traceback
 from argparse import Action, ArgumentParser, ArgumentTypeError
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -160,12 +160,12 @@ def _merge_options(cfg, options):
         if path[0] not in TOP_LEVEL_KEYS:
             raise UserError(
                 f'--cfg-options {option}: it would have no effect, since the runner '
-                f'reads no {path[0]!r}{_did_you_mean(path[0], TOP_LEVEL_KEYS)}'
+                f'reads no {path[0]!r}{did_you_mean(path[0], TOP_LEVEL_KEYS)}'
             )
         for i, name in enumerate(path[1:], 1):
             known = get_value(cfg, '.'.join(path[:i]))
             if isinstance(known, dict) and name not in known:
-                similar = _did_you_mean(name, known)
+                similar = did_you_mean(name, known)
                 if similar:  # only a warning, since some dicts take any key
                     text = f'--cfg-options {option}: the config has no {name!r}'
                     print_log(text + similar, 'current', level=logging.WARNING)
@@ -174,8 +174,10 @@ def _merge_options(cfg, options):
         cfg.merge_from_dict(options)
 
 
-def _did_you_mean(name, known):
-    similar = difflib.get_close_matches(name, known, 1, 0.8)
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a clause that suggests a similar name, or an empty one."""
+    # At 0.8, in_index is similar to ignore_index; lenght and length have 0.83.
+    similar = difflib.get_close_matches(name, known, 1, 0.82)
     return f', did you mean {similar[0]!r}?' if similar else ''
 
 

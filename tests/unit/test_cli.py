@@ -84,20 +84,39 @@ def test_option_without_effect(tmp_path, option, expected):
         load_config(write(tmp_path, OPTIONS), {option: 1})
 
 
-@pytest.mark.parametrize(
-    'option, similar',
-    [('model.test_cfg.score_th', 'score_thr'), ('model.tst_cfg.score_thr', 'test_cfg')],
-)
-def test_option_like_another(tmp_path, monkeypatch, option, similar):
-    """It is merged, since some parts of a config take any key."""
+@pytest.fixture
+def logged(monkeypatch):
+    """What the command line logs: (text, level)."""
     logged = []
     monkeypatch.setattr(
         'ra_mm.cli.print_log', lambda text, logger, level: logged.append((text, level))
     )
+    return logged
+
+
+@pytest.mark.parametrize(
+    'option, similar',
+    [
+        ('model.test_cfg.score_th', 'score_thr'),
+        ('model.tst_cfg.score_thr', 'test_cfg'),
+        ('model.tets_cfg.score_thr', 'test_cfg'),
+        ('train_dataloader.batchsize', 'batch_size'),
+        ('custom_hooks.0.lenght', 'length'),
+    ],
+)
+def test_option_like_another(tmp_path, logged, option, similar):
+    """It is merged, since some parts of a config take any key."""
     cfg = load_config(write(tmp_path, OPTIONS), {option: 0.3})
     assert get_value(cfg, option) == 0.3
     ((text, level),) = logged
     assert similar in text and level == logging.WARNING
+
+
+def test_option_that_is_no_mistake(tmp_path, logged):
+    """Both are arguments of the heads of mmseg."""
+    path = write(tmp_path, 'model = dict(decode_head=dict(in_index=3))')
+    load_config(path, {'model.decode_head.ignore_index': 0})
+    assert not logged
 
 
 @pytest.mark.parametrize(
