@@ -75,7 +75,7 @@ def main(argv=None):
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         run.work_dir = cfg.work_dir
         merge_args(cfg, args)
-        warnings = check(cfg, 'train', auto_resume=args.resume == 'auto')
+        warnings = check(cfg, 'train', args.resume)
         runner = build_runner(cfg)
         for warning in warnings:
             runner.logger.warning(warning)

@@ -16,7 +16,7 @@ from .devices import check_devices
 __all__ = ['check']
 
 
-def check(cfg: Config, mode: str, auto_resume: bool = False) -> list[str]:
+def check(cfg: Config, mode: str, resume: str | None = None) -> list[str]:
     """Check a config, its data and checkpoints, and the devices of this machine.
 
     Only the first process of each machine checks. Missing weights are
@@ -25,8 +25,9 @@ def check(cfg: Config, mode: str, auto_resume: bool = False) -> list[str]:
     Args:
         cfg (Config): The complete config, with command line options merged.
         mode (str): 'train' (which includes validation) or 'test'.
-        auto_resume (bool): Whether ``load_from`` should have been found in the
-            work directory. Defaults to False.
+        resume (str, optional): The value of ``--resume``: the checkpoint that became
+            ``load_from``, or 'auto' if that should have been found in the work
+            directory.
 
     Returns:
         list[str]: Warnings, for the caller to log.
@@ -43,12 +44,12 @@ def check(cfg: Config, mode: str, auto_resume: bool = False) -> list[str]:
         problems = [
             *(check_val_begin(cfg) if mode == 'train' else ()),
             *check_devices(cfg, mode, warnings),
-            *check_checkpoints(cfg, mode, auto_resume, remote=False),
+            *check_checkpoints(cfg, mode, resume, remote=False),
             *check_datasets(cfg, mode, warnings),
             *check_agreements(cfg, mode, warnings),
         ]
     if not problems:  # nothing is downloaded for a run that cannot start
-        problems = list(check_checkpoints(cfg, mode, auto_resume, remote=True))
+        problems = list(check_checkpoints(cfg, mode, resume, remote=True))
     problems = list(dict.fromkeys(problems))
     if len(problems) > 1:
         problems.insert(0, f'{len(problems)} things are missing or wrong:')

@@ -22,21 +22,21 @@ BACKBONE_KEYS = (
 
 
 def check_checkpoints(
-    cfg: Config, mode: str, auto_resume: bool, remote: bool
+    cfg: Config, mode: str, resume: str | None, remote: bool
 ) -> Iterator[str]:
     """Read the checkpoints that a run would load.
 
     Args:
         cfg (Config): The complete config.
         mode (str): 'train' or 'test'.
-        auto_resume (bool): Whether ``load_from`` should have been found.
+        resume (str, optional): The value of ``--resume``, see :func:`.check`.
         remote (bool): Whether to read those with a URL, which downloads them to
             mmengine's cache, or the others.
 
     Yields:
         str: One problem each.
     """
-    if auto_resume and not cfg.get('load_from'):
+    if resume == 'auto' and not cfg.get('load_from'):
         yield (
             f'--resume: {cfg.work_dir} has no checkpoint; train without --resume, or '
             'name the checkpoint (--resume FILE) or its folder (--work-dir DIR)'
@@ -46,7 +46,14 @@ def check_checkpoints(
             try:
                 _check_checkpoint(cfg, key, path)
             except (UserError, OSError) as e:
-                yield f'{key}: {e}'
+                yield f'{_name_source(key, mode, resume)}{e}'
+
+
+def _name_source(key, mode, resume):
+    """Name the option or the key that a checkpoint comes from."""
+    if key == 'load_from' and mode == 'test':
+        return ''  # the argument of the tool
+    return '--resume: ' if key == 'load_from' and resume else f'{key}: '
 
 
 def _iter_checkpoints(cfg, mode):

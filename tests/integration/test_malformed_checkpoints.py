@@ -73,6 +73,8 @@ def test_tools(
     torch.save(saved, 'bad.pth')
     text = message(tool(name), configs / 'classifier.py', *argv)
     assert 'bad.pth' in text and expected in text
+    for option in ('load_from', '--resume'):  # it names what was typed
+        assert (option in text) == (option in ' '.join(argv))
     assert not Path(TRACE).exists()
 
 

@@ -47,9 +47,11 @@ def bad(tmp_path):
 def test_unreadable_file(cfg, refused, bad, name):
     path = str(bad / f'{name}.pth')
     cfg.load_from = path
-    for mode in ('test', 'train'):
-        message = refused(cfg, mode)
-        assert path in message and 'load_from' in message
+    message = refused(cfg, 'train')
+    assert path in message and 'load_from' in message
+    for message in (refused(cfg, 'test'), refused(cfg, 'train', resume=path)):
+        assert path in message and 'load_from' not in message
+    assert '--resume' in message
     cfg.load_from = None
     cfg.model.backbone.init_cfg = init_cfg(path)
     message = refused(cfg, 'train')
@@ -113,10 +115,10 @@ def test_layout_of_swin(load, installed, tmp_path, refused):
 
 def test_resume(cfg, weights, refused):
     cfg.resume = True
-    message = refused(cfg, auto_resume=True)
+    message = refused(cfg, resume='auto')
     assert '--resume' in message and cfg.work_dir in message
     cfg.load_from = str(weights)
-    message = refused(cfg)
+    message = refused(cfg, resume=str(weights))
     assert 'cannot be resumed from' in message
     assert f'--cfg-options load_from={weights}' in message
 

@@ -56,7 +56,7 @@ def test_all_missing_things_in_one_message(cfg, refused):
             'load_from': 'none.pth',
         }
     )
-    assert len(refused(cfg, auto_resume=True).splitlines()) == 4
+    assert len(refused(cfg, resume='auto').splitlines()) == 4
 
 
 def test_dataloader_without_a_dataset(cfg, refused):
