@@ -7,7 +7,6 @@
 
 import math
 import sys
-import tempfile
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from ra_mm.audit.run import audit, build_datasets
 from ra_mm.audit.sheet import draw_sheet
 from ra_mm.cli import add_cfg_options, load_config, report_user_errors
 from ra_mm.errors import UserError
+from ra_mm.fileio import check_writable
 from ra_mm.preflight import check
 
 PROG = 'tools/check_data.py'
@@ -53,11 +53,12 @@ def parse_args(argv):
 def main(argv=None):
     with report_user_errors(PROG):
         args = parse_args(argv)
-        folder = str(args.out or tempfile.gettempdir())
-        cfg = load_config(args.config, args.cfg_options, folder)
+        if args.out:
+            check_writable('--out', args.out)
+        cfg = load_config(args.config, args.cfg_options)
         problems = []
         try:
-            warnings = check(cfg, 'train')
+            warnings = check(cfg, 'data')
         except UserError as e:
             problems, warnings = [str(e)], []
         try:

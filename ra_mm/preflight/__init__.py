@@ -24,7 +24,8 @@ def check(cfg: Config, mode: str, resume: str | None = None) -> list[str]:
 
     Args:
         cfg (Config): The complete config, with command line options merged.
-        mode (str): 'train' (which includes validation) or 'test'.
+        mode (str): 'train' (which includes validation), 'test', or 'data' for the
+            data of 'train' alone, without devices, checkpoints and schedules.
         resume (str, optional): The value of ``--resume``: the checkpoint that became
             ``load_from``, or 'auto' if that should have been found in the work
             directory.
@@ -39,21 +40,23 @@ def check(cfg: Config, mode: str, resume: str | None = None) -> list[str]:
     warnings: list[str] = []
     if int(os.environ.get('LOCAL_RANK', 0)) != 0:
         return warnings
+    is_run = mode != 'data'
     problems = list(check_values(cfg, mode))
     if not problems:  # the other checks rely on the values
-        problems = [
-            *(check_val_begin(cfg) if mode == 'train' else ()),
-            *check_devices(cfg, mode, warnings),
-            *check_checkpoints(cfg, mode, resume, remote=False),
-            *check_datasets(cfg, mode, warnings),
-            *check_agreements(cfg, mode, warnings),
-        ]
-    if not problems:  # nothing is downloaded for a run that cannot start
-        problems = list(check_checkpoints(cfg, mode, resume, remote=True))
+        if mode == 'train':
+            problems += check_val_begin(cfg)
+        if is_run:
+            problems += check_devices(cfg, mode, warnings)
+            problems += check_checkpoints(cfg, mode, resume, remote=False)
+        problems += check_datasets(cfg, mode, warnings)
+        problems += check_agreements(cfg, mode, warnings)
+    if is_run and not problems:  # nothing is downloaded for a run that cannot start
+        problems += check_checkpoints(cfg, mode, resume, remote=True)
     problems = list(dict.fromkeys(problems))
     if len(problems) > 1:
         problems.insert(0, f'{len(problems)} things are missing or wrong:')
     if problems:
         raise UserError('\n- '.join(problems))
-    check_writable('--work-dir', cfg.work_dir)
+    if is_run:
+        check_writable('--work-dir', cfg.work_dir)
     return warnings

@@ -53,7 +53,7 @@ def _iter_datasets(cfg, parts):
 
 
 def _parts(mode):
-    return ('train', 'val') if mode == 'train' else ('test',)
+    return ('test',) if mode == 'test' else ('train', 'val')
 
 
 def _find_step(pipeline, *names):
@@ -145,7 +145,7 @@ def _check_ignore_index(cfg, mode):
         return
     (value,) = wanted
     wrong = []
-    if mode == 'train':
+    if mode != 'test':
         for key, node in iter_dicts(cfg.model, 'model'):
             is_head = fnmatchcase(key, 'model.*_head') or fnmatchcase(
                 key, 'model.*_head.[0-9]*'

@@ -43,8 +43,12 @@ RULES = (
 NEEDED = dict(
     train=('model', 'train_cfg', 'train_dataloader', 'optim_wrapper'),
     test=('model', 'test_cfg', 'test_dataloader', 'test_evaluator'),
+    data=('model', 'train_dataloader'),
 )
-UNUSED = dict(train=('test_',), test=('train_', 'val_', 'optim_', 'param_', 'auto_'))
+TRAINING = ('optim_', 'param_', 'auto_')
+UNUSED = dict(
+    train=('test_',), test=('train_', 'val_', *TRAINING), data=('test_', *TRAINING)
+)
 
 
 def check_values(cfg: Config, mode: str) -> Iterator[str]:

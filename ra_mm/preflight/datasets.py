@@ -28,7 +28,7 @@ HEAD = re.compile(
 
 def check_datasets(cfg: Config, mode: str, warnings: list[str]) -> Iterator[str]:
     """Yield problems of the datasets and evaluators; append to ``warnings``."""
-    parts = ['train', 'val'] if mode == 'train' else ['test']
+    parts = ['test'] if mode == 'test' else ['train', 'val']
     problems: list[str] = []  # of annotation files
     read = functools.cache(functools.partial(_read, problems))
     missing = defaultdict(list)  # config keys by missing path

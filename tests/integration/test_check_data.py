@@ -25,7 +25,7 @@ def test_report_and_contact_sheets(check_data, configs, tmp_path, capsys, name):
     check_data(configs / f'{name}.py', '--out', tmp_path / 'out')
     report = (tmp_path / 'out/report.txt').read_text()
     assert report in capsys.readouterr().out
-    assert 'error' not in report
+    assert 'error' not in report and 'warning' not in report
     for label in ('circle', 'square', 'star', 'triangle'):
         assert re.search(rf'^{label} .*[1-9]', report, re.M)
     sheets = sorted((tmp_path / 'out').glob('*.png'))
@@ -49,6 +49,24 @@ def test_status_of_wrong_data(check_data, configs, copied, capsys):
     assert (
         'error: train_dataloader.dataset: masks hold values' in capsys.readouterr().out
     )
+
+
+def test_only_the_data_matter(check_data, detector, capsys):
+    """Nothing about devices, weights, schedules and learning rates is said."""
+    options = [
+        'load_from=none.pth',
+        'train_cfg.max_epochs=3',
+        'optim_wrapper=None',
+        'auto_scale_lr.base_batch_size=1000',
+    ]
+    check_data(detector, '--cfg-options', *options)
+    assert 'nothing is wrong' in capsys.readouterr().out
+
+
+def test_out_is_a_file(message, check_data, detector, tmp_path):
+    (tmp_path / 'file').touch()
+    text = message(check_data, detector, '--out', tmp_path / 'file')
+    assert '--out' in text and f'{tmp_path}/file' in text
 
 
 def test_data_that_cannot_be_built(message, check_data, detector):
