@@ -51,8 +51,9 @@ def parse_args(argv):
 
 
 def main(argv=None):
-    with report_user_errors(PROG):
+    with report_user_errors(PROG) as run:
         args = parse_args(argv)
+        run.work_dir = args.out
         if args.out:
             check_writable('--out', args.out)
         cfg = load_config(args.config, args.cfg_options)
@@ -77,6 +78,8 @@ def main(argv=None):
                 path = args.out / f'{data.leaf.key}.png'
                 if draw_sheet(data, path):
                     print(path)
+        if found.cause is not None:
+            raise UserError('some data cannot be loaded, see above') from found.cause
         if found.errors:
             sys.exit(1)
 

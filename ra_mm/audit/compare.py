@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ra_mm.audit.sample import Leaf, Sample, Scan, to_array
-from ra_mm.engine.samples import MaskCheck
+from ra_mm.engine.samples import MaskCheck, describe_failure
 from ra_mm.validation import shorten
 
 # Of the images or objects that were looked at: more is no accident.
@@ -20,6 +20,7 @@ class Finding(NamedTuple):
 
     is_error: bool
     text: str
+    cause: Exception | None = None
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Observed:
 
     @property
     def loaded(self) -> list[Sample]:
-        return [s for s in self.samples if not s.error]
+        return [s for s in self.samples if s.error is None]
 
 
 Rule = Callable[[Observed], Iterator[Finding]]
@@ -40,14 +41,16 @@ Rule = Callable[[Observed], Iterator[Finding]]
 
 def check_readable(data: Observed) -> Iterator[Finding]:
     """Every image and annotation can be read, completely."""
-    bad = [s for s in data.samples if s.error]
+    bad = [(s, s.error) for s in data.samples if s.error is not None]
     if bad:
-        mask = bad[0].info.get('seg_map_path')
+        sample, error = bad[0]
+        mask = sample.info.get('seg_map_path')
         labels = f'its mask {mask}' if mask else 'its annotations'
         yield Finding(
             True,
             f'{_share(bad, data.samples)} cannot be loaded; the first is '
-            f'{bad[0].path} or {labels}: {bad[0].error}',
+            f'{sample.path} or {labels}: {describe_failure(error)}',
+            error,
         )
     broken = [s for s in data.loaded if s.stored and s.stored.problem]
     if broken:

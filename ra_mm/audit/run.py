@@ -38,6 +38,7 @@ class Audit:
     parts: list[Observed]
     errors: list[str]
     warnings: list[str]
+    cause: Exception | None = None  # of the first error that an exception led to
 
     def raise_errors(self) -> None:
         """Raise a :class:`UserError` with all errors, if there are any."""
@@ -46,7 +47,7 @@ class Audit:
             head = (
                 [f'{len(self.errors)} things are wrong with the data:'] if more else []
             )
-            raise UserError('\n- '.join([*head, *self.errors]))
+            raise UserError('\n- '.join([*head, *self.errors])) from self.cause
 
 
 def build_datasets(cfg: Config, parts: Iterable[str]) -> dict[str, Any]:
@@ -106,6 +107,7 @@ def audit(
         parts,
         errors=[f.text for f in findings if f.is_error],
         warnings=[f.text for f in findings if not f.is_error],
+        cause=next((f.cause for f in findings if f.cause is not None), None),
     )
 
 

@@ -4,6 +4,7 @@ import copy
 import os.path as osp
 import random
 import time
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,6 @@ import torch
 
 from ra_mm.audit.disk import StoredImage, read_image, read_mask
 from ra_mm.engine.samples import MaskCheck
-from ra_mm.errors import describe
 
 SEED = 0
 
@@ -59,7 +59,7 @@ class Sample:
     path: str
     info: dict
     stored: StoredImage | None = None
-    error: str | None = None
+    error: Exception | None = None
     size: tuple[int, int] | None = None  # loaded, width and height
     brightest: float = 255  # the largest value of the loaded pixels
     boxes: np.ndarray | None = None  # loaded, (N, 4)
@@ -187,7 +187,8 @@ def load_sample(dataset, index: int, steps: list) -> Sample:
         try:
             data = _run(sample, copy.deepcopy(info), steps)
         except Exception as e:
-            sample.error = ' '.join(describe(e).split())
+            traceback.clear_frames(e.__traceback__)  # which hold the image
+            sample.error = e
             break
         if data is not None:
             sample.packed = data

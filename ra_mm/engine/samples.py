@@ -1,10 +1,17 @@
 """Errors in a data pipeline that name the sample, and a check of masks."""
 
+import sysconfig
+import traceback
+
 from mmcv.transforms import LoadAnnotations
 from mmengine.dataset import Compose
 
 from ra_mm.errors import UserError, describe
 from ra_mm.validation import shorten
+
+# Where installed code lies, and packages that are often installed from a clone.
+INSTALLED = (sysconfig.get_path('stdlib'), 'site-packages', 'dist-packages', '<')
+LIBRARIES = ('ra_mm', 'mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'mmseg')
 
 
 def name_samples(dataset) -> None:
@@ -40,8 +47,22 @@ class NamingCompose(Compose):
             return super().__call__(data)
         except Exception as e:
             labels = f'its mask {mask}' if mask else 'its annotations'
-            reason = ' '.join(describe(e).split())
+            reason = describe_failure(e)
             raise UserError(f'{image} or {labels} cannot be loaded: {reason}') from e
+
+
+def describe_failure(error: Exception) -> str:
+    """Describe an error in a pipeline in one line.
+
+    If a transform of the user's own has failed, this includes the file and the line.
+    """
+    text = ' '.join(describe(error).split())
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        path = frame.f_code.co_filename
+        package = str(frame.f_globals.get('__name__')).split('.')[0]
+        if package not in LIBRARIES and not any(part in path for part in INSTALLED):
+            return f'{text} ({path}, line {line})'
+    return text
 
 
 class MaskCheck:

@@ -76,6 +76,52 @@ def test_data_that_cannot_be_built(message, check_data, detector):
     )
 
 
+A_TRANSFORM = """
+from mmcv.transforms import BaseTransform
+from mmengine.registry import TRANSFORMS
+
+@TRANSFORMS.register_module(force=True)
+class ATransform(BaseTransform):
+    def transform(self, results):
+        return self.halve(results)
+
+    def halve(self, results):
+        return results['no such key'] / 2  # line 11
+"""
+BUG = """
+_base_ = '{}'
+custom_imports = dict(imports=['{}'])
+train_dataloader = dict(
+    dataset=dict(
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='ATransform'),
+            dict(type='PackInputs')
+        ]))
+"""
+
+
+@pytest.mark.parametrize(
+    'name, option', [('check_data', '--out'), ('train', '--work-dir')]
+)
+def test_bug_of_a_transform_keeps_its_traceback(
+    tool, configs, tmp_path, monkeypatch, capsys, name, option
+):
+    module = tmp_path / f'transform_of_{name}.py'
+    module.write_text(A_TRANSFORM)
+    (tmp_path / 'config.py').write_text(
+        BUG.format(configs / 'classifier.py', module.stem)
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        tool(name)(tmp_path / 'config.py', option, tmp_path / 'out')
+    assert stop.value.code == 1
+    printed = ''.join(capsys.readouterr())
+    assert f'({module}, line 11)' in printed and 'no such key' in printed
+    (path,) = tmp_path.glob('out/error_*.log')
+    assert f'File "{module}", line 11, in halve' in path.read_text()
+
+
 def turn_images(folder):
     exif = Image.Exif()
     exif[0x0112] = 6

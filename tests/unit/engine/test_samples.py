@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from mmcv.transforms import LoadAnnotations
+from mmcv.transforms import LoadAnnotations, LoadImageFromFile
 from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
 
 from ra_mm.engine.runner import SafeRunner
@@ -33,6 +33,29 @@ def test_error_names_the_image(wrap):
     for i, expected in enumerate(['a.png', 'b.png.*b.tif']):
         with pytest.raises(UserError, match=f'{expected}.*it is empty'):
             wrapped[i]
+
+
+def test_error_names_the_line_of_a_transform():
+    """Where the user's own code is: not where a library that it calls fails."""
+
+    def call_a_library(data):
+        return np.zeros(3).reshape(2, 2)
+
+    for step in (fail, call_a_library):
+        named = dataset(step)
+        name_samples(named)
+        line = step.__code__.co_firstlineno + 1
+        with pytest.raises(UserError) as e:
+            named[0]
+        assert f'({__file__}, line {line})' in str(e.value)
+
+
+def test_error_of_a_library_has_no_line():
+    named = dataset(LoadImageFromFile())
+    name_samples(named)
+    with pytest.raises(UserError, match='a.png') as e:
+        named[0]
+    assert ', line ' not in str(e.value)
 
 
 def test_loaders_of_the_runner():
