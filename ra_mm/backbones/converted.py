@@ -11,6 +11,8 @@ from ra_mm.conversion import convert
 from ra_mm.registry import MODELS
 from ra_mm.validation import BUILD_CFG, check_arg
 
+from .pretrained import refuse_foreign_weights
+
 
 @MODELS.register_module(name='Converted')
 def build_converted(
@@ -23,7 +25,9 @@ def build_converted(
     """Build a backbone and convert it, see :func:`ra_mm.convert`.
 
     The model has the backbone itself, an instance of its own class, with its
-    checkpoint keys, ``init_cfg`` and ``frozen_stages``. For example::
+    checkpoint keys, ``init_cfg`` and ``frozen_stages``. As elsewhere in MMEngine,
+    pre-trained weights may fit in part; if none of them fits, that is an error. For
+    example::
 
         _base_ = 'mmdet::hrnet/faster-rcnn_hrnetv2p-w18-1x_coco.py'
         model = dict(backbone=dict(type='ra_mm.Converted', backbone=dict(type='HRNet')))
@@ -40,8 +44,11 @@ def build_converted(
 
     Raises:
         ValueError: If the backbone has no type, or as for :func:`ra_mm.convert`.
+        UserError: When weights are loaded, see :func:`.refuse_foreign_weights`.
     """
     check_arg(BUILD_CFG, backbone=backbone)
     model = MMENGINE_MODELS.build({**kwargs, **backbone})
     log = functools.partial(print_log, logger='current')
-    return convert(model, attention, names, skip, log)
+    convert(model, attention, names, skip, log)
+    model.register_load_state_dict_post_hook(refuse_foreign_weights)
+    return model

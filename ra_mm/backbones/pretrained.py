@@ -1,6 +1,7 @@
 """Strict pre-trained weights for the backbones."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule, PretrainedInit
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from ra_mm.engine.checkpoint_io import read_state_dict
 from ra_mm.engine.strict_load import (
     attention_keys,
+    find_prefix,
     format_mismatch,
     is_attention_absent,
     load_weights,
@@ -39,11 +41,8 @@ class StrictPretrained(BaseModule):
     """
 
     def init_weights(self) -> None:
-        cfgs = self.init_cfg
-        cfgs = [cfgs] if isinstance(cfgs, Mapping) else cfgs or []
-        pretrained = [c for c in cfgs if c['type'] in ('Pretrained', PretrainedInit)]
-        if pretrained:
-            cfg = pretrained[-1]
+        cfg = _find_init_cfg(self)
+        if cfg:
             load_pretrained(
                 self, cfg['checkpoint'], cfg.get('prefix'), cfg.get('input_conv')
             )
@@ -58,6 +57,47 @@ class StrictPretrained(BaseModule):
     def rename_keys(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Convert the keys of other libraries' checkpoints to this backbone's."""
         return state
+
+
+def _find_init_cfg(module):
+    """Return the config of the ``Pretrained`` initialization of a module, if any."""
+    cfgs = getattr(module, 'init_cfg', None)
+    cfgs = [cfgs] if isinstance(cfgs, Mapping) else cfgs or []
+    pretrained = [c for c in cfgs if c['type'] in ('Pretrained', PretrainedInit)]
+    return pretrained[-1] if pretrained else None
+
+
+def refuse_foreign_weights(backbone: nn.Module, found: Any) -> None:
+    """Stop if a backbone has none of the weights of a checkpoint.
+
+    MMEngine only warns of it, and the training starts from scratch. This is a hook
+    for :meth:`torch.nn.Module.register_load_state_dict_post_hook`: at that time, the
+    weights have the names that an ``init_weights`` of the backbone's own gives them.
+
+    Args:
+        backbone: A backbone of OpenMMLab.
+        found: ``missing_keys`` and ``unexpected_keys`` of the model that is loaded.
+            In a detector, the names of that differ from those of its backbone, and
+            nothing is refused.
+
+    Raises:
+        UserError: If only weights of attentions could be loaded, or none.
+    """
+    attention = attention_keys(backbone)
+    own = [name for name, _ in backbone.named_parameters() if name not in attention]
+    missing, unexpected = found.missing_keys, found.unexpected_keys
+    if not unexpected or not set(own) <= set(missing):
+        return
+    cfg = _find_init_cfg(backbone) or {}
+    prefix = find_prefix(own, unexpected)
+    remedy = 'give a checkpoint of the same backbone, or none to train from scratch'
+    if prefix:
+        remedy = f'add prefix={prefix!r} to init_cfg'
+    raise UserError(
+        f'{cfg.get("checkpoint", "the checkpoint")} does not fit '
+        f'{type(backbone).__name__}, which would stay untrained: '
+        f'{format_mismatch(dict(missing=own, unexpected=unexpected))}; {remedy}'
+    )
 
 
 def load_pretrained(

@@ -1,7 +1,7 @@
 """Strict loading of weights: a mismatch is an error, where mmengine only warns."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -58,6 +58,21 @@ def strip_prefix(
         prefix = prefix.removesuffix('.') + '.'
         return {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
     return {k.removeprefix('module.'): v for k, v in weights.items()}
+
+
+def find_prefix(names: Collection[str], keys: Collection[str]) -> str | None:
+    """Find the prefix under which a checkpoint has the weights of a model.
+
+    Args:
+        names: The weights of the model.
+        keys: Those of the checkpoint.
+
+    Returns:
+        The prefix with which most names are keys, or None if it is the empty one.
+    """
+    first = next(iter(names))
+    found = {key.removesuffix(first) for key in keys if key.endswith(f'.{first}')}
+    return max(['', *found], key=lambda p: sum(p + n in keys for n in names)) or None
 
 
 def format_mismatch(found: Mapping[str, list[str]]) -> str:

@@ -7,7 +7,12 @@ from mmengine.registry import MODELS
 
 from ra_mm.engine.checkpoint_io import get_weights, read_checkpoint
 from ra_mm.engine.config import get_value, iter_dicts
-from ra_mm.engine.strict_load import format_mismatch, load_weights, strip_prefix
+from ra_mm.engine.strict_load import (
+    find_prefix,
+    format_mismatch,
+    load_weights,
+    strip_prefix,
+)
 from ra_mm.errors import UserError
 
 # The backbones that RA backbones replace.
@@ -105,8 +110,11 @@ def _check_plain_backbone(cfg, checkpoint, path):
     prefix = get_value(node, 'init_cfg.prefix')
     found = load_weights(backbone, strip_prefix(weights, prefix))
     if found['missing'] or found['size mismatch']:  # a classifier is unexpected
+        other = None if prefix else find_prefix(list(backbone.state_dict()), weights)
+        remedy = 'give a checkpoint of the same backbone'
+        if other:
+            remedy = f'pass --cfg-options model.backbone.init_cfg.prefix={other}'
         raise UserError(
             f'{path} does not fit model.backbone, a {_type_name(node)}: '
-            f'{format_mismatch(found)}; init_cfg.prefix=backbone. selects the '
-            "backbone's weights from those of a detector or segmenter"
+            f'{format_mismatch(found)}; {remedy}'
         )

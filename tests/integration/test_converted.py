@@ -154,3 +154,15 @@ def test_tools(configs, tool, shapes, scalars, tmp_path, capsys):
     assert 'ReverseAttention' in capsys.readouterr().out
     error = tool('export_onnx')(config, checkpoint, '--out', tmp_path / 'model.onnx')
     assert error < 1e-4
+
+
+def test_weights_that_do_not_fit(message, train, configs, tmp_path):
+    """It stops before training: the weights are those of a whole classifier."""
+    config, path = tmp_path / 'regnet.py', tmp_path / 'a.pth'
+    config.write_text(CLASSIFIER.format(configs=configs))
+    torch.save({'backbone.conv1.weight': torch.ones(32, 3, 3, 3)}, path)
+    key = 'model.backbone.backbone.init_cfg'
+    options = [f'{key}.type=Pretrained', f'{key}.checkpoint={path}']
+    text = message(train, config, '--cfg-options', *options)
+    assert str(path) in text and "prefix='backbone.'" in text
+    assert not list(tmp_path.glob('work/*.pth'))

@@ -11,6 +11,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from ra_mm.backbones import RAResNet
 from ra_mm.conversion import AttentionBlock
+from ra_mm.errors import UserError
 from ra_mm.layers import SE, ReverseAttention, force_path
 
 RESNET = dict(depth=18, base_channels=8, stem_channels=8)
@@ -103,3 +104,69 @@ def test_own_weights_and_frozen_stages(wrapped, tmp_path, randomise):
         assert frozen == {'layer1.0.attention', 'layer1.1.attention'}
     with force_path('reference'):
         assert torch.equal(model(x)[-1], plain(x)[-1])
+
+
+BACKBONES = [
+    dict(type='mmpretrain.ResNet', **RESNET),
+    dict(type='mmpretrain.RegNet', arch='regnetx_400mf'),
+    dict(type='mmdet.ResNet', depth=18, base_channels=8),
+    dict(type='mmseg.MobileNetV2', widen_factor=0.25),
+]
+
+
+@pytest.mark.parametrize('backbone', BACKBONES, ids=lambda cfg: cfg['type'])
+@pytest.mark.parametrize('is_own', [True, False])
+def test_weights_of_which_none_fits(backbone, is_own, tmp_path, randomise):
+    """MMEngine warns, and the training would start from scratch."""
+    plain = randomise(MODELS.build(dict(backbone)))
+    state = plain.state_dict()
+    path = tmp_path / 'detector.pth'
+    torch.save({f'backbone.{k}': v for k, v in state.items()}, path)
+    init_cfg = dict(type='Pretrained', checkpoint=str(path))
+
+    def initialise(init_cfg):
+        own, beside = (init_cfg, None) if is_own else (None, init_cfg)
+        kwargs = dict(init_cfg=beside) if beside else {}
+        cfg = dict(backbone, init_cfg=own) if own else backbone
+        model = build(backbone=cfg, **kwargs)
+        model.init_weights()
+        return model
+
+    with pytest.raises(UserError) as e:
+        initialise(init_cfg)
+    first = next(iter(state))
+    for part in (str(path), first, f'backbone.{first}', "prefix='backbone.'"):
+        assert part in str(e.value)
+
+    model = initialise(dict(init_cfg, prefix='backbone.'))
+    assert all(torch.equal(model.state_dict()[k], v) for k, v in state.items())
+
+
+def test_weights_of_another_model(tmp_path):
+    path = tmp_path / 'a.pth'
+    torch.save({'a.weight': torch.ones(1)}, path)
+    init_cfg = [dict(type='Pretrained', checkpoint=str(path))]
+    cfg = dict(type='mmpretrain.RegNet', arch='regnetx_400mf', init_cfg=init_cfg)
+    with pytest.raises(UserError, match='a.pth.*a.weight') as e:
+        build(backbone=cfg).init_weights()
+    assert 'prefix' not in str(e.value)
+
+
+def test_weights_of_which_some_fit(tmp_path):
+    """As elsewhere in MMEngine, this is only a warning."""
+    cfg = dict(type='mmpretrain.ResNet', **RESNET)
+    state = {'conv1.weight': torch.ones(8, 3, 7, 7), 'fc.bias': torch.ones(1)}
+    torch.save(state, tmp_path / 'a.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'))
+    model = build(backbone=cfg, init_cfg=init_cfg)
+    model.init_weights()
+    assert model.conv1.weight.eq(1).all()
+
+
+def test_loading_a_whole_model():
+    """A load of a detector, of whose backbone it has nothing, is for others to judge."""
+    model = torch.nn.ModuleDict(
+        dict(backbone=build(backbone=dict(type='mmpretrain.ResNet', **RESNET)))
+    )
+    found = model.load_state_dict({'neck.weight': torch.ones(1)}, strict=False)
+    assert 'backbone.conv1.weight' in found.missing_keys

@@ -5,7 +5,12 @@ import torch
 from mmengine.model import BaseTTAModel
 from torch import nn
 
-from ra_mm.engine.strict_load import load_strict, load_weights, strip_prefix
+from ra_mm.engine.strict_load import (
+    find_prefix,
+    load_strict,
+    load_weights,
+    strip_prefix,
+)
 from ra_mm.errors import UserError
 from ra_mm.layers import SE, ReverseAttention
 
@@ -136,3 +141,20 @@ def test_wrappers():
 @pytest.mark.parametrize('prefix', ['backbone', 'backbone.'])
 def test_prefix(prefix):
     assert strip_prefix({'backbone.a': 1, 'backbones.b': 2}, prefix) == {'a': 1}
+
+
+@pytest.mark.parametrize(
+    'prefixes, expected',
+    [
+        ([''], None),
+        (['backbone.'], 'backbone.'),
+        (['neck.', 'module.backbone.'], 'module.backbone.'),
+        (['other_'], None),
+    ],
+)
+def test_prefix_of_a_model(prefixes, expected):
+    """With which most of its weights are found: a neck has some of the same names."""
+    names = list(model().state_dict())
+    keys = {f'{prefixes[0]}{name}' for name in names[:1]}
+    keys |= {f'{prefixes[-1]}{name}' for name in names}
+    assert find_prefix(names, keys) == expected

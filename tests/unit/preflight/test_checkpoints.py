@@ -70,6 +70,7 @@ def test_plain_backbone(plain_cfg, weights, refused):
     plain_cfg.model.backbone.base_channels = 16
     message = refused(plain_cfg)
     assert f'{weights} does not fit model.backbone' in message
+    assert 'prefix' not in message
     assert 'size mismatch' in message and 'layer1.0.conv1' in message
     plain_cfg.model.backbone.base_channels = 8
     plain_cfg.model.backbone.depth = 34
