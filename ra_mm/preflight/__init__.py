@@ -8,6 +8,7 @@ from ra_mm.errors import UserError
 from ra_mm.fileio import check_writable
 
 from .agreements import check_agreements
+from .arguments import check_arguments
 from .checkpoints import check_checkpoints
 from .config import check_val_begin, check_values
 from .datasets import check_datasets
@@ -46,6 +47,7 @@ def check(cfg: Config, mode: str, resume: str | None = None) -> list[str]:
         if mode == 'train':
             problems += check_val_begin(cfg)
         if is_run:
+            problems += check_arguments(cfg, mode)
             problems += check_devices(cfg, mode, warnings)
             problems += check_checkpoints(cfg, mode, resume, remote=False)
         problems += check_datasets(cfg, mode, warnings)

@@ -29,7 +29,7 @@ HEAD = re.compile(
 def check_datasets(cfg: Config, mode: str, warnings: list[str]) -> Iterator[str]:
     """Yield problems of the datasets and evaluators; append to ``warnings``."""
     parts = ['test'] if mode == 'test' else ['train', 'val']
-    problems: list[str] = []  # of annotation files
+    problems: list[str] = []  # of datasets and annotation files
     read = functools.cache(functools.partial(_read, problems))
     missing = defaultdict(list)  # config keys by missing path
     datasets = {}
@@ -40,7 +40,7 @@ def check_datasets(cfg: Config, mode: str, warnings: list[str]) -> Iterator[str]
                 yield f'{part}_dataloader has no dataset'
             continue
         for key, node in iter_unwrapped(get_value(cfg, root), root):
-            dataset = _build_lazily(cfg, node)
+            dataset = _build_lazily(cfg, key, node, problems)
             if dataset is None:
                 continue
             datasets[key] = dataset
@@ -85,11 +85,11 @@ def _is_local(node):
     return backend == 'local' and '://' not in str(node.get('data_root'))
 
 
-def _build_lazily(cfg, node) -> BaseDataset | None:
+def _build_lazily(cfg, key, node, problems) -> BaseDataset | None:
     """Build a dataset that knows its paths and classes, but has read nothing.
 
-    Returns None where this is not possible. If that is a mistake, building the
-    dataset for the run will say so.
+    Returns None where this is not possible. A key that is no argument is added to
+    the problems; other mistakes are found when the dataset is built for the run.
     """
     try:
         with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
@@ -97,7 +97,10 @@ def _build_lazily(cfg, node) -> BaseDataset | None:
             metainfo.pop('palette', None)  # a wrong one is a problem of its own
             new = dict(node, metainfo=metainfo, lazy_init=True, pipeline=[])
             built = registry.build(new)
-    except Exception:
+    except Exception as e:
+        wrong = re.search(r"unexpected keyword argument '(\w+)'", str(e))
+        if wrong and wrong[1] in node:
+            problems.append(f'{key}: {e}')
         return None
     return built if isinstance(built, BaseDataset) and _is_local(node) else None
 

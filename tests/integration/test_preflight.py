@@ -85,7 +85,7 @@ def test_file_that_the_evaluator_lacks(message, test, detector, checkpoint, shap
 @pytest.mark.parametrize(
     'options, expected',
     [
-        # What mmengine and the toolboxes say while they build the run.
+        # Some of it is what mmengine and the toolboxes say while they build the run.
         (['train_cfg.max_epoch=3'], "'max_epoch'"),
         (['train_dataloader.dataset.type=CocoDatset'], 'CocoDatset'),
         (['optim_wrapper.optimizer.type=SGDD'], 'optim_wrapper'),

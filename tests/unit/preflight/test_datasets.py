@@ -59,6 +59,12 @@ def test_all_missing_things_in_one_message(cfg, refused):
     assert len(refused(cfg, resume='auto').splitlines()) == 4
 
 
+def test_argument_that_a_dataset_lacks(cfg, refused):
+    cfg.val_dataloader.dataset.data_prefx = dict(img='a')
+    message = refused(cfg)
+    assert 'val_dataloader.dataset' in message and "'data_prefx'" in message
+
+
 def test_dataloader_without_a_dataset(cfg, refused):
     cfg.val_dataloader = {}
     assert 'val_dataloader has no dataset' in refused(cfg)
