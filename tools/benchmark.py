@@ -140,8 +140,8 @@ def parse_args(argv):
     add(
         '--bytes',
         action='store_true',
-        help='print the bytes that the operators of the tails read and write, '
-        'uncompiled on a GPU',
+        help='print the bytes that the operators of the tails read and write: '
+        'uncompiled as on a GPU, compiled for this device',
     )
     add(
         '--gpu-report',

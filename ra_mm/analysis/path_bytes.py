@@ -1,21 +1,30 @@
 """The bytes that the operators of the tails read and write, on each path.
 
-An operator's tensors count once each: what it reads, and what it writes. A
-kernel may read a tensor twice (batch norm does, when training), which the
-count leaves out for all variants alike. The figures are exact and predict the
-time where memory is the bottleneck, as on a GPU with large batches.
+An operator's tensors count once each: what it reads, and what it writes. An
+operator of PyTorch may read a tensor twice (batch norm does, when training),
+which the count leaves out. Kernels of inductor count in the same way, by its
+own accounting. The figures do not vary and predict the time where memory is
+the bottleneck, as on a GPU with large batches.
 """
 
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from ra_mm.analysis.benchmark_cases import VARIANTS, Case, tails
 from ra_mm.analysis.benchmarking import Step
 from ra_mm.analysis.cost_report import title
+from ra_mm.compat import COMPILES_FUNCTIONS
 from ra_mm.ops.cpu_reductions import as_on_gpu
+from ra_mm.ops.dispatch import CompilationFailed
+from ra_mm.ops.tuning import compiler_available
 
 ALLOCATIONS = ('aten::empty', 'aten::new_empty')
 
@@ -57,16 +66,75 @@ def _bytes(t):
 def count_bytes(case: Case, variant: str) -> int:
     """Count the bytes of one step of the tails, forward and backward.
 
+    Uncompiled, the code is that for a GPU. Compiled, it is that for the case's
+    device, and vectors outside the compiled code do not count.
+
     Args:
         case (Case): With ``what='tail'``.
-        variant (str): An uncompiled key of VARIANTS.
+        variant (str): A key of VARIANTS.
+
+    Raises:
+        CompilationFailed: If the path 'compiled' cannot be compiled here.
     """
+    if _is_compiled(variant):
+        return _count_compiled_bytes(case, variant)
     step = Step(case, variant, case.inputs())
     with as_on_gpu():
         step()  # the optimizer, and autograd's first gradients
         with ByteCounter() as counter:
             step()
     return counter.bytes
+
+
+def _count_compiled_bytes(case, variant):
+    step = Step(case, variant, case.inputs())
+    counts, total = {}, 0
+    with inductor_bytes() as so_far, warnings.catch_warnings():
+        warnings.simplefilter('error', CompilationFailed)
+        for kind, m, *tensors in zip(tails(case), step.model, *step.inputs):
+            if kind not in counts:  # inductor counts for the shapes it compiles for
+                torch._dynamo.reset()
+                before = so_far()
+                step.model, step.inputs = nn.ModuleList([m]), [[t] for t in tensors]
+                step()
+                counts[kind] = so_far() - before
+            total += counts[kind]
+    if not all(counts.values()):
+        raise CompilationFailed('inductor compiled nothing, or counted nothing')
+    return total
+
+
+@contextmanager
+def inductor_bytes() -> Iterator[Callable[[], int]]:
+    """Count what the kernels read and write that inductor compiles in the block.
+
+    Everything is compiled anew.
+
+    Yields:
+        callable: Returns the bytes so far.
+    """
+    import torch._functorch.config as functorch_config
+    from torch._inductor import config, metrics  # slow
+
+    # Inductor counts what it logs.
+    log = logging.getLogger('torch._inductor.compile_fx.__inductor_metrics')
+    before = log.level, log.propagate
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        with (  # whose entries have the counts of other shapes
+            config.patch(fx_graph_cache=False),
+            functorch_config.patch(enable_autograd_cache=False),
+        ):
+            yield lambda: metrics.num_bytes_accessed
+    finally:
+        log.setLevel(before[0])
+        log.propagate = before[1]
+
+
+def _is_compiled(variant):
+    _, path, compiles = VARIANTS[variant]
+    return compiles or path == 'compiled'
 
 
 def lower_bound(case: Case) -> int:
@@ -76,15 +144,23 @@ def lower_bound(case: Case) -> int:
 
 
 def bytes_table(case: Case, variants: list[str]) -> str:
-    """Tabulate the bytes of uncompiled variants beside the lower bound."""
-    rows = {'each tensor once': lower_bound(case)} | {
-        v: count_bytes(case, v)
-        for v in variants
-        if not VARIANTS[v][2] and VARIANTS[v][1] != 'compiled'
-    }
+    """Tabulate the bytes of each variant, 'plain' first, beside the lower bound."""
+    rows = {'each tensor once': lower_bound(case)}
+    failures = {}
+    for v in variants:
+        if _is_compiled(v) and not COMPILES_FUNCTIONS:
+            failures[v] = 'not compiled before PyTorch 2.5'
+        elif _is_compiled(v) and not compiler_available(case.device):
+            failures[v] = 'no compiler'
+        else:
+            try:
+                rows[v] = count_bytes(case, v)
+            except CompilationFailed as e:
+                failures[v] = str(e)
     lines = [title(asdict(case)), '', '| tails | MB | ratio |', '| --- | ---: | ---: |']
     lines += [
         f'| {name} | {count / 1e6:.1f} | {count / rows["plain"]:.2f} |'
         for name, count in rows.items()
     ]
+    lines += [f'| {name} | {why} | |' for name, why in failures.items()]
     return '\n'.join(lines) + '\n'
