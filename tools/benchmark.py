@@ -3,7 +3,7 @@
 ::
 
     python tools/benchmark.py --what tail train --layout nchw nhwc --out
-    python tools/benchmark.py --sweep --variants ra-naive ra-fused --out
+    python tools/benchmark.py --sweep --variants ra-naive ra --out --plot
     python tools/benchmark.py --what tail --profile ra-fused
     python tools/benchmark.py --what tail --precision amp --layout nhwc --bytes
     python tools/benchmark.py --gpu-report report.json
@@ -71,8 +71,9 @@ def parse_args(argv):
         choices=VARIANTS,
         metavar='VARIANT',
         default=[name for name in VARIANTS if '+' not in name and name not in RIVALS],
-        help=f'from {", ".join(VARIANTS)}; plain always runs. With +compile, '
-        'torch.compile gets the backbone. Default: plain, se, cbam and ra-*',
+        help=f'from {", ".join(VARIANTS)}; plain always runs. The variant ra takes '
+        'the path that a long training would choose by measurement; with +compile, '
+        'torch.compile gets the backbone. Default: plain, se, cbam, ra and ra-*',
     )
     add('--device', choices=('cpu', 'cuda'), help='default: cuda if available')
     add(

@@ -18,11 +18,13 @@ from ra_mm.models import build_model
 
 CONFIG_DIR = find_configs()
 
-# Prefix of the config, path of the tail, whether torch.compile gets the backbone.
-VARIANTS = {
+# Prefix of the config, path of the tail (None: that which a training would choose by
+# measurement), whether torch.compile gets the backbone.
+VARIANTS: dict[str, tuple[str, str | None, bool]] = {
     'plain': ('', 'fused', False),
     'se': ('se_', 'fused', False),
     'cbam': ('cbam_', 'fused', False),
+    'ra': ('ra_', None, False),
     'ra-naive': ('ra_', 'reference', False),
     'ra-given': ('ra_', 'given', False),
     'ra-fused': ('ra_', 'fused', False),

@@ -17,6 +17,7 @@ from torch.utils.benchmark import timer
 
 from ra_mm.analysis import machine
 from ra_mm.analysis.benchmark_cases import VARIANTS, Case
+from ra_mm.analysis.path_choice import choose_path, compare_with_steps
 from ra_mm.layers import ReverseAttention, force_path
 
 MIN_ROUNDS = 3
@@ -29,6 +30,11 @@ class Step:
         case (Case): The settings.
         variant (str): A key of VARIANTS.
         inputs: The inputs that the case made.
+
+    Attributes:
+        path (str): The path of the tail.
+        choice (dict): How it was chosen, see :func:`.choose_path`; None if the
+            variant has a path, and for inference, which needs no choice.
     """
 
     def __init__(self, case: Case, variant: str, inputs) -> None:
@@ -49,6 +55,12 @@ class Step:
             for m in self.model if case.what == 'tail' else [self.model.backbone]:
                 m.compile()
         # A learning rate of 0 keeps the weights; the work is the same.
+        self.choice = None
+        if self.path is None:
+            self.path = 'fused'
+            if case.what != 'infer':
+                self.choice = choose_path(self.model, self.forward)
+                self.path = self.choice['path']
         self.sgd = torch.optim.SGD(
             [p for p in self.model.parameters() if p.requires_grad],
             lr=0.0,
@@ -62,18 +74,23 @@ class Step:
         with force_path(self.path), tf32_allowed(self.case.precision != 'fp32'):
             yield
 
-    def forward(self):
-        """Return the loss, or the outputs of tails and of inference."""
+    def forward(self, model: nn.Module | None = None):
+        """Return the loss, or the outputs of tails and of inference.
+
+        Args:
+            model (nn.Module, optional): A copy of the model to run instead.
+        """
+        model = model or self.model
         what, amp = self.case.what, self.case.precision == 'amp'
         with torch.autocast(self.case.device, torch.bfloat16, enabled=amp):
             if what == 'tail':
                 z, x, _ = self.inputs
-                return [m(*zx) for m, *zx in zip(self.model, z, x)]
+                return [m(*zx) for m, *zx in zip(model, z, x)]
             if what == 'detector':
-                losses = self.model.loss(*self.inputs)
-                return self.model.parse_losses(losses)[0]
+                losses = model.loss(*self.inputs)
+                return model.parse_losses(losses)[0]
             images, labels = self.inputs
-            logits = self.model(images)
+            logits = model(images)
             return logits if what == 'infer' else cross_entropy(logits, labels)
 
     def __call__(self) -> None:
@@ -178,7 +195,8 @@ def measure(
         memory allocated in a step, with the model, without the inputs; None on
         a CPU); ``saved_bytes`` (see :meth:`Step.saved_bytes`; None for
         inference and compiled backbones). A failed variant has only
-        ``variant`` and ``error``.
+        ``variant`` and ``error``. If 'ra' chose a path, ``choice``, see
+        :func:`.compare_with_steps`.
     """
     begin = time.perf_counter()
     cuda = case.device == 'cuda'
@@ -216,9 +234,13 @@ def measure(
             results[0]['pairs_ms'].append([ms[0], ms[0]])
         left = (time.perf_counter() - first_round) / (i + 1) * (rounds - i - 1)
         progress(f'round {i + 1} of {rounds}, {left / 60:.1f} minutes left')
-    return dict(
+    found = dict(
         **asdict(case), rounds=rounds, number=number, results=[*results, *failed]
     )
+    for step in steps:
+        if step.choice is not None:
+            found['choice'] = compare_with_steps(step.choice, results)
+    return found
 
 
 def _warm_up(case, variant, inputs):

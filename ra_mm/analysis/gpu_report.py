@@ -17,10 +17,10 @@ import torch
 
 from ra_mm.analysis import cost_report
 from ra_mm.analysis.benchmark_cases import Case
-from ra_mm.analysis.benchmarking import measure
+from ra_mm.analysis.benchmarking import Step, measure
 from ra_mm.analysis.exactness import tail_errors
 from ra_mm.analysis.operator_check import operator_errors
-from ra_mm.analysis.path_choice import choose_path
+from ra_mm.analysis.path_choice import choose_path, compare_with_steps
 from ra_mm.errors import UserError
 
 EAGER_PATHS = ['reference', 'given', 'fused']
@@ -86,8 +86,11 @@ def parts(device: str, tiny: bool = False) -> list[Part]:
             )
             if what in ('train', 'detector') and 'ra-fused' in variants:
                 progress('choice of a path')
-                compiles = 'ra-compiled' in variants
-                found['choice'] = choose_path(case, found, compiles)
+                step = Step(case, 'ra-fused', case.inputs())
+                choice = choose_path(
+                    step.model, step.forward, compiles='ra-compiled' in variants
+                )
+                found['choice'] = compare_with_steps(choice, found['results'])
             yield found
 
         return results

@@ -144,10 +144,15 @@ def lower_bound(case: Case) -> int:
 
 
 def bytes_table(case: Case, variants: list[str]) -> str:
-    """Tabulate the bytes of each variant, 'plain' first, beside the lower bound."""
+    """Tabulate the bytes of each variant that has a path, beside the lower bound.
+
+    Args:
+        case (Case): With ``what='tail'``.
+        variants (list[str]): Keys of VARIANTS, 'plain' first.
+    """
     rows = {'each tensor once': lower_bound(case)}
     failures = {}
-    for v in variants:
+    for v in (v for v in variants if VARIANTS[v][1]):
         if _is_compiled(v) and not COMPILES_FUNCTIONS:
             failures[v] = 'not compiled before PyTorch 2.5'
         elif _is_compiled(v) and not compiler_available(case.device):

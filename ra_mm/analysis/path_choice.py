@@ -1,53 +1,63 @@
 """The choice of a path by measurement, and whether whole steps agree."""
 
 import time
+from collections.abc import Callable
 from statistics import median
 
-from ra_mm.analysis.benchmark_cases import VARIANTS, Case
-from ra_mm.analysis.benchmarking import Step
+from torch import nn
+
+from ra_mm.analysis.benchmark_cases import VARIANTS
 from ra_mm.ops.tuning import MARGIN, fastest_path
 
 
-def choose_path(case: Case, measurement: dict, compiles: bool) -> dict:
-    """Choose a path for the training step of a case.
+def choose_path(
+    model: nn.Module, forward: Callable[[nn.Module], object], compiles: bool = True
+) -> dict:
+    """Choose a path as a training of many steps does.
 
     Args:
-        case (Case): With ``what`` 'train' or 'detector'.
-        measurement (dict): The whole steps of the same case, with RA variants.
-        compiles (bool): Whether the compiled path is tried.
+        model (nn.Module), forward (callable): As for :func:`.fastest_path`.
+        compiles (bool): Whether the compiled path is tried. Defaults to True.
 
     Returns:
         dict: ``path``, ``tails_ms`` of each path, ``notes`` on those that were
-        not measured, ``cost_s`` of the choice, and of the whole steps
-        ``steps_ms`` of each path and ``is_right``: whether the path is as fast
-        as any, to within the margin of the choice.
+        not measured, and ``cost_s`` of the choice.
     """
-    step = Step(case, 'ra-fused', case.inputs())
-
-    def forward(model):
-        step.model, original = model, step.model
-        try:
-            step.forward()
-        finally:
-            step.model = original
-
     start = time.perf_counter()
-    choice = fastest_path(step.model, forward, steps=10**9 if compiles else 0)
-    cost_s = time.perf_counter() - start
-    steps_ms = {
-        VARIANTS[r['variant']][1]: median(own for _, own in r['pairs_ms'])
-        for r in measurement['results']
-        if r['variant'].startswith('ra-') and 'error' not in r
-    }
-    own = steps_ms.get(choice.path)
+    choice = fastest_path(model, forward, steps=10**9 if compiles else 0)
     return dict(
         path=choice.path,
         tails_ms={path: 1e3 * s for path, s in choice.seconds.items()},
         notes=choice.notes,
-        cost_s=cost_s,
-        steps_ms=steps_ms,
-        is_right=own and own <= (1 + MARGIN) * min(steps_ms.values()),
+        cost_s=time.perf_counter() - start,
     )
+
+
+def compare_with_steps(choice: dict, results: list[dict]) -> dict:
+    """Tell whether whole steps agree with a choice of :func:`choose_path`.
+
+    Args:
+        choice (dict): The choice.
+        results (list[dict]): Those of :func:`.measure` for the same case.
+
+    Returns:
+        dict: The choice, with ``steps_ms`` of each path that the results have,
+        and ``is_right``: whether the path is as fast as any of them, to within
+        the margin of the choice. None if it is not among them.
+    """
+    paths = {
+        variant: path or choice['path']
+        for variant, (_, path, _) in VARIANTS.items()
+        if variant == 'ra' or variant.startswith('ra-')
+    }
+    steps_ms = {
+        paths[r['variant']]: median(own for _, own in r['pairs_ms'])
+        for r in results
+        if r['variant'] in paths and 'error' not in r
+    }
+    own = steps_ms.get(choice['path'])
+    is_right = own and own <= (1 + MARGIN) * min(steps_ms.values())
+    return dict(**choice, steps_ms=steps_ms, is_right=is_right)
 
 
 def describe_choice(choice: dict) -> str:
@@ -58,5 +68,6 @@ def describe_choice(choice: dict) -> str:
     verdict = {True: 'right', False: 'wrong', None: 'not measured'}[choice['is_right']]
     return (
         f'Choice in {choice["cost_s"]:.1f} s: **{choice["path"]}** ({verdict}). '
-        f'Tails: {", ".join(tails)}. Steps: {", ".join(steps)}.\n'
+        f'Tails: {", ".join(tails)}.'
+        f' Steps: {", ".join(steps)}.\n'
     )

@@ -12,8 +12,10 @@ import torch
 
 from ra_mm.analysis import benchmark_cases, benchmarking
 from ra_mm.analysis import cost_report as cost
+from ra_mm.analysis.path_choice import describe_choice
 from ra_mm.compat import cpu_mixes_dtypes
 from ra_mm.layers import ReverseAttention
+from ra_mm.ops import tuning
 from ra_mm.reproduce import paper
 
 spec = importlib.util.spec_from_file_location(
@@ -140,6 +142,19 @@ def test_steps_learn(variant):
     assert all(map(torch.equal, before, s.model.parameters()))
 
 
+def test_chosen_path(monkeypatch):
+    """That which is fastest on the model's own tails; 'fused' for inference."""
+    monkeypatch.setattr(tuning, 'compiler_available', lambda device: False)
+    chosen = step('ra')
+    assert chosen.path == chosen.choice['path']
+    assert set(chosen.choice['tails_ms']) == {'reference', 'given', 'fused'}
+    m = measure('ra', 'ra-naive')
+    assert m['choice']['path'] in m['choice']['steps_ms']
+    assert describe_choice(m['choice']) in cost.table(m)
+    inference = step('ra', what='infer')
+    assert inference.path == 'fused' and inference.choice is None
+
+
 def test_gamma_is_not_zero():
     layers = [
         m for m in step('ra-fused').model.modules() if isinstance(m, ReverseAttention)
@@ -193,6 +208,8 @@ def steps_run(monkeypatch):
     order = []
 
     class Recorder:
+        choice = None
+
         def __init__(self, case, variant, inputs):
             self.variant = variant
 

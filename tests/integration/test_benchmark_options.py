@@ -14,7 +14,7 @@ def main(tool):
     'argv, argument',
     [
         ('--model vgg16', "'vgg16'"),
-        ('--variants ra', "'ra'"),
+        ('--variants vanilla', "'vanilla'"),
         ('--batch 0', '--batch: 0'),
         ('--size 1e3', '--size: 1e3'),
         ('--rounds 1', '--rounds 1'),

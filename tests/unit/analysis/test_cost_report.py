@@ -110,6 +110,16 @@ def test_sweep_picture():
         assert line.get_ydata() == pytest.approx([1.2] * len(expected))
 
 
+def test_sweep_picture_names_the_chosen_paths():
+    data = document(results(), results(size=64), sweep=True)
+    for m, path in zip(data['measurements'], ('fused', 'compiled')):
+        m['results'][1]['variant'] = 'ra'
+        m['choice'] = dict(path=path)
+    size, batch, _ = cost.plot(data).axes
+    assert [t.get_text() for t in size.texts] == ['fused', 'compiled']
+    assert [t.get_text() for t in batch.texts] == ['fused']
+
+
 def test_report_tables():
     """The largest error of each path and dtype, and what was left out."""
     exactness = [

@@ -2,28 +2,27 @@
 
 import pytest
 
-from ra_mm.analysis import path_choice
 from ra_mm.analysis.benchmark_cases import Case
+from ra_mm.analysis.benchmarking import Step
 from ra_mm.analysis.cost_report import report_tables
-from ra_mm.analysis.path_choice import choose_path, describe_choice
-from ra_mm.ops.tuning import Choice
+from ra_mm.analysis.path_choice import choose_path, compare_with_steps, describe_choice
 
 CASE = Case('train', 'resnet18', 'cpu', 'fp32', 'nchw', batch=2, size=32)
 
 
-def measurement(**steps_ms):
-    return dict(
-        results=[
-            dict(variant='plain', pairs_ms=[[1, 1]]),
-            *(dict(variant=v, pairs_ms=[[1, ms]]) for v, ms in steps_ms.items()),
-            dict(variant='ra-compiled', error='no compiler'),
-        ]
-    )
+def results(**steps_ms):
+    return [
+        dict(variant='plain', pairs_ms=[[1, 1]]),
+        *(dict(variant=v, pairs_ms=[[1, ms]]) for v, ms in steps_ms.items()),
+        dict(variant='ra-compiled', error='no compiler'),
+    ]
 
 
 def test_choice_on_the_models_tails():
     steps = {'ra-naive': 3, 'ra-given': 2, 'ra-fused': 2}
-    choice = choose_path(CASE, measurement(**steps), compiles=False)
+    step = Step(CASE, 'ra-fused', CASE.inputs())
+    choice = choose_path(step.model, step.forward, compiles=False)
+    choice = compare_with_steps(choice, results(**steps))
     assert set(choice['tails_ms']) == {'reference', 'given', 'fused'}
     assert choice['steps_ms'] == dict(reference=3, given=2, fused=2)
     assert choice['is_right'] == (choice['path'] != 'reference')
@@ -37,14 +36,18 @@ def test_choice_on_the_models_tails():
 
 
 @pytest.mark.parametrize(
-    'given, is_right, word',
-    [(2, True, 'right'), (3, False, 'wrong'), (None, None, 'not')],
+    'steps, is_right, word',
+    [
+        ({'ra-fused': 2, 'ra-given': 2}, True, 'right'),
+        ({'ra-fused': 2, 'ra-given': 3}, False, 'wrong'),
+        ({'ra-fused': 2, 'ra': 2}, True, 'right'),
+        ({'ra-fused': 2, 'ra': 3}, False, 'wrong'),
+        ({'ra-fused': 2}, None, 'not measured'),
+    ],
 )
-def test_verdict(given, is_right, word, monkeypatch):
-    def fastest(model, forward, steps):
-        return Choice('given', dict(given=1.0), {})
-
-    monkeypatch.setattr(path_choice, 'fastest_path', fastest)
-    steps = {'ra-fused': 2} | ({'ra-given': given} if given else {})
-    choice = choose_path(CASE, measurement(**steps), compiles=True)
-    assert choice['is_right'] is is_right and word in describe_choice(choice)
+def test_verdict(steps, is_right, word):
+    """'ra' is the variant of the path that was chosen."""
+    choice = dict(path='given', tails_ms=dict(given=1.0), notes={}, cost_s=1.0)
+    choice = compare_with_steps(choice, results(**steps))
+    assert choice['is_right'] is is_right
+    assert f'**given** ({word})' in describe_choice(choice)
