@@ -149,6 +149,9 @@ def fastest_path(
     Returns:
         Choice: For :func:`.set_training_path`.
 
+    Warns:
+        CompilationFailed: If compilation is tried and fails.
+
     Raises:
         ValueError: If the model has no tail with a choice of paths.
     """
@@ -206,6 +209,8 @@ def choose(calls: list[TailCall], steps: int) -> Choice:
             rival = min(seconds, key=seconds.__getitem__)
             again, failed = measure(calls, inputs, [rival, 'compiled'])
             notes |= failed
+            if 'compiled' in failed:
+                warnings.warn(failed['compiled'], CompilationFailed, stacklevel=2)
             if 'compiled' in again:
                 ratio = again['compiled'] / again[rival]
                 seconds['compiled'] = ratio * seconds[rival]
