@@ -47,6 +47,48 @@ def test_tail(path, training, relu, memory_format):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize('affine', [True, False])
+@pytest.mark.parametrize('shape', [(3, 6, 1, 1), (1, 6, 5, 4), (3, 1, 5, 4)])
+@pytest.mark.parametrize('path', ['fused', 'given'])
+def test_sizes_of_one(path, shape, affine):
+    """And layouts of z, x and dy that differ; dy is a vector, expanded."""
+    g = torch.Generator().manual_seed(0)
+    layer = ReverseAttention(shape[1]).double()
+    norm = nn.BatchNorm2d(shape[1], affine=affine).double()
+    nn.init.normal_(layer.gate.gamma, generator=g)
+    z, x = torch.randn(2, *shape, generator=g, dtype=torch.float64)
+    x = x.to(memory_format=torch.channels_last).requires_grad_()
+    dy = torch.randn(shape[1], generator=g).double()[:, None, None].expand(shape)
+    learns = [z.requires_grad_(), x, layer.gate.gamma, *norm.parameters()]
+
+    def run(path):
+        with force_path(path):
+            y = layer.tail(z, norm, x, nn.ReLU())
+        return [y, *torch.autograd.grad(y, learns, dy)]
+
+    expected = run('reference')
+    with as_on_gpu():
+        found = run(path)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize('memory_format', FORMATS)
+@pytest.mark.parametrize('path', ['fused', 'given'])
+def test_inference(path, memory_format):
+    """Without gradients, where y overwrites F but not the inputs."""
+    torch.manual_seed(0)
+    layer, norm = ReverseAttention(6), nn.BatchNorm2d(6).eval()
+    nn.init.normal_(layer.gate.gamma)
+    z, x = (torch.randn(3, 6, 5, 4).to(memory_format=memory_format) for _ in 'zx')
+    before = z.clone(), x.clone()
+    results = []
+    for of in (path, 'reference'):
+        with torch.no_grad(), force_path(of), as_on_gpu():
+            results.append(layer.tail(z, norm, x, nn.ReLU()))
+    torch.testing.assert_close(*results)
+    assert torch.equal(z, before[0]) and torch.equal(x, before[1])
+
+
 @pytest.mark.parametrize('memory_format', FORMATS)
 @pytest.mark.parametrize('path', ['fused', 'given'])
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float32])
