@@ -221,27 +221,15 @@ def _plot_sweep(fig, measurements):
             low, high = zip(*(f['quartiles'] for f in figures))
             ax.plot(x, [f['ratio'] for f in figures], 'o-', label=result['variant'])
             ax.fill_between(x, low, high, alpha=0.2)
-            if result['variant'] == 'ra':
-                _name_paths(ax, line, [f['ratio'] for f in figures])
         ax.axhline(1, color='k', linewidth=1)
+        if 'choice' in base:  # the path that was chosen, below each value
+            paths = [m['choice']['path'] for m in line]
+            ax.set_xticks(range(len(x)), map('\n'.join, zip(x, paths)))
         ax.set_xlabel(label)
+        ax.margins(x=0.12)
     axes[0].set_ylabel('time, ratio to plain')
     axes[0].legend(fontsize='small')
     fig.suptitle(title(base), fontsize='small')
-
-
-def _name_paths(ax, line, ratios):
-    """Write the path that was chosen above each point."""
-    for i, (m, ratio) in enumerate(zip(line, ratios)):
-        if 'choice' in m:
-            ax.annotate(
-                m['choice']['path'],
-                (i, ratio),
-                (0, 5),
-                textcoords='offset points',
-                ha='center',
-                fontsize='xx-small',
-            )
 
 
 def read(path: Path) -> dict:

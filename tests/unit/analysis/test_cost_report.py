@@ -116,8 +116,11 @@ def test_sweep_picture_names_the_chosen_paths():
         m['results'][1]['variant'] = 'ra'
         m['choice'] = dict(path=path)
     size, batch, _ = cost.plot(data).axes
-    assert [t.get_text() for t in size.texts] == ['fused', 'compiled']
-    assert [t.get_text() for t in batch.texts] == ['fused']
+    assert [t.get_text() for t in size.get_xticklabels()] == [
+        '32\nfused',
+        '64\ncompiled',
+    ]
+    assert [t.get_text() for t in batch.get_xticklabels()] == ['2\nfused']
 
 
 def test_report_tables():
