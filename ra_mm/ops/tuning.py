@@ -46,7 +46,7 @@ MARGIN = 0.03
 # the time that it may take: 15 to 37 s were measured on a GPU.
 COMPILED_SAVING = 0.1
 COMPILATION_S = 60
-ROUNDS = 3, 10  # at least and at most
+ROUNDS = 3, 100  # at least and at most
 
 
 @dataclass(frozen=True)
