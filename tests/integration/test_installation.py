@@ -30,6 +30,8 @@ def files(folder):
 @pytest.fixture(scope='module')
 def source(tmp_path_factory):
     """A copy of what a clone has, without build/ and egg-info."""
+    if int(metadata.version('setuptools').split('.')[0]) < 77:
+        pytest.skip('building needs setuptools 77, and openmim installs 60')
     folder = tmp_path_factory.mktemp('source')
     ignore = shutil.ignore_patterns('__pycache__')
     for name in (*TO_BUILD, *FOR_MIM, 'ra_mm'):
