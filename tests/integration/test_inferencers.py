@@ -88,7 +88,7 @@ def test_detector_from_the_checkpoint_alone(configs, checkpoint, images):
 
 def test_segmenter(configs, trained, images, test, tmp_path):
     config, checkpoint = configs / 'segmenter.py', trained['segmenter']
-    infer = MMSegInferencer(str(config), str(checkpoint), show_progress=False)
+    infer = MMSegInferencer(str(config), str(checkpoint))
     assert infer.model.dataset_meta['classes'][1:] == CLASSES
 
     expected = predictions(test, config, checkpoint, tmp_path)
