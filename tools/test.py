@@ -78,7 +78,8 @@ def draw(cfg, args):
             )
         hook.update(enable=True, interval=1, out_dir=args.show_dir)
     elif toolbox == 'mmseg':
-        hook.draw = True
+        # mmsegmentation 1.2.2 applies the interval in testing too.
+        hook.update(draw=True, interval=1)
         if args.show_dir:
             cfg.visualizer.save_dir = args.show_dir
     else:
