@@ -121,14 +121,16 @@ def _replace_pooling(module):
 def to_half(model: nn.Module) -> nn.Module:
     """Convert a model to float16 in place, except the gates (M-GRN).
 
-    The input of a gate is cast to float32. ``vector_norm(dtype=float32)`` is
-    not enough, since torch.onnx casts its result only: the sum of squares over
-    a large map overflows before.
+    The input of a gate is cast to float32, for an ablation's gate by a hook.
+    ``vector_norm(dtype=float32)`` is not enough, since torch.onnx casts its result
+    only: the sum of squares over a large map overflows before.
     """
     model.half()
     for gate in model.modules():
         if isinstance(gate, MGRN):
-            gate.float().register_forward_pre_hook(lambda gate, args: args[0].float())
+            gate.float()
+            if not gate.is_default:  # otherwise onnx_sum casts it
+                gate.register_forward_pre_hook(lambda gate, args: args[0].float())
     return model
 
 

@@ -6,9 +6,10 @@ residual learning. Scientific Reports 14 (2024). The symbols are the paper's.
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
-from ra_mm.ops import bn_tail, tail
+from ra_mm.ops import bn_tail, onnx_sum, tail
 from ra_mm.ops.dispatch import has_hooks, is_plain_bn, note_tail, path_applies
 
 from .m_grn import MGRN
@@ -36,9 +37,12 @@ class ReverseAttention(ResidualSum):
         self.gate = MGRN(channels, **gate)
 
     def forward(self, F: Tensor, x: Tensor) -> Tensor:
+        gate = self.gate
+        if torch.onnx.is_in_onnx_export() and gate.is_default and not has_hooks(gate):
+            return onnx_sum(F, x, gate.gamma / gate.temp, gate.eps)
         # In the float32 of G: the gradient of G is a sum over H and W, which
         # would overflow in float16.
-        y = F + self.gate(F)[:, :, None, None] * x  # Eq. 2
+        y = F + gate(F)[:, :, None, None] * x  # Eq. 2
         return y.to(x.dtype)
 
     def tail(self, z: Tensor, norm: Callable, x: Tensor, act: Callable) -> Tensor:

@@ -4,7 +4,7 @@ All paths compute the same values to rounding, second derivatives included:
 
 - 'reference': the paper's equations one by one, as plain PyTorch. It serves
   the variants of the ablations, modules with hooks, tracing and export,
-  ``torch.func`` and forward-mode AD.
+  ``torch.func`` and forward-mode AD. For ONNX, :func:`.onnx_sum` replaces it.
 - 'given', :func:`.tail`: after any norm; F is kept for the backward pass.
 - 'fused', :func:`.bn_tail`: the norm is exactly a BatchNorm2d, and part of it.
 - 'compiled': 'fused' and 'given' through :func:`torch.compile`, in a model that

@@ -238,6 +238,23 @@ def _bn_norm(m, Q, mu, V, w, b, S, eps_bn):
     return r, a, d, fbar, n
 
 
+# For ONNX
+
+
+def onnx_sum(F: Tensor, x: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
+    """``y = F + G x`` in operators that onnxruntime is fast with, see :func:`tail`.
+
+    ReduceL2 adds up one value after the other. The matrix product of a plane, as a
+    row, with itself as a column is vectorized, and reads F once as well. It gives
+    (N, C, 1, 1), which G keeps, so that no operator only changes shapes.
+    """
+    planes = F.to(accum_dtype(F))
+    row = planes.reshape(planes.shape[0], planes.shape[1], 1, -1)
+    n = (row @ row.transpose(2, 3)).sqrt()  # Eq. 3
+    _, _, G = _gate(n, per_plane(scale), eps)
+    return F + G.to(x.dtype) * x  # Eq. 2
+
+
 # The gate, from the norms n of Eq. 3
 
 

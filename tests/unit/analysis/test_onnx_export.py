@@ -1,4 +1,4 @@
-"""Parts of the ONNX export: pooling, float16 and errors."""
+"""Parts of the ONNX export: operators, pooling, float16 and errors."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ class Gated(nn.Module):
 
 
 def test_to_half():
-    """Everything except the gates is float16; hooks cast their input."""
+    """Everything except the gates is float16; what they compute is float32."""
     model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), Gated())
     assert onnx_export.to_half(model) is model
     dtypes = {name: t.dtype for name, t in model.state_dict().items()}
@@ -73,6 +73,48 @@ def test_gates_are_float32(aggregation, tmp_path):
         np.testing.assert_allclose(
             y, expected.expand(1, 3, 200, 336).numpy(), rtol=2e-3
         )
+
+
+def test_operators(tmp_path):
+    """Only the product and the sum of Eq. 2 write a map, and F's norm reads F once.
+
+    gamma / temp is a constant; no node casts, or copies F to square it.
+    """
+    onnx = pytest.importorskip('onnx')
+    onnxruntime = pytest.importorskip('onnxruntime')
+    network = Gated().eval()
+    nn.init.constant_(network.layer.gate.gamma, 3.0)
+    network.layer.gate.temp.fill_(2.0)
+    onnx_export.export(network, randn(2, 3, 8, 6), 1, str(tmp_path / 'a.onnx'))
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = (
+        onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    )
+    options.optimized_model_filepath = str(tmp_path / 'optimized.onnx')
+    onnxruntime.InferenceSession(str(tmp_path / 'a.onnx'), options)
+    graph = onnx.load(tmp_path / 'optimized.onnx').graph
+    after = {name: node.op_type for node in graph.node for name in node.input}
+    assert [node.op_type for node in graph.node if 'image' in node.input] == [
+        'Reshape',
+        'Mul',
+        'Add',
+    ]
+    row = next(node for node in graph.node if node.op_type == 'Reshape').output[0]
+    readers = [node.op_type for node in graph.node if row in node.input]
+    assert readers == ['Transpose', 'MatMul']  # onnxruntime fuses them
+    of_gate = [node.op_type for node in graph.node[3:]]
+    assert of_gate == [
+        'Sqrt',
+        'ReduceMean',
+        'Add',
+        'Reciprocal',
+        'Mul',
+        'Mul',
+        'Add',
+        'Mul',
+        'Add',
+    ]
 
 
 @pytest.mark.parametrize('has_dynamo', [True, False])
