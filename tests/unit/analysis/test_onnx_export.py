@@ -76,9 +76,9 @@ def test_gates_are_float32(aggregation, tmp_path):
 
 
 def test_operators(tmp_path):
-    """Only the product and the sum of Eq. 2 write a map, and F's norm reads F once.
+    """The norm reads F once and writes no map; gamma / temp is a constant.
 
-    gamma / temp is a constant; no node casts, or copies F to square it.
+    After what onnxruntime does on every device, nothing casts or reshapes G.
     """
     onnx = pytest.importorskip('onnx')
     onnxruntime = pytest.importorskip('onnxruntime')
@@ -93,28 +93,22 @@ def test_operators(tmp_path):
     )
     options.optimized_model_filepath = str(tmp_path / 'optimized.onnx')
     onnxruntime.InferenceSession(str(tmp_path / 'a.onnx'), options)
-    graph = onnx.load(tmp_path / 'optimized.onnx').graph
-    after = {name: node.op_type for node in graph.node for name in node.input}
-    assert [node.op_type for node in graph.node if 'image' in node.input] == [
-        'Reshape',
-        'Mul',
-        'Add',
-    ]
-    row = next(node for node in graph.node if node.op_type == 'Reshape').output[0]
-    readers = [node.op_type for node in graph.node if row in node.input]
-    assert readers == ['Transpose', 'MatMul']  # onnxruntime fuses them
-    of_gate = [node.op_type for node in graph.node[3:]]
-    assert of_gate == [
-        'Sqrt',
-        'ReduceMean',
-        'Add',
-        'Reciprocal',
-        'Mul',
-        'Mul',
-        'Add',
-        'Mul',
-        'Add',
-    ]
+    nodes = onnx.load(tmp_path / 'optimized.onnx').graph.node
+    # A view of F, which is the image here, as is x.
+    row = next(node for node in nodes if node.op_type == 'Reshape').output[0]
+    readers = {
+        name: [node.op_type for node in nodes if name in node.input]
+        for name in ('image', row)
+    }
+    assert readers == {
+        'image': ['Reshape', 'Mul', 'Add'],
+        row: ['Transpose', 'MatMul'],  # which onnxruntime fuses
+    }
+    of_norm = ['Reshape', 'Transpose', 'MatMul', 'Sqrt']
+    of_G = ['ReduceMean', 'Add', 'Reciprocal', 'Mul', 'Mul', 'Add']
+    assert sorted(node.op_type for node in nodes) == sorted(
+        [*of_norm, *of_G, 'Mul', 'Add']
+    )
 
 
 @pytest.mark.parametrize('has_dynamo', [True, False])
