@@ -11,7 +11,8 @@ writes its annotations in the formats of the three toolboxes::
         shapes.json                       parameters, list of files
 
 ``CocoDataset`` (with ``METAINFO``), ``BaseSegDataset`` (with ``SEG_METAINFO``
-and ``reduce_zero_label=True``) and ``CustomDataset`` read it without changes.
+and ``reduce_zero_label=True``) and ``CustomDataset`` read it without changes, and
+torchvision's ``ImageFolder`` reads the classes. No OpenMMLab package is needed.
 
 In a mask, 1 is the background and the values from 2 are ``CLASSES`` in order.
 0, which ``reduce_zero_label`` turns into "ignored", marks the pixels that the
@@ -26,8 +27,6 @@ import time
 from pathlib import Path
 
 import cv2
-import mmcv
-import mmengine
 import numpy as np
 
 from ra_mm.datasets.painting import CLASSES, paint
@@ -114,7 +113,8 @@ def write_shapes(
             _write_images(root, split, num, image_size, seed)
             _write_classes(root, split, per_class, class_size, seed)
         files = sorted(str(path.relative_to(root)) for path in root.rglob('*.*'))
-        mmengine.dump(dict(parameters=parameters, files=files), root / 'shapes.json')
+        record = dict(parameters=parameters, files=files)
+        (root / 'shapes.json').write_text(json.dumps(record))
         root.replace(target)
     print(
         f'{out_dir}: {num_train} + {num_val} images of '
@@ -196,8 +196,8 @@ def _write_images(root, split, num, size, seed):
         labels = rng.integers(len(CLASSES), size=rng.integers(1, MAX_SHAPES + 1))
         image, mask, shapes = paint(rng, labels, size, IMAGE_SCALE)
         name = f'{i:06d}.jpg'
-        mmcv.imwrite(image, root / f'images/{split}/{name}')
-        mmcv.imwrite(mask, root / f'masks/{split}/{i:06d}.png')
+        _write_image(root / f'images/{split}/{name}', image)
+        _write_image(root / f'masks/{split}/{i:06d}.png', mask)
         coco['images'].append(
             dict(id=i + 1, file_name=name, width=width, height=height, license=1)
         )
@@ -214,7 +214,9 @@ def _write_images(root, split, num, size, seed):
                     iscrowd=0,
                 )
             )
-    mmengine.dump(coco, root / f'annotations/{split}.json')
+    path = root / f'annotations/{split}.json'
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(coco))
 
 
 def _write_classes(root, split, num, side, seed):
@@ -223,7 +225,13 @@ def _write_classes(root, split, num, side, seed):
         number, label = divmod(i, len(CLASSES))
         rng = _child_rng(seed, split, number, label)
         image, _, _ = paint(rng, [label], (side, side), CLASS_SCALE)
-        mmcv.imwrite(image, root / f'classes/{split}/{CLASSES[label]}/{number:04d}.jpg')
+        name = f'{CLASSES[label]}/{number:04d}.jpg'
+        _write_image(root / f'classes/{split}/{name}', image)
+
+
+def _write_image(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
 
 
 def _child_rng(seed, split, *key):
