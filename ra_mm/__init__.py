@@ -1,6 +1,6 @@
 """Reverse attention (RA-Net) for residual networks in PyTorch and OpenMMLab."""
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 TYPE_CHECKING = False  # type checkers take it for True, without importing typing
 if TYPE_CHECKING:

@@ -1,24 +1,221 @@
-"""The configs that the README shows, and the base models that it promises."""
+"""The commands, configs, code and links of the README and of docs/ are right."""
 
+import importlib.util
+import os
 import re
-import textwrap
+import shlex
 from pathlib import Path
 
+import cv2
 import mmseg
+import numpy as np
 import pytest
 import torch
+import torchvision
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from torch.distributed.run import get_args_parser as get_torchrun_parser
 
+import ra_mm
+from ra_mm.cli import load_config
+from ra_mm.layers import ReverseAttention
+from ra_mm.ops import set_training_path, tuning
 from ra_mm.reproduce import paper
+from ra_mm.validation import shorten
 
-README = (paper.CONFIGS.parent / 'README.md').read_text()
-SECTION = re.search('## Use it in your own config\n(.*?)\n## ', README, re.S)[1]
-# Two configs, each with a comment as its first line.
-OWN = re.split(
-    r'\n\n(?=#)',
-    textwrap.dedent(''.join(re.findall(r'^(?:    .*)?\n', SECTION, re.M))).strip(),
-)
+REPO = paper.CONFIGS.parent
+PAGES = {
+    str(path.relative_to(REPO)): path.read_text()
+    for path in (REPO / 'README.md', REPO / 'CONTRIBUTING.md', *REPO.glob('docs/*.md'))
+}
+MIM = re.compile(r'\$\(python -c "import (\w+); .*"\)/\.mim/tools')
+OTHERS = (
+    'git',
+    'pip',
+    'pre-commit',
+    'source',
+    'tensorboard',
+)  # programs that are not checked here
+
+
+def find_blocks(page, language):
+    return re.findall(rf'^```{language}\n(.*?)^```', PAGES[page], re.M | re.S)
+
+
+def find_commands():
+    """List the commands of all pages, with the values of the variables that they set."""
+    commands = []
+    for page in PAGES:
+        variables = {}
+        for block in find_blocks(page, 'bash'):
+            for line in block.replace('\\\n', ' ').splitlines():
+                line = MIM.sub(lambda m: f'{find_package(m[1])}/.mim/tools', line)
+                words = shlex.split(line, comments=True)
+                while words and re.match(r'\w+=', words[0]):
+                    name, _, value = words.pop(0).partition('=')
+                    variables[name] = value
+                if words:
+                    text = shlex.join(
+                        re.sub(r'\$(\w+)', lambda m: variables[m[1]], word)
+                        for word in words
+                    )
+                    commands.append(pytest.param(text, id=f'{page}-{len(commands)}'))
+    return commands
+
+
+def find_package(name):
+    return Path(importlib.util.find_spec(name).origin).parent
+
+
+@pytest.mark.parametrize('command', find_commands())
+def test_command(command, monkeypatch):
+    """Files, options and config keys exist; placeholders are in capitals."""
+    monkeypatch.chdir(REPO)
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    words = shlex.split(command)
+    if words[0] == 'torchrun':
+        args = get_torchrun_parser().parse_args(words[1:])
+        words = ['python', args.training_script, *args.training_script_args]
+        assert words[-1] != '--launcher' and 'pytorch' in words
+    if words[0] == 'srun':
+        words = words[words.index('python') :]
+    program, *argv = words
+    if program == 'make':
+        check_make(argv)
+    elif program == 'mim':
+        _, package, config = argv[:3]
+        assert package == 'ra_mm' and [*REPO.glob(f'**/configs/{Path(config).name}')]
+    elif program == 'python' and argv[0] == '-m':
+        assert importlib.util.find_spec(argv[1])
+    elif program in ('python', 'python3.12'):
+        check_script(Path(argv[0]), argv[1:])
+    elif program == 'pip' and argv[1] == '-e':
+        assert importlib.util.find_spec('ra_mm')
+    else:
+        assert Path(program).name in OTHERS
+
+
+def check_make(argv):
+    makefile = (REPO / 'Makefile').read_text()
+    for word in argv:
+        name, is_variable, _ = word.partition('=')
+        assert re.search(rf'^{name} ?{"[?]=" if is_variable else ":"}', makefile, re.M)
+
+
+def check_script(path, argv):
+    if path.parts[0] not in ('tools', 'examples'):  # of a toolbox
+        text = path.read_text()
+        assert all(word in text for word in argv if word.startswith('--'))
+        return
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    args = module.parse_args(argv)
+    config = getattr(args, 'config', None) or ''
+    if config.startswith('configs/'):
+        load_config(config, args.cfg_options)
+    assert not config or config.isupper() or Path(config).exists()
+
+
+CONFIGS = [
+    pytest.param(block, id=f'{page}-{i}')
+    for page in PAGES
+    for i, block in enumerate(find_blocks(page, 'python'))
+    if '_base_ =' in block
+]
+
+
+@pytest.mark.parametrize('text', CONFIGS)
+def test_config(text, tmp_path):
+    """The backbone has reverse attention, and temp is annealed."""
+    for folder in (paper.CONFIGS, paper.CONFIGS / 'imagenet'):
+        for name in re.findall(r"_base_ = '\./(\w+\.py)'", text):
+            if (folder / name).exists():
+                text = text.replace(f'./{name}', str(folder / name))
+    path = tmp_path / 'own.py'
+    path.write_text(text)
+    cfg = Config.fromfile(path)
+    init_default_scope(cfg.default_scope)
+    cfg.model.backbone.init_cfg = None
+    backbone = MODELS.build(cfg.model.backbone)
+    assert any(isinstance(m, ReverseAttention) for m in backbone.modules())
+    out = backbone.train()(torch.randn(2, 3, 32, 32))
+    assert all(isinstance(features, torch.Tensor) for features in out)
+    (hook,) = cfg.custom_hooks
+    assert hook.type == 'ra_mm.TempAnnealingHook'
+    for name in ('head', 'decode_head'):
+        classes = cfg.train_dataloader.dataset.get('metainfo', {}).get('classes')
+        if classes and name in cfg.model:
+            assert cfg.model[name].num_classes == len(classes)
+
+
+def join_code(page):
+    blocks = find_blocks(page, 'python')
+    return '\n'.join(b for b in blocks if '_base_ =' not in b and 'Inferencer' not in b)
+
+
+@pytest.mark.parametrize('page', [page for page in PAGES if join_code(page)])
+def test_code(page, tmp_path, monkeypatch):
+    """The code runs, with a small network and small data in the place of others."""
+    code = join_code(page)
+    monkeypatch.chdir(tmp_path)
+    resnet18, fastest_path = torchvision.models.resnet18, tuning.fastest_path
+    monkeypatch.setattr(torchvision.models, 'resnet50', lambda weights: resnet18())
+    monkeypatch.setattr(tuning, 'fastest_path', lambda m, f, steps: fastest_path(m, f))
+    images = torch.randn(2, 3, 64, 64)
+    model = ra_mm.convert(resnet18(num_classes=4))
+    torch.save(model.state_dict(), 'model.pth')
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    names = dict(model=model, optimizer=optimizer, images=images)
+    names.update(epochs=1, steps_per_epoch=1, loader=2 * [(images, 0)])
+    try:
+        exec(compile(code, 'code', 'exec'), names)
+    finally:
+        set_training_path(None)
+
+
+@pytest.mark.parametrize('kind', ['detector', 'segmenter', 'classifier'])
+def test_inferencer(kind, saved_models, configs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite('image.jpg', np.zeros((64, 64, 3), np.uint8))
+    package = dict(detector='mmdet', segmenter='mmseg', classifier='mmpretrain')[kind]
+    blocks = find_blocks('docs/deployment.md', 'python')
+    (code,) = (b for b in blocks if f'from {package}.apis' in b)
+    code = code.replace('CONFIG.py', str(configs / f'{kind}.py'))
+    _, path = saved_models[kind]
+    code = re.sub(r"'\w+\.pth'", repr(str(path)), code)
+    exec(code, {})
+    assert kind == 'classifier' or any((tmp_path / 'found').rglob('image*'))
+
+
+def find_links():
+    for page, text in PAGES.items():
+        text = re.sub(r'^```.*?^```', '', text, flags=re.M | re.S)
+        for line in text.splitlines():
+            for alt, target in re.findall(r'(!?\[[^\]]*\])\(([^)\s]+)\)', line):
+                if '://' not in target and not line.startswith('<!-- evidence -->'):
+                    yield page, alt, target
+
+
+def test_links():
+    """Files and headings exist, and pictures have an alternative text."""
+    broken = []
+    for page, alt, target in find_links():
+        path, _, anchor = target.partition('#')
+        path = Path(os.path.normpath(Path(page).parent / path)) if path else Path(page)
+        if not (REPO / path).exists() or alt == '![]':
+            broken.append(f'{page}: {target}')
+        elif anchor:
+            headings = re.findall(r'^#+ (.*)$', (REPO / path).read_text(), re.M)
+            slugs = [
+                re.sub(r'[^\w\- ]', '', h).strip().lower().replace(' ', '-')
+                for h in headings
+            ]
+            if anchor not in slugs:
+                broken.append(f'{page}: {target}')
+    assert not broken, shorten(broken)
+
+
 MODELS_OF_MMSEG = sorted(
     path.name
     for path in Path(mmseg.__path__[0]).glob('.mim/configs/_base_/models/*.py')
@@ -26,34 +223,18 @@ MODELS_OF_MMSEG = sorted(
 )
 
 
-@pytest.mark.parametrize('text', OWN, ids=['mmdet', 'mmseg'])
-def test_configs_of_the_readme(text, tmp_path):
-    path = tmp_path / 'own.py'
-    path.write_text(text)
-    cfg = Config.fromfile(path)
-    checked = cfg.model.backbone.init_cfg.checkpoint
-    assert 'resnet50' in checked
-    cfg.model.backbone.init_cfg = None
-    init_default_scope(cfg.default_scope)
-    model = MODELS.build(cfg.model)
-    model.backbone.train()
-    out = model.backbone(torch.randn(2, 3, 32, 32))
-    assert [f.shape[1] for f in out] == [256, 512, 1024, 2048]
-    (hook,) = cfg.custom_hooks
-    assert hook.type == 'ra_mm.TempAnnealingHook'
-
-
 def test_models_of_mmseg_are_found():
-    """The README states how many there are."""
-    assert f'all {len(MODELS_OF_MMSEG)} base models' in README
+    """The documentation states how many there are."""
+    assert f'all {len(MODELS_OF_MMSEG)} base models' in PAGES['docs/conversion.md']
 
 
 @pytest.mark.parametrize('name', MODELS_OF_MMSEG)
 def test_inherited_from_mmseg(name, tmp_path):
     """RA takes every option: dilations, one output or several, and so on."""
     path = tmp_path / 'own.py'
-    (base,) = re.findall(r"/.mim/configs/(\S+)'", OWN[1])
-    path.write_text(OWN[1].replace(base, f'_base_/models/{name}'))
+    (text,) = (b for b in find_blocks('README.md', 'python') if "'mmseg'" in b)
+    (base,) = re.findall(r"/.mim/configs/(\S+)'", text)
+    path.write_text(text.replace(base, f'_base_/models/{name}'))
     cfg = Config.fromfile(path)
     ours = dict(cfg.model.backbone, init_cfg=None, depth=18)
     theirs = dict(ours, type='mmseg.ResNetV1c')

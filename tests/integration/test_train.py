@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -178,12 +177,12 @@ def test_resume_in_a_config(train, configs, tmp_path, capsys):
     assert 'resumed epoch: 1' in logs[-1].read_text()
 
 
-def test_lines_of_the_readme(train, shapes, tmp_path):
-    """Training on class folders."""
+def test_class_folders_as_documented(train, shapes, tmp_path):
+    """The config in docs/data.md."""
     (lines,) = re.findall(
-        r"^    _base_ = './ra_r18.py'\n(?:    .*\n)+",
-        (ROOT / 'README.md').read_text(),
-        re.M,
+        r"^```python\n(_base_ = './ra_r18.py'\n.*?)^```",
+        (ROOT / 'docs/data.md').read_text(),
+        re.M | re.S,
     )
     names = 'circle', 'square', 'star', 'triangle'
     for old, new in (
@@ -194,10 +193,11 @@ def test_lines_of_the_readme(train, shapes, tmp_path):
     ):
         assert old in lines
         lines = lines.replace(old, new)
-    (tmp_path / 'own.py').write_text(textwrap.dedent(lines))
+    (tmp_path / 'own.py').write_text(lines)
     train(
         tmp_path / 'own.py',
         '--cfg-options',
+        'model.backbone.init_cfg=None',
         'train_cfg.max_epochs=1',
         'custom_hooks.0.length=1',
         'train_dataloader.batch_size=8',
