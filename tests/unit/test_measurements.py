@@ -1,0 +1,32 @@
+"""The tables in docs/measurements.md agree with benchmarks/results."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ra_mm.analysis.cost_report import read, summary
+
+REPO = Path(__file__).parents[2]
+SECTIONS = (REPO / 'docs/measurements.md').read_text().split('\n## ')
+VARIANTS = {'SE': 'se', 'CBAM': 'cbam', 'RA, reference': 'ra-naive'}
+VARIANTS |= {f'RA, {path}': f'ra-{path}' for path in ('given', 'fused', 'compiled')}
+
+
+@pytest.mark.parametrize(
+    'heading, name',
+    [('A training step on a CPU', 'cpu_train'), ('Inference on a CPU', 'cpu_infer')],
+)
+def test_ratios(heading, name):
+    (section,) = (s for s in SECTIONS if s.startswith(heading))
+    rows = re.findall(r'^\| ([\w, ]+) \| (\S+ \[.*?) \| (\S+ \[.*?) \|', section, re.M)
+    rows = {row: cells for row, *cells in rows if row in VARIANTS}
+    assert len(rows) >= 5
+    measured = read(REPO / f'benchmarks/results/{name}.json')['measurements']
+    assert [m['layout'] for m in measured] == ['nchw', 'nhwc']
+    for row, cells in rows.items():
+        for cell, m in zip(cells, measured):
+            results = {r['variant']: r for r in m['results']}
+            s = summary(results[VARIANTS[row]], results['plain'])
+            low, high = s['quartiles']
+            assert cell == f'{s["ratio"]:.2f} [{low:.2f}, {high:.2f}]', row
