@@ -29,6 +29,7 @@ PAGES = {
     for path in (REPO / 'README.md', REPO / 'CONTRIBUTING.md', *REPO.glob('docs/*.md'))
 }
 MIM = re.compile(r'\$\(python -c "import (\w+); .*"\)/\.mim/tools')
+TRAIN = 'python tools/train.py configs/faster_rcnn_ra_r50.py'
 OTHERS = (
     'git',
     'pip',
@@ -45,21 +46,23 @@ def find_blocks(page, language):
 def find_commands():
     """List the commands of all pages, with the values of the variables that they set."""
     commands = []
-    for page in PAGES:
+    for page, text in PAGES.items():
         variables = {}
-        for block in find_blocks(page, 'bash'):
-            for line in block.replace('\\\n', ' ').splitlines():
-                line = MIM.sub(lambda m: f'{find_package(m[1])}/.mim/tools', line)
-                words = shlex.split(line, comments=True)
-                while words and re.match(r'\w+=', words[0]):
-                    name, _, value = words.pop(0).partition('=')
-                    variables[name] = value
-                if words:
-                    text = shlex.join(
-                        re.sub(r'\$(\w+)', lambda m: variables[m[1]], word)
-                        for word in words
-                    )
-                    commands.append(pytest.param(text, id=f'{page}-{len(commands)}'))
+        blocks = find_blocks(page, 'bash')
+        for options in re.findall(r'`([^`\n]*--cfg-options [^`\n]*)`', text):
+            blocks.append(f'{TRAIN} {options}')
+        for line in '\n'.join(blocks).replace('\\\n', ' ').splitlines():
+            line = MIM.sub(lambda m: f'{find_package(m[1])}/.mim/tools', line)
+            words = shlex.split(line, comments=True)
+            while words and re.match(r'\w+=', words[0]):
+                name, _, value = words.pop(0).partition('=')
+                variables[name] = value
+            if words:
+                command = [
+                    re.sub(r'\$(\w+)', lambda m: variables[m[1]], word)
+                    for word in words
+                ]
+                commands.append(pytest.param(command, id=f'{page}-{len(commands)}'))
     return commands
 
 
@@ -72,14 +75,13 @@ def test_command(command, monkeypatch):
     """Files, options and config keys exist; placeholders are in capitals."""
     monkeypatch.chdir(REPO)
     monkeypatch.setenv('LOCAL_RANK', '0')
-    words = shlex.split(command)
-    if words[0] == 'torchrun':
-        args = get_torchrun_parser().parse_args(words[1:])
-        words = ['python', args.training_script, *args.training_script_args]
-        assert words[-1] != '--launcher' and 'pytorch' in words
-    if words[0] == 'srun':
-        words = words[words.index('python') :]
-    program, *argv = words
+    if command[0] == 'torchrun':
+        args = get_torchrun_parser().parse_args(command[1:])
+        command = ['python', args.training_script, *args.training_script_args]
+        assert 'pytorch' in command
+    if command[0] == 'srun':
+        command = command[command.index('python') :]
+    program, *argv = command
     if program == 'make':
         check_make(argv)
     elif program == 'mim':
