@@ -165,7 +165,9 @@ def test_code(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     resnet18, fastest_path = torchvision.models.resnet18, tuning.fastest_path
     monkeypatch.setattr(torchvision.models, 'resnet50', lambda weights: resnet18())
-    monkeypatch.setattr(tuning, 'fastest_path', lambda m, f, steps: fastest_path(m, f))
+    monkeypatch.setattr(
+        tuning, 'fastest_path', lambda *args, **kwargs: fastest_path(*args)
+    )
     images = torch.randn(2, 3, 64, 64)
     model = ra_mm.convert(resnet18(num_classes=4))
     torch.save(model.state_dict(), 'model.pth')
