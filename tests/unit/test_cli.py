@@ -264,7 +264,8 @@ def test_interrupted_while_a_config_is_formatted(capsys, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', interrupt)
+    for module in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):
+        monkeypatch.setattr(f'{module}.FormatCode', interrupt, raising=False)
     with pytest.raises(SystemExit) as stop, report_user_errors('a_tool'):
         Config(dict(a=1)).pretty_text  # noqa: B018
     assert stop.value.code == 130

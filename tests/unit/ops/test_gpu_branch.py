@@ -55,7 +55,7 @@ def test_sizes_of_one(path, shape, affine):
     g = torch.Generator().manual_seed(0)
     layer = ReverseAttention(shape[1]).double()
     norm = nn.BatchNorm2d(shape[1], affine=affine).double()
-    nn.init.normal_(layer.gate.gamma, generator=g)
+    layer.gate.gamma.data.normal_(generator=g)
     z, x = torch.randn(2, *shape, generator=g, dtype=torch.float64)
     x = x.to(memory_format=torch.channels_last).requires_grad_()
     dy = torch.randn(shape[1], generator=g).double()[:, None, None].expand(shape)
