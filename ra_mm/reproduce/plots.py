@@ -246,8 +246,8 @@ def draw_comparison(
     right.axvline(0, color='black', linewidth=0.8, linestyle='--')
     left.set_yticks(range(len(values)), values)
     left.invert_yaxis()
-    left.set_xlabel(f'{heading}: each seed, and the mean')
-    right.set_xlabel(f'minus {baseline}, same seed: mean and 95 % interval')
+    left.set_xlabel(f'{heading} of each seed, and the mean')
+    right.set_xlabel(f'minus {baseline}, by seed (95 % interval)')
     for ax in (left, right):
         ax.spines[['top', 'right']].set_visible(False)
         ax.grid(alpha=0.3, linewidth=0.6, axis='x')
