@@ -98,20 +98,16 @@ def choose_rows(tables: Sequence[str], texts: Sequence[str] = ()) -> list[paper.
     Raises:
         UserError: If there is no such table, or no row with such a text.
     """
-    by_table = {f'table{n}': [] for n in sorted({r.table for r in paper.rows()})}
-    for row in paper.rows():
-        by_table[f'table{row.table}'].append(row)
-    by_table['all'] = paper.rows()
-    for row in paper.beyond_rows():
-        by_table.setdefault(row.table, []).append(row)
+    rows = [*paper.rows(), *paper.beyond_rows()]
+    known = [*dict.fromkeys(map(_table_name, rows)), 'all']
     for table in tables:
-        if table not in by_table:
-            raise UserError(f'{table}: expected one of {", ".join(by_table)}')
-    rows = list(
-        {
-            str(row): row for name, t in by_table.items() if name in tables for row in t
-        }.values()
-    )
+        if table not in known:
+            raise UserError(f'{table}: expected one of {", ".join(known)}')
+    rows = [
+        row
+        for row in rows
+        if _table_name(row) in tables or ('all' in tables and not row.is_beyond)
+    ]
     for text in texts:
         if not any(_contains(row, text) for row in rows):
             raise UserError(
@@ -121,6 +117,10 @@ def choose_rows(tables: Sequence[str], texts: Sequence[str] = ()) -> list[paper.
     return [
         row for row in rows if not texts or any(_contains(row, text) for text in texts)
     ]
+
+
+def _table_name(row):
+    return row.table if row.is_beyond else f'table{row.table}'
 
 
 def _contains(row, text):
