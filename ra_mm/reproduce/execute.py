@@ -126,7 +126,7 @@ class Executor:
         if job.file != run.config:
             with atomic_write(job.file) as file:
                 file.write(job.cfg.pretty_text)
-        if job.initial:
+        if job.initial and not job.initial.exists():
             write_initial_weights(job.cfg, job.initial)
 
         command, last = list(job.command), latest_checkpoint(work_dir)
