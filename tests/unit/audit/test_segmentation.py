@@ -80,24 +80,19 @@ def test_masks_beside_their_images(masks, look):
     assert look(masks.build(data_prefix=prefix)) == ([], [])
 
 
-def test_palette_masks(masks, look):
-    def with_palette(mask):
-        image = Image.fromarray(mask, 'P')
-        image.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0])
-        return image
+def with_palette(mask):
+    image = Image.fromarray(mask, 'P')
+    image.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0])
+    return image
 
+
+def test_palette_masks(masks, look):
     masks.edit(with_palette)
     assert look(masks.build()) == ([], [])
 
 
 def test_palette_that_is_loaded_as_colours(masks, look):
     """OpenCV does, and then the colours are taken for classes."""
-
-    def with_palette(mask):
-        image = Image.fromarray(mask, 'P')
-        image.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0])
-        return image
-
     masks.edit(with_palette)
     settings = masks.build()
     settings['pipeline'][1]['imdecode_backend'] = 'cv2'
