@@ -27,13 +27,21 @@ pip_install() {
   "$python" -m pip install --no-deps "$@"
 }
 
+# mmcv's setup.py compiles for CUDA if a GPU is visible or FORCE_CUDA is 1, and stops then
+# if nvcc is missing.
 explain_compilation() {
   echo "There is no wheel of $mmcv for $pair and this Python."
-  if command -v nvcc || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; then
+  if [ "${FORCE_CUDA:-0}" != 1 ] && ! "$python" -c '
+import torch
+raise SystemExit(not torch.cuda.is_available())'; then
+    echo "PyTorch finds no GPU: the operators are compiled for the CPU only. With FORCE_CUDA=1"
+    echo "in the environment, and nvcc, they are compiled for CUDA, too."
+  elif command -v nvcc || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; then
     echo "nvcc was found: the operators are compiled for the CPU and for CUDA."
   else
     echo "nvcc was not found: the operators are compiled for the CPU only. For a GPU, use"
     echo "OPS=torchvision, or a wheel with CUDA operators: docs/install.md lists them."
+    export FORCE_CUDA=0 CUDA_VISIBLE_DEVICES=
   fi
   echo "Compiling takes about 30 minutes of CPU time. Ctrl-C stops it."
 }
