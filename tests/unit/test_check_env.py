@@ -93,7 +93,7 @@ class Site:
             'runpy.run_module("ra_mm.check_env", run_name="__main__")'
         )
         done = subprocess.run(
-            [sys.executable, '-S', '-c', code, self.folder],
+            [sys.executable, '-I', '-S', '-c', code, self.folder],
             capture_output=True,
             text=True,
         )
