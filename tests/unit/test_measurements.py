@@ -9,7 +9,13 @@ from ra_mm.analysis.cost_report import read, summary
 
 REPO = Path(__file__).parents[2]
 SECTIONS = (REPO / 'docs/measurements.md').read_text().split('\n## ')
-VARIANTS = {'SE': 'se', 'CBAM': 'cbam', 'SimAM': 'simam', 'RA, chosen': 'ra'}
+VARIANTS = {
+    'SE': 'se',
+    'CBAM': 'cbam',
+    'SimAM': 'simam',
+    'RA, chosen': 'ra',
+    'RA, default': 'ra',
+}
 VARIANTS |= {f'RA, {path}': f'ra-{path}' for path in ('given', 'fused', 'compiled')}
 VARIANTS['RA, reference'] = 'ra-naive'
 
