@@ -74,18 +74,46 @@ def plane_dot(g: Tensor, t: Tensor) -> Tensor:
     if _is_eager_cpu(g) or (_is_eager(g) and contiguous):
         zero = torch.zeros(g.shape[:2], dtype=dtype, device=g.device)
         return plane_sums(g, t, zero)[1]
+    if _is_eager(g):  # without a copy of g in float32
+        return torch.addcmul(g.new_zeros(1, dtype=dtype), g, t).sum(dim=(2, 3))
     return (g.to(dtype) * t).sum(dim=(2, 3))
 
 
 def plane_affine_(g: Tensor, z: Tensor, a: Tensor, A: Tensor, B: Tensor) -> None:
     """g := a g + A z + B, with a of shape (C,), A and B (N, C)."""
-    if _is_eager(g) and not _is_eager_cpu(g):  # two passes, one rounding
+    if _is_eager_gpu(g):  # two passes, one rounding
         sum_ = torch.addcmul(per_plane(B), z, per_plane(A))
         torch.addcmul(sum_, g, per_plane(a), out=g)
         return
     for g_i, z_i, A_i, B_i in batch_chunks(g, z, A, B):
         sum_ = g_i.to(a.dtype).mul_(per_plane(a))
         g_i.copy_(sum_.addcmul_(z_i, per_plane(A_i)).add_(per_plane(B_i)))
+
+
+def add_scaled(F: Tensor, x: Tensor, G: Tensor) -> Tensor:
+    """F + G x, with G of shape (N, C)."""
+    out = torch.empty_like(F) if _is_eager_gpu(F) else None
+    return torch.addcmul(F, x, _factor(G, x), out=out)
+
+
+def add_scaled_(F: Tensor, x: Tensor, G: Tensor) -> None:
+    """F := F + G x, with G of shape (N, C)."""
+    F.addcmul_(x, _factor(G, x))
+
+
+def scaled(g: Tensor, G: Tensor) -> Tensor:
+    """G g, with G of shape (N, C)."""
+    out = torch.empty_like(g) if _is_eager_gpu(g) else None
+    return torch.mul(g, _factor(G, g), out=out)
+
+
+def _factor(G, t):
+    """G to multiply t with: in its own precision where PyTorch mixes dtypes.
+
+    Rounded to bfloat16, a G close to 1 would be 1. torch.compile computes in
+    float32 anyway.
+    """
+    return per_plane(G if _is_eager_gpu(t) else G.to(t.dtype))
 
 
 def per_plane(t: Tensor) -> Tensor:
@@ -122,6 +150,10 @@ def _is_eager(t):
 
 def _is_eager_cpu(t):
     return t.device.type == 'cpu' and not is_compiling() and not _as_on_gpu
+
+
+def _is_eager_gpu(t):
+    return _is_eager(t) and not _is_eager_cpu(t)
 
 
 def _bn_sums(g, t, m):

@@ -20,6 +20,8 @@ from ra_mm.compat import is_compiling
 
 from .cpu_reductions import (
     accum_dtype,
+    add_scaled,
+    add_scaled_,
     batch_chunks,
     per_plane,
     plane_affine_,
@@ -27,6 +29,7 @@ from .cpu_reductions import (
     plane_moments,
     plane_norm,
     plane_sums,
+    scaled,
 )
 from .dispatch import max_path, maybe_compiled
 
@@ -80,7 +83,7 @@ class _Tail(Function):
 def _forward(F, x, s, eps, relu):
     n = plane_norm(F)
     _, _, G = _gate(n, s, eps)
-    y = torch.addcmul(F, x, per_plane(G).to(x.dtype))  # Eq. 2
+    y = add_scaled(F, x, G)  # Eq. 2
     return (y.relu_() if relu else y), n
 
 
@@ -89,7 +92,7 @@ def _backward(dy, F, x, s, y, n, eps):
     g = dy.clone() if y is None else aten.threshold_backward(dy, y, 0)
     s2 = plane_dot(g, x)
     ds, kappa = _gate_backward(s2, n, inv, u, s)
-    dx = g * per_plane(G).to(x.dtype)
+    dx = scaled(g, G)
     for g_i, F_i, kappa_i in batch_chunks(g, F, kappa):
         g_i.addcmul_(F_i, per_plane(kappa_i))  # dF
     return g, dx, ds
@@ -216,7 +219,7 @@ def _bn_backward(dy, z, x, s, w, b, y, mu, V, m, Q, of_batch, eps_bn, eps):
     s1 = s1 + d * s0  # sum g (z - mu)
     s2 = plane_dot(g, x)
     ds, kappa = _gate_backward(s2, n, inv, u, s)
-    dx = g * per_plane(G).to(x.dtype)
+    dx = scaled(g, G)
     # dF = g + kappa F is never formed: its sums follow from those of g.
     db = (s0 + kappa * S * fbar).sum(dim=0)  # sum dF
     T = (s1 + kappa * (a * Q + S * d * fbar)).sum(dim=0)  # sum dF (z - mu)
@@ -276,7 +279,7 @@ def _gate_backward(s2, n, inv, u, s):
 def _sum_into_F(F, x, G, relu):
     """Eq. 2, in place."""
     for F_i, x_i, G_i in batch_chunks(F, x, G):
-        F_i.addcmul_(x_i, per_plane(G_i).to(x.dtype))
+        add_scaled_(F_i, x_i, G_i)
         if relu:
             F_i.relu_()
     return F

@@ -113,6 +113,35 @@ def test_precision(dtype, path, memory_format):
 
 
 @pytest.mark.parametrize('memory_format', FORMATS)
+def test_gates_near_one(memory_format):
+    """y = F + G x and dx = G dy are rounded once; a rounded G would often be 1."""
+    if not cpu_mixes_dtypes():
+        pytest.skip('the CPU has no such operations in PyTorch 2.1')
+    g = torch.Generator().manual_seed(0)
+    layer = ReverseAttention(6)
+    layer.gate.gamma.data.normal_(std=0.05, generator=g)
+    layer.gate.temp.fill_(30)
+    F, x, dy = (
+        t.bfloat16().to(memory_format=memory_format)
+        for t in torch.randn(3, 3, 6, 17, 16, generator=g)
+    )
+
+    def run(path, *tensors):
+        F, x, dy = (t.clone() for t in tensors)
+        x.requires_grad_()
+        with force_path(path):
+            y = layer.tail(F, nn.Identity(), x, nn.Identity())
+        return [y, *torch.autograd.grad(y, x, dy)]
+
+    exact = run('reference', F.double(), x.double(), dy.double())
+    with as_on_gpu():
+        found = run('given', F, x, dy)
+    eps = torch.finfo(torch.bfloat16).eps
+    for a, b in zip(found, exact):
+        assert (a - b).abs().le(0.501 * eps * b.abs() + 1e-6).all()
+
+
+@pytest.mark.parametrize('memory_format', FORMATS)
 @pytest.mark.parametrize('path', ['fused', 'given'])
 def test_training_step(path, memory_format):
     """Loss, gradients and statistics of a ResNet-18 in float64."""
