@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -28,9 +28,10 @@ class FastestPathHook(Hook):
     the path, and a resumed run takes it again. Of several processes the first
     decides for all. Validation keeps its own default.
 
-    Nothing is measured if a path is forced (:func:`ra_mm.ops.set_path`, or
-    RA_MM_TAIL in the environment), with deterministic algorithms, for a model
-    that is compiled or wrapped by anything but DDP, and without RA.
+    Nothing is measured if a path is forced in any process
+    (:func:`ra_mm.ops.set_path`, or RA_MM_TAIL in the environment), with
+    deterministic algorithms, for a model that is compiled or wrapped by
+    anything but DDP, and without RA.
     """
 
     priority = 'VERY_HIGH'
@@ -88,8 +89,10 @@ def _measurable(runner) -> nn.Module | None:
     model = runner.model
     if isinstance(model, DistributedDataParallel):
         model = model.module
+    # In every process, since all have to agree on whether they measure.
+    forced = any(path is not None for path in all_gather_object(get_path()))
     if (
-        get_path() is not None
+        forced
         or is_model_wrapper(model)
         or torch.are_deterministic_algorithms_enabled()
         or runner.cfg.get('compile')

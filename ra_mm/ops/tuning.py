@@ -24,11 +24,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ra_mm.compat import COMPILES_FUNCTIONS
 
 from .dispatch import (
     CompilationFailed,
@@ -159,8 +161,8 @@ def fastest_path(
     if not calls:
         raise ValueError(
             'the model has no reverse attention with a choice of paths: expected '
-            'a ReverseAttention with its default gate and no hooks, which is not '
-            'compiled as part of the model'
+            'a ReverseAttention with its default gate and no hooks, which is neither '
+            'frozen nor compiled as part of the model'
         )
     return choose(calls, steps)
 
@@ -168,19 +170,26 @@ def fastest_path(
 def record_tails(
     model: nn.Module, forward: Callable[[nn.Module], object]
 ) -> list[TailCall]:
-    """Run a forward pass of a copy of the model, and note its tails."""
+    """Run a forward pass of a copy of the model, and note its tails.
+
+    Those that need no gradient, as in frozen stages, have no choice of paths
+    and are left out.
+    """
     calls = []
 
     def note(layer, z, norm, x, act):
-        # Another norm costs the same on all paths, and may wait for other
-        # processes; so may what hooks do.
-        norm = norm if is_plain_bn(norm, z) else nn.Identity()
+        spec = TensorSpec.of(z)
+        if not is_plain_bn(norm, z):
+            # Another norm costs the same on all paths, and may wait for other
+            # processes; so may what hooks do. Its output is like x where there
+            # is a choice of paths, also if autocast runs it in float32.
+            learns = spec.requires_grad or _learns(norm)
+            norm = nn.Identity()
+            spec = replace(TensorSpec.of(x), requires_grad=learns)
         act = act if type(act) is nn.ReLU and not has_hooks(act) else nn.Identity()
-        calls.append(
-            TailCall(
-                layer, norm, act, TensorSpec.of(z), TensorSpec.of(x), _autocast_dtype(z)
-            )
-        )
+        call = TailCall(layer, norm, act, spec, TensorSpec.of(x), _autocast_dtype(z))
+        if spec.requires_grad or call.x.requires_grad or _learns(layer):
+            calls.append(call)
 
     with random_states_kept(), torch.enable_grad(), observe_tails(note):
         forward(copy.deepcopy(model))
@@ -271,6 +280,8 @@ def compilation_pays(step_s: float, steps: int) -> bool:
 
 def compiler_available(device_type: str) -> bool:
     """Whether :func:`torch.compile` finds its compiler: triton, or one for C++."""
+    if not COMPILES_FUNCTIONS:
+        return False
     if device_type == 'cuda':
         return importlib.util.find_spec('triton') is not None
     compilers = [os.environ.get('CXX', 'g++'), 'clang++', 'cl']
@@ -290,6 +301,13 @@ def random_states_kept() -> Iterator[None]:
         random.setstate(states[0])
         if np:
             np.random.set_state(states[1])
+
+
+def _learns(module):
+    """Whether a module, or a callable that is none, has a parameter to train."""
+    return isinstance(module, nn.Module) and any(
+        p.requires_grad for p in module.parameters()
+    )
 
 
 def _inputs(calls):

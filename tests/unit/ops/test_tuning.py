@@ -16,16 +16,17 @@ from ra_mm.ops import dispatch, force_path, set_path, set_training_path, tuning
 
 
 class Blocks(nn.Module):
-    """Two RA blocks with dropout; the first is frozen, in channels-last."""
+    """Two RA blocks with dropout; the first is in channels-last."""
 
-    def __init__(self, norm=nn.BatchNorm2d, **gate):
+    def __init__(self, norm=nn.BatchNorm2d, frozen=False, **gate):
         super().__init__()
         self.convs = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in '12')
         self.norms = nn.ModuleList(norm(4) for _ in '12')
         self.attentions = nn.ModuleList(ReverseAttention(4, **gate) for _ in '12')
         self.act = nn.ReLU(inplace=True)
-        for module in (self.convs[0], self.norms[0], self.attentions[0]):
-            module.requires_grad_(False)
+        if frozen:  # the first block
+            for module in (self.convs[0], self.norms[0], self.attentions[0]):
+                module.requires_grad_(False)
 
     def forward(self, x):
         x = x.to(memory_format=torch.channels_last)
@@ -68,7 +69,7 @@ def test_nothing_changes(model):
 
 
 def test_tails_are_those_of_the_model(model):
-    """Shapes, dtypes, layouts, autocast, and what is frozen."""
+    """Shapes, dtypes, layouts and autocast."""
 
     def amp(model):
         with torch.autocast('cpu', torch.bfloat16):
@@ -79,10 +80,36 @@ def test_tails_are_those_of_the_model(model):
     assert first.z.dtype == torch.bfloat16 and first.autocast == torch.bfloat16
     assert first.x.memory_format == torch.channels_last
     assert second.x.memory_format == torch.contiguous_format
-    assert not (first.z.requires_grad or first.x.requires_grad or first.learning())
-    assert second.z.requires_grad and len(second.learning()) == 3
+    assert first.z.requires_grad and not first.x.requires_grad
+    assert second.x.requires_grad and len(second.learning()) == 3
     assert first.norm is not model.norms[0]
     assert all(c.autocast is None for c in tuning.record_tails(model, forward))
+
+
+def test_frozen_tails_have_no_choice():
+    model = Blocks(frozen=True)
+    (call,) = tuning.record_tails(model, forward)
+    assert call.norm.weight.shape == (4,) and call.x.dtype == torch.float32
+    assert call.x.memory_format == torch.contiguous_format
+    with pytest.raises(ValueError, match='no reverse attention'):
+        tuning.fastest_path(model.requires_grad_(False), forward)
+
+
+def test_norms_in_float32_under_autocast():
+    """As autocast runs GroupNorm on a GPU; x is the output of another one."""
+
+    class Norm(nn.GroupNorm):
+        def forward(self, z):
+            return super().forward(z.float())
+
+    model = Blocks(lambda channels: Norm(2, channels))
+
+    def amp(model):
+        with torch.autocast('cpu', torch.bfloat16):
+            forward(model)
+
+    for call in tuning.record_tails(model, amp):
+        assert call.z.dtype == torch.float32 and call.z.requires_grad
 
 
 def test_norms_that_synchronize_do_not_run():
