@@ -107,28 +107,39 @@ def main() -> int:
                 print(result)
     print(f'{"devices":13}{_devices(working)}\n')
     print('Problems:' if problems else 'Nothing is wrong.', *problems, sep='\n- ')
+    if not any(map(_installed, DISTRIBUTIONS)):
+        print(
+            '\nNo package of OpenMMLab is installed: ra_mm.convert, ra_mm.TempSchedule '
+            f'and ra_mm.layers work without.\n{_how_to_install(fork=True)}'
+        )
     return bool(problems)
 
 
 def _missing():
     missing = [name for name in PACKAGES if find_spec(name) is None]
+    found = [name for package in DISTRIBUTIONS for name in _installed(package)]
+    if not found:  # used with PyTorch alone
+        missing = [name for name in missing if name == 'torch']
     if names := [name for name in missing if name not in DISTRIBUTIONS]:
         yield f'not installed: {", ".join(names)}: pip install {" ".join(names)}'
     if names := [
         name for name in missing if name in {*DISTRIBUTIONS}.difference(OPTIONAL)
     ]:
-        found = [name for package in DISTRIBUTIONS for name in _installed(package)]
-        fork = not found or any(name.startswith('onedl-') for name in found)
-        extra, mmcv = (
-            ('onedl', 'onedl-mmcv') if fork else ('openmmlab', 'mmcv-lite==2.1.0')
-        )
-        isolation = '' if fork else '--no-build-isolation '
+        fork = any(name.startswith('onedl-') for name in found)
         yield (
-            f'not installed: {", ".join(names)}. Only ra_mm.layers works without. To '
-            f'get them without compiling, in a clone of ra_mm: pip install {isolation}'
-            f"{mmcv}; pip install --no-build-isolation -e '.[{extra}]'; "
-            'python -m ra_mm.mmcv_ops install'
+            f'not installed: {", ".join(names)}, which the backbones and hooks in '
+            f'configs need. {_how_to_install(fork)}'
         )
+
+
+def _how_to_install(fork):
+    extra, mmcv = ('onedl', 'onedl-mmcv') if fork else ('openmmlab', 'mmcv-lite==2.1.0')
+    isolation = '' if fork else '--no-build-isolation '
+    return (
+        f'To get all without compiling, in a clone of ra_mm: pip install {isolation}'
+        f"{mmcv}; pip install --no-build-isolation -e '.[{extra}]'; "
+        'python -m ra_mm.mmcv_ops install'
+    )
 
 
 def _overwritten():

@@ -170,11 +170,14 @@ def test_one_missing(site, module):
 
 
 def test_torch_alone(site):
-    for module in ('torchvision', *check_env.DISTRIBUTIONS):
+    for module in ('numpy', 'torchvision', *check_env.DISTRIBUTIONS):
         site.remove(module)
     output, problems = site.check()
+    assert problems == []
     assert 'ra_mm        1.2, ' in output  # ra_mm.layers was imported
-    assert 'mmengine, mmcv, mmpretrain' in problems[1]
+    assert '.[onedl]' in output
+    site.remove('torch')
+    assert 'torch' in site.check()[1][0]
 
 
 def test_two_distributions_of_one_package(site):
