@@ -40,8 +40,9 @@ def add_rule(
             return z, block.norm2, block.shortcut(x), block.act
 
     If the residual branch is a chain of the block's modules, one call of
-    :func:`add_chain` does the same. Check a rule with ``torch.equal`` on the
-    outputs of the block before and after :func:`ra_mm.convert`.
+    :func:`add_chain` does the same. Check a rule with
+    ``torch.testing.assert_close`` on the outputs of the block before and after
+    :func:`ra_mm.convert`.
 
     A rule holds for the classes and for those subclasses that inherit their
     ``forward``. A later rule for the same class replaces the earlier one.
