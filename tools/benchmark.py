@@ -28,6 +28,7 @@ from ra_mm.analysis.benchmarking import environment, measure, profile
 from ra_mm.analysis.path_bytes import bytes_table
 from ra_mm.cli import report_user_errors
 from ra_mm.errors import UserError
+from ra_mm.ops.dispatch import CompilationFailed
 from ra_mm.reproduce import paper
 
 PROG = 'tools/benchmark.py'
@@ -266,6 +267,11 @@ def run(args, argv) -> dict:
         except torch.cuda.OutOfMemoryError as e:
             raise UserError(
                 f'{name}: out of memory; choose a smaller --batch or fewer --variants'
+            ) from e
+        except CompilationFailed as e:
+            raise UserError(
+                f'{name}: {e}; make torch.compile work here, or choose --variants '
+                'that need no compiler'
             ) from e
         for result in m['results']:
             result['paper_ratio'] = paper_ratio(case, result['variant'])

@@ -17,8 +17,10 @@ from torch.utils.benchmark import timer
 
 from ra_mm.analysis import machine
 from ra_mm.analysis.benchmark_cases import VARIANTS, Case
+from ra_mm.analysis.compilation import must_compile
 from ra_mm.analysis.path_choice import choose_path, compare_with_steps
 from ra_mm.layers import ReverseAttention, force_path
+from ra_mm.ops.dispatch import CompilationFailed, retry_compilation
 
 MIN_ROUNDS = 3
 
@@ -197,20 +199,28 @@ def measure(
         inference and compiled backbones). A failed variant has only
         ``variant`` and ``error``. If 'ra' chose a path, ``choice``, see
         :func:`.compare_with_steps`.
+
+    Raises:
+        CompilationFailed: If the path 'compiled' cannot be compiled here, unless
+            ``keep_going`` records it.
     """
     begin = time.perf_counter()
     cuda = case.device == 'cuda'
     torch._dynamo.reset()
     inputs, steps, results, failed = case.inputs(), [], [], []
+
+    def record_failure(variant, e):
+        if not keep_going or variant == 'plain' or isinstance(e, TimeoutError):
+            raise e
+        failed.append(dict(variant=variant, error=f'{type(e).__name__}: {e}'))
+        progress(f'{variant}: {type(e).__name__}: {e}')
+
     for variant in variants:
         progress(f'{variant}: warm-up')
         try:
             step, result = _warm_up(case, variant, inputs)
         except Exception as e:
-            if not keep_going or variant == 'plain' or isinstance(e, TimeoutError):
-                raise
-            failed.append(dict(variant=variant, error=f'{type(e).__name__}: {e}'))
-            progress(f'{variant}: {type(e).__name__}: {e}')
+            record_failure(variant, e)
         else:
             steps.append(step)
             results.append(result)
@@ -234,6 +244,12 @@ def measure(
             results[0]['pairs_ms'].append([ms[0], ms[0]])
         left = (time.perf_counter() - first_round) / (i + 1) * (rounds - i - 1)
         progress(f'round {i + 1} of {rounds}, {left / 60:.1f} minutes left')
+    if retry_compilation():  # it failed in the rounds, which went on eagerly
+        for step, result in zip(steps, list(results)):
+            if step.path == 'compiled':
+                results.remove(result)
+                error = CompilationFailed('after the warm-up; a warning says why')
+                record_failure(result['variant'], error)
     found = dict(
         **asdict(case), rounds=rounds, number=number, results=[*results, *failed]
     )
@@ -247,7 +263,8 @@ def _warm_up(case, variant, inputs):
     cuda = case.device == 'cuda'
     before = torch.cuda.memory_allocated() if cuda else 0
     step = Step(case, variant, inputs)
-    first_s = seconds(step, 1)
+    with must_compile():
+        first_s = seconds(step, 1)
     seconds(step, 2)
     if cuda:
         torch.cuda.reset_peak_memory_stats()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from ra_mm.analysis.compilation import must_compile
 from ra_mm.layers import ReverseAttention, force_path
 
 DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
@@ -98,6 +99,9 @@ def tail_errors(
         dict: ``path``, ``dtype``, ``layout``, ``batch_norm`` ('training' or
         'frozen'), ``shape`` and ``errors``: the :func:`relative_error` of y
         and of each gradient.
+
+    Raises:
+        CompilationFailed: If the path 'compiled' cannot be compiled here.
     """
     settings = settings or itertools.product(DTYPES, LAYOUTS, (True, False))
     for dtype, layout, trains_bn in settings:
@@ -115,7 +119,8 @@ def tail_errors(
         for path in paths:
             if path == 'compiled':
                 torch._dynamo.reset()
-            found = copy.deepcopy(tail).outputs(path, z, x, dy)
+            with must_compile():
+                found = copy.deepcopy(tail).outputs(path, z, x, dy)
             yield dict(
                 path=path,
                 dtype=dtype,

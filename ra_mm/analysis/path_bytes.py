@@ -8,7 +8,6 @@ the bottleneck, as on a GPU with large batches.
 """
 
 import logging
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from torch.utils._pytree import tree_flatten
 
 from ra_mm.analysis.benchmark_cases import VARIANTS, Case, tails
 from ra_mm.analysis.benchmarking import Step
+from ra_mm.analysis.compilation import must_compile
 from ra_mm.analysis.cost_report import title
 from ra_mm.compat import COMPILES_FUNCTIONS
 from ra_mm.ops.cpu_reductions import as_on_gpu
@@ -89,8 +89,7 @@ def count_bytes(case: Case, variant: str) -> int:
 def _count_compiled_bytes(case, variant):
     step = Step(case, variant, case.inputs())
     counts, total = {}, 0
-    with inductor_bytes() as so_far, warnings.catch_warnings():
-        warnings.simplefilter('error', CompilationFailed)
+    with inductor_bytes() as so_far, must_compile():
         for kind, m, *tensors in zip(tails(case), step.model, *step.inputs):
             if kind not in counts:  # inductor counts for the shapes it compiles for
                 torch._dynamo.reset()

@@ -193,6 +193,17 @@ class CompilationFailed(UserWarning):
 _compilation_failed = False
 
 
+def retry_compilation() -> bool:
+    """Try to compile again from now on, after a failure too.
+
+    Returns:
+        bool: Whether compilation had failed, and tails ran eagerly since.
+    """
+    global _compilation_failed
+    failed, _compilation_failed = _compilation_failed, False
+    return failed
+
+
 def maybe_compiled(function: Callable, compiled: bool) -> Callable:
     """The function, or its one compiled version for all layers and shapes."""
     if not compiled or not COMPILES_FUNCTIONS:

@@ -14,6 +14,7 @@ from ra_mm.analysis.exactness import (
     without_switches,
 )
 from ra_mm.layers import ReverseAttention, force_path
+from ra_mm.ops import dispatch
 
 NODES = dict(given='_TailBackward', fused='_BNTailBackward', compiled='_BNTailBackward')
 # Norm of the error of an output or gradient, relative to the exact one.
@@ -63,6 +64,7 @@ def test_compiled(dtype, layout, trains_bn):
     torch._dynamo.reset()
     tail = RandomTail(64, 'cuda', trains_bn)
     check('compiled', tail, random_inputs(dtype, layout), TOLERANCES[dtype])
+    assert not dispatch._compilation_failed
 
 
 @pytest.mark.parametrize('path', ['given', 'fused'])

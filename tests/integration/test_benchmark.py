@@ -208,7 +208,7 @@ def steps_run(monkeypatch):
     order = []
 
     class Recorder:
-        choice = None
+        choice, path = None, 'fused'
 
         def __init__(self, case, variant, inputs):
             self.variant = variant

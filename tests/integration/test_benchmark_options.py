@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+from ra_mm.compat import COMPILES_FUNCTIONS
+from ra_mm.ops import dispatch
+
 
 @pytest.fixture
 def main(tool):
@@ -42,6 +45,22 @@ def test_no_gpu(argv, main, capsys):
     with pytest.raises(SystemExit):
         main(*argv.split())
     assert 'finds no GPU' in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not COMPILES_FUNCTIONS, reason='PyTorch < 2.5 compiles nothing')
+def test_failing_compiler(message, tool, monkeypatch, tmp_path):
+    """The uncompiled code is not measured in its place."""
+
+    def compile(function):
+        raise RuntimeError('no such compiler')
+
+    monkeypatch.setattr(dispatch, '_compilation_failed', False)
+    monkeypatch.setattr(dispatch, '_compile', compile)
+    small = '--what tail --model resnet18 --batch 2 --size 32 --device cpu'.split()
+    argv = [*small, '--variants', 'ra-compiled', '--out', tmp_path / 'a.json']
+    text = message(tool('benchmark'), *argv)
+    assert 'no such compiler' in text and '--variants' in text
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
