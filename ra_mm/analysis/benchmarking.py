@@ -210,7 +210,7 @@ def measure(
     inputs, steps, results, failed = case.inputs(), [], [], []
 
     def record_failure(variant, e):
-        if not keep_going or variant == 'plain' or isinstance(e, TimeoutError):
+        if not keep_going or variant == 'plain':
             raise e
         failed.append(dict(variant=variant, error=f'{type(e).__name__}: {e}'))
         progress(f'{variant}: {type(e).__name__}: {e}')

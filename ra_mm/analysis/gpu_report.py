@@ -202,7 +202,7 @@ def _run(part, entry, limit, progress, save):
                 entry['seconds'] = round(time.monotonic() - start, 1)
                 save()
         entry['status'] = 'done'
-    except Exception as e:  # whatever it is, the other parts still run
+    except (Exception, OutOfTime) as e:  # whatever it is, the other parts still run
         entry.update(status='failed', reason=f'{type(e).__name__}: {e}'[:2000])
     entry['seconds'] = round(time.monotonic() - start, 1)
     gc.collect()
@@ -210,15 +210,19 @@ def _run(part, entry, limit, progress, save):
         torch.cuda.empty_cache()
 
 
+class OutOfTime(BaseException):
+    """A part is stopped. No Exception: compilers and their fallbacks catch those."""
+
+
 @contextmanager
 def time_limit(limit_s: float) -> Iterator[None]:
-    """Raise TimeoutError in the block after this many seconds.
+    """Raise OutOfTime in the block after this many seconds.
 
     Works in the main thread only, and between Python instructions.
     """
 
     def stop(*_):
-        raise TimeoutError(f'stopped after {limit_s:.0f} s')
+        raise OutOfTime(f'stopped after {limit_s:.0f} s')
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, limit_s)

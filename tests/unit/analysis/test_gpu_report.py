@@ -1,6 +1,8 @@
 """The time budget of the GPU report."""
 
 import json
+import time
+from contextlib import suppress
 
 import pytest
 
@@ -24,8 +26,12 @@ def test_gpu_report_within_its_budget(tmp_path):
         raise RuntimeError('kernel image')
 
     def endless(progress, left):
-        while True:
-            progress('still there')
+        start = time.monotonic()
+        while time.monotonic() - start < 10:  # 0.2 s are allowed
+            with suppress(Exception):  # as compilers do
+                for _ in range(1000):
+                    progress('still there')
+        yield dict(a=2)
 
     parts = [
         Part('failing', 1, failing),
@@ -45,7 +51,7 @@ def test_gpu_report_within_its_budget(tmp_path):
     ]
     reasons = [p.get('reason', '') for p in report['parts']]
     assert reasons[0] == 'RuntimeError: kernel image'
-    assert '1000 s' in reasons[1] and reasons[2].startswith('TimeoutError')
+    assert '1000 s' in reasons[1] and reasons[2].startswith('OutOfTime')
 
 
 def test_resumed_report(tmp_path):
