@@ -84,6 +84,7 @@ def parts(device: str, tiny: bool = False) -> list[Part]:
                 limit_s=0.8 * left,
                 keep_going=True,
             )
+            yield found  # first, for the choice may fail
             if what in ('train', 'detector') and 'ra-fused' in variants:
                 progress('choice of a path')
                 step = Step(case, 'ra-fused', case.inputs())
@@ -91,7 +92,6 @@ def parts(device: str, tiny: bool = False) -> list[Part]:
                     step.model, step.forward, compiles='ra-compiled' in variants
                 )
                 found['choice'] = compare_with_steps(choice, found['results'])
-            yield found
 
         return results
 

@@ -72,3 +72,41 @@ def test_resumed_report(tmp_path):
     assert [p['results'] for p in report['parts']] == [[dict(run=0)], [dict(run=2)]]
     with pytest.raises(UserError, match='commit a'):
         write_report(out, parts, commit='b', earlier=earlier)
+
+
+@pytest.fixture
+def train_part(monkeypatch):
+    """Run a part of the report, with a given function in the place of the choice."""
+
+    def measure(case, variants, **kwargs):
+        return dict(vars(case), rounds=2, number=1, results=[])
+
+    def run(out, choose_path):
+        monkeypatch.setattr(gpu_report, 'measure', measure)
+        monkeypatch.setattr(gpu_report, 'choose_path', choose_path)
+        parts = gpu_report.parts('cpu', tiny=True)
+        write_report(out, [p for p in parts if p.name == 'train-tf32'])
+        (part,) = json.loads(out.read_text())['parts']
+        return part
+
+    return run
+
+
+def test_a_failing_choice_keeps_the_measurement(train_part, tmp_path):
+    def fail(*_, **__):
+        raise RuntimeError('out of memory')
+
+    part = train_part(tmp_path / 'a.json', fail)
+    assert part['status'] == 'failed' and 'out of memory' in part['reason']
+    assert [r['precision'] for r in part['results']] == ['tf32']
+
+
+def test_a_choice_in_the_report(train_part, tmp_path):
+    """It is written beside the measurement."""
+
+    def choose(*_, **__):
+        return dict(path='given', tails_ms={}, notes={}, cost_s=1.0)
+
+    part = train_part(tmp_path / 'a.json', choose)
+    assert part['status'] == 'done'
+    assert [r['choice']['path'] for r in part['results']] == ['given']
