@@ -61,7 +61,8 @@ class Step:
         if self.path is None:
             self.path = 'fused'
             if case.what != 'infer':
-                self.choice = choose_path(self.model, self.forward)
+                with self.settings():
+                    self.choice = choose_path(self.model, self.forward)
                 self.path = self.choice['path']
         self.sgd = torch.optim.SGD(
             [p for p in self.model.parameters() if p.requires_grad],

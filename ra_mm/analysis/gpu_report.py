@@ -88,9 +88,10 @@ def parts(device: str, tiny: bool = False) -> list[Part]:
             if what in ('train', 'detector') and 'ra-fused' in variants:
                 progress('choice of a path')
                 step = Step(case, 'ra-fused', case.inputs())
-                choice = choose_path(
-                    step.model, step.forward, compiles='ra-compiled' in variants
-                )
+                with step.settings():
+                    choice = choose_path(
+                        step.model, step.forward, compiles='ra-compiled' in variants
+                    )
                 found['choice'] = compare_with_steps(choice, found['results'])
 
         return results

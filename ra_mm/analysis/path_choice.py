@@ -22,7 +22,8 @@ def choose_path(
 
     Returns:
         dict: ``path``, ``tails_ms`` of each path, ``notes`` on those that were
-        not measured, and ``cost_s`` of the choice.
+        not measured, and ``cost_s`` of the choice, compilation included where
+        nothing was compiled before.
     """
     retry_compilation()  # else the eager code would be timed as 'compiled'
     start = time.perf_counter()
@@ -69,7 +70,8 @@ def describe_choice(choice: dict) -> str:
     steps = [f'{path} {ms:.4g} ms' for path, ms in choice['steps_ms'].items()]
     verdict = {True: 'right', False: 'wrong', None: 'not measured'}[choice['is_right']]
     return (
-        f'Choice in {choice["cost_s"]:.1f} s: **{choice["path"]}** ({verdict}). '
+        f'Choice in {choice["cost_s"]:.1f} s, without what was compiled before: '
+        f'**{choice["path"]}** ({verdict}). '
         f'Tails: {", ".join(tails)}.'
         f' Steps: {", ".join(steps)}.\n'
     )

@@ -1,5 +1,7 @@
 """What is measured as compiled is compiled."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -95,3 +97,18 @@ def test_choice_after_a_failure(compiler):
         m = measure(variants=['plain', 'ra-compiled', 'ra'], keep_going=True)
     assert outcomes(m)['ra'] == 'measured' and m['choice']['path'] != 'compiled'
     assert 'no such compiler' in m['choice']['notes']['compiled']
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'tf32'])
+def test_choice_with_the_flags_of_the_step(compiler, monkeypatch, precision):
+    """They are a guard of compiled code, which other flags would compile again."""
+
+    def choose(model, forward):
+        allowed.append(torch.backends.cudnn.allow_tf32)
+        return dict(path='given')
+
+    allowed = []
+    monkeypatch.setattr(benchmarking, 'choose_path', choose)
+    case = dataclasses.replace(CASE, precision=precision)
+    benchmarking.Step(case, 'ra', case.inputs())
+    assert allowed == [precision == 'tf32']

@@ -5,6 +5,7 @@ import time
 from contextlib import suppress
 
 import pytest
+import torch
 
 from ra_mm.analysis import gpu_report
 from ra_mm.analysis.gpu_report import Part
@@ -102,9 +103,10 @@ def test_a_failing_choice_keeps_the_measurement(train_part, tmp_path):
 
 
 def test_a_choice_in_the_report(train_part, tmp_path):
-    """It is written beside the measurement."""
+    """It is made with the step's TF32 flags, and written beside the measurement."""
 
     def choose(*_, **__):
+        assert torch.backends.cuda.matmul.allow_tf32
         return dict(path='given', tails_ms={}, notes={}, cost_s=1.0)
 
     part = train_part(tmp_path / 'a.json', choose)
