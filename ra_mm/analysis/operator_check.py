@@ -6,6 +6,7 @@ This measures what that changes at the sizes of a detector.
 
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -30,8 +31,9 @@ def operator_errors(device: str, tiny: bool = False, rounds: int = 7) -> Iterato
         the sizes, ``ms`` (the quartiles of one call, for roi_align forward
         and backward), and the deviation from the CPU's float64 result:
         ``different`` (boxes that only one of the two keeps) and ``same_order``
-        for nms, ``errors`` of values and gradient for roi_align. Where mmcv's
-        operators cannot be imported, ``skipped`` with the reason instead.
+        for nms, ``errors`` of values and gradient for roi_align. Or ``library``
+        and ``skipped``, the reason: mmcv's operators cannot be imported or are
+        the stand-in, or an operator does not run on the device.
     """
     libraries = dict(torchvision=(_torchvision_nms, _torchvision_roi_align))
     try:
@@ -39,10 +41,15 @@ def operator_errors(device: str, tiny: bool = False, rounds: int = 7) -> Iterato
     except (ImportError, OSError) as e:
         yield dict(library='mmcv', skipped=f'mmcv.ops: {type(e).__name__}: {e}')
     else:
-        libraries['mmcv'] = (
-            lambda boxes, scores: nms(boxes, scores, IOU_THRESHOLD)[1],
-            lambda features, rois: roi_align(features, rois, 7, 0.25, 0, 'avg', True),
-        )
+        if find_spec('mmcv._ext').origin.endswith('.py'):
+            yield dict(library='mmcv', skipped='the stand-in, which is torchvision')
+        else:
+            libraries['mmcv'] = (
+                lambda boxes, scores: nms(boxes, scores, IOU_THRESHOLD)[1],
+                lambda features, rois: roi_align(
+                    features, rois, 7, 0.25, 0, 'avg', True
+                ),
+            )
     for count in (100,) if tiny else (1000, 8000):
         yield from _compare_nms(libraries, device, count, rounds)
     shape, count = ((1, 4, 20, 32), 16) if tiny else ((2, 256, 200, 336), 1024)
@@ -64,7 +71,11 @@ def _compare_nms(libraries, device, count, rounds):
     exact = _torchvision_nms(boxes.double(), scores.double())
     boxes, scores = boxes.to(device), scores.to(device)
     for library, (nms, _) in libraries.items():
-        kept = nms(boxes, scores).cpu()
+        try:
+            kept = nms(boxes, scores).cpu()
+        except RuntimeError as e:
+            yield _skipped(library, 'nms', e)
+            continue
         yield dict(
             operator='nms',
             library=library,
@@ -96,7 +107,11 @@ def _compare_roi_align(libraries, device, shape, count, rounds):
     exact = [t.detach().to(device) for t in exact]
     inputs = [t.to(device) for t in inputs]
     for library, (_, roi_align) in libraries.items():
-        found = values_and_gradient(roi_align, *inputs)
+        try:
+            found = values_and_gradient(roi_align, *inputs)
+        except RuntimeError as e:
+            yield _skipped(library, 'roi_align', e)
+            continue
         errors = map(relative_error, found, exact)
         yield dict(
             operator='roi_align',
@@ -107,6 +122,11 @@ def _compare_roi_align(libraries, device, shape, count, rounds):
             errors=dict(zip(['y', 'dfeatures'], errors)),
             ms=_milliseconds(partial(values_and_gradient, roi_align, *inputs), rounds),
         )
+
+
+def _skipped(library, operator, e):
+    reason = str(e).strip().partition('\n')[0]
+    return dict(library=library, skipped=f'{operator}: {type(e).__name__}: {reason}')
 
 
 def _random_boxes(count: int, height: int, width: int, largest: float) -> Tensor:
