@@ -302,7 +302,8 @@ def main(argv=None):
         args = parse_args(argv)
         torch.set_num_threads(args.threads)
         torch.backends.cudnn.benchmark = True
-        # A fallback to eager mode would be measured as if it were compiled.
+        # A fallback to eager mode would be measured as if it were compiled. This
+        # holds for this thread, in which must_compile() has everything compiled.
         dynamo = torch._dynamo.config
         for name in ('fail_on_recompile_limit_hit', 'fail_on_cache_limit_hit'):
             if hasattr(dynamo, name):  # its name depends on the version

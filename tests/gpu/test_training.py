@@ -1,12 +1,14 @@
 """Training an RA backbone on CUDA: AMP, channels-last, SyncBN, compilation."""
 
 import copy
+import threading
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from ra_mm.analysis.compilation import must_compile
 from ra_mm.backbones import RAResNet
 from ra_mm.layers import force_path
 from ra_mm.ops import PATHS, dispatch
@@ -136,6 +138,17 @@ def test_compiled_path():
     _, grads = loss_and_gradients(copy.deepcopy(model), 'compiled', x)
     assert not dispatch._compilation_failed
     assert distance(grads, exact) < 5e-2  # float32: a ReLU may switch
+
+
+def test_backward_pass_in_the_calling_thread():
+    """Whose settings of the compilers hold."""
+    threads = []
+    x = torch.ones(1, device='cuda', requires_grad=True)
+    with must_compile():
+        y = 2 * x
+        y.register_hook(lambda grad: threads.append(threading.get_ident()))
+        y.backward()
+    assert threads == [threading.get_ident()]
 
 
 @pytest.fixture
