@@ -9,7 +9,7 @@ import gc
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -208,7 +208,8 @@ def _run(part, entry, limit, progress, save):
     entry['seconds'] = round(time.monotonic() - start, 1)
     gc.collect()
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # some errors of CUDA stay for the process
+            torch.cuda.empty_cache()
 
 
 class OutOfTime(BaseException):

@@ -55,6 +55,20 @@ def test_gpu_report_within_its_budget(tmp_path):
     assert '1000 s' in reasons[1] and reasons[2].startswith('OutOfTime')
 
 
+def test_error_that_stays_in_the_process(tmp_path, monkeypatch):
+    """Freeing the memory fails too; the report goes on and is complete."""
+
+    def fail(*_):
+        raise RuntimeError('CUDA error: an illegal memory access was encountered')
+
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'empty_cache', fail)
+    out = tmp_path / 'report.json'
+    write_report(out, [Part('first', 1, fail), Part('second', 1, fail)])
+    statuses = [p['status'] for p in json.loads(out.read_text())['parts']]
+    assert statuses == ['failed', 'failed']
+
+
 def test_resumed_report(tmp_path):
     """Finished parts are kept, the others run; another commit is refused."""
 
