@@ -163,7 +163,7 @@ def parse_args(argv):
     add(
         '--resume',
         action='store_true',
-        help='keep the finished parts of an earlier --gpu-report FILE.json',
+        help='keep the finished parts of an earlier --gpu-report FILE.json, if any',
     )
     add(
         '--tiny',
@@ -285,13 +285,18 @@ def run(args, argv) -> dict:
 def run_gpu_report(args, argv) -> None:
     """Write the GPU report, and print its tables."""
     parts = {part.name: part for part in gpu_report.parts(args.device, args.tiny)}
+    earlier = None
+    if args.resume and args.gpu_report.exists():
+        earlier = cost.read(args.gpu_report)
+    elif args.resume:
+        progress(f'{args.gpu_report}: not there yet, so all parts run')
     report = gpu_report.write_report(
         args.gpu_report,
         [parts[name] for name in args.parts or parts if name in parts],
         args.minutes,
         environment(PROG, argv, args.device, args.commit),
         progress,
-        cost.read(args.gpu_report) if args.resume else None,
+        earlier,
     )
     print(cost.report_tables(report))
 

@@ -306,6 +306,16 @@ def test_gpu_report(tmp_path, capsys):
     assert capsys.readouterr().out == printed
 
 
+def test_resumed_gpu_report(tmp_path, capsys):
+    """The first call of a loop finds no report, the next ones keep its parts."""
+    out = tmp_path / 'report.json'
+    argv = f'--gpu-report {out} --device cpu --tiny --resume --parts operators'.split()
+    for runs in (True, False):
+        tool.main(argv)
+        assert json.loads(out.read_text())['parts'][0]['status'] == 'done'
+        assert ('operators: starts' in capsys.readouterr().err) == runs
+
+
 def test_profile(capsys):
     tool.main(['--what', 'tail', *SMALL, '--profile', 'ra-naive'])
     out = capsys.readouterr().out
