@@ -90,7 +90,9 @@ def test_amp_with_grad_scaler_learns(path):
     labels = torch.arange(8, device='cuda') % 4
     parameters = [*model.parameters(), *head.parameters()]
     sgd = torch.optim.SGD(parameters, lr=0.02, momentum=0.9)
-    scaler = torch.amp.GradScaler('cuda', init_scale=1024.0)
+    # Before PyTorch 2.3 it is in torch.cuda.amp only.
+    GradScaler = getattr(torch.amp, 'GradScaler', None) or torch.cuda.amp.GradScaler
+    scaler = GradScaler(init_scale=1024.0)
     losses = []
     for _ in range(15):
         with force_path(path), torch.autocast('cuda', torch.float16):
