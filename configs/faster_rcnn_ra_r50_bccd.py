@@ -4,7 +4,7 @@
 _base_ = './faster_rcnn_ra_r50.py'
 
 # The default folder; the environment variable DATA_ROOT overrides it.
-data_root = '{{$DATA_ROOT:data/bccd}}'.rstrip('/') + '/'  # <- change
+data_root = '{{$DATA_ROOT:data/bccd}}'  # <- change, or '/path/to/data'
 # In the order of the categories in the annotation files.
 metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))  # <- change
 train_ann = 'annotations/train.json'  # <- change
@@ -29,5 +29,5 @@ val_dataloader = dict(
     )
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(ann_file=data_root + val_ann)
+val_evaluator = dict(ann_file=f'{data_root}/{val_ann}')
 test_evaluator = val_evaluator

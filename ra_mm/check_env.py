@@ -110,7 +110,7 @@ def main() -> int:
     if not any(map(_installed, DISTRIBUTIONS)):
         print(
             '\nNo package of OpenMMLab is installed: ra_mm.convert, ra_mm.TempSchedule '
-            f'and ra_mm.layers work without.\n{_how_to_install(fork=True)}'
+            f'and ra_mm.layers work without.\n{_how_to_install(DISTRIBUTIONS, True)}'
         )
     return bool(problems)
 
@@ -128,18 +128,20 @@ def _missing():
         fork = any(name.startswith('onedl-') for name in found)
         yield (
             f'not installed: {", ".join(names)}, which the backbones and hooks in '
-            f'configs need. {_how_to_install(fork)}'
+            f'configs need. {_how_to_install(names, fork)}'
         )
 
 
-def _how_to_install(fork):
+def _how_to_install(names, fork):
     extra, mmcv = ('onedl', 'onedl-mmcv') if fork else ('openmmlab', 'mmcv-lite==2.1.0')
     isolation = '' if fork else '--no-build-isolation '
-    return (
-        f'To get all without compiling, in a clone of ra_mm: pip install {isolation}'
-        f"{mmcv}; pip install --no-build-isolation -e '.[{extra}]'; "
-        'python -m ra_mm.mmcv_ops install'
-    )
+    commands = ['pip install -r requirements/build.txt']
+    if 'mmcv' in names:  # else it would be installed over the one that is there
+        commands.append(f'pip install {isolation}{mmcv}')
+    commands.append(f"pip install --no-build-isolation -e '.[{extra}]'")
+    if 'mmcv' in names:
+        commands.append('python -m ra_mm.mmcv_ops install')
+    return f'To get all without compiling, in a clone of ra_mm: {"; ".join(commands)}'
 
 
 def _overwritten():

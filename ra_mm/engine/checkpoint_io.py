@@ -36,7 +36,11 @@ def read_checkpoint(path: str, map_location='cpu') -> Mapping:
     """
     if '://' in path:
         allow_globals(get_safe_globals())
-        with translate_errors(f'{path} cannot be loaded'), _force_weights_only():
+        advice = 'give a file instead, or init_cfg=None to train from scratch'
+        with (
+            translate_errors(f'{path} cannot be loaded; {advice}'),
+            _force_weights_only(),
+        ):
             checkpoint = CheckpointLoader.load_checkpoint(path, map_location)
     else:
         path = osp.expanduser(path)

@@ -72,6 +72,7 @@ class FastestPathHook(Hook):
             # In every process: norms may synchronize.
             calls = record_tails(model, forward)
             if calls and is_main_process():
+                runner.logger.info('Measuring which path of the RA tails is fastest')
                 choice = choose(calls, runner.max_iters - runner.iter)
                 runner.logger.info(str(choice))
                 path = choice.path

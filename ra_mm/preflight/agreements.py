@@ -244,9 +244,9 @@ def _warn_of_schedules(cfg, warnings):
     """The learning rate decays until the end of the training."""
     by_iter = get_value(cfg, 'train_cfg.max_iters')
     end = by_iter or get_value(cfg, 'train_cfg.max_epochs')
-    schedulers = cfg.get('param_scheduler')
+    schedulers, path = cfg.get('param_scheduler'), 'param_scheduler.{}'
     if isinstance(schedulers, dict) and get_type(schedulers):
-        schedulers = [schedulers]
+        schedulers, path = [schedulers], 'param_scheduler'
     if not end or not isinstance(schedulers, list | tuple):
         return
     key, unit = ('max_iters', 'iteration') if by_iter else ('max_epochs', 'epoch')
@@ -263,15 +263,15 @@ def _warn_of_schedules(cfg, warnings):
             stops = [node.get('end') or math.inf, begin + (length or math.inf)]
             if math.isfinite(min(stops)):
                 ends.append(min(stops))
-            options.append(f'param_scheduler.{i}.end={end}')
+            options.append(f'{path.format(i)}.end={end}')
             if length:
                 name = 'T_max' if node.get('T_max') else 'total_steps'
-                options.append(f'param_scheduler.{i}.{name}={end - begin}')
+                options.append(f'{path.format(i)}.{name}={end - begin}')
         elif kind.startswith('MultiStep'):
             late = [m for m in node.get('milestones', []) if m > end]
             if late:
                 warnings.append(
-                    f'param_scheduler.{i}.milestones={node.milestones}: the training '
+                    f'{path.format(i)}.milestones={node.milestones}: the training '
                     f'ends before, at train_cfg.{key}={end}'
                 )
     # Some configs end a little earlier on purpose, at the lowest learning rate.

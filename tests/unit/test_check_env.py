@@ -135,6 +135,13 @@ def test_the_rest_of_a_set(tmp_path, fork, expected):
     assert all(text in problem for text in (*expected, 'ra_mm.mmcv_ops install'))
 
 
+def test_an_mmcv_that_is_there_stays(tmp_path):
+    site = Site(tmp_path, fork=False)
+    site.remove('mmpretrain')
+    ((problem,),) = site.check()[1:]
+    assert '.[openmmlab]' in problem and 'mmcv-lite' not in problem
+
+
 def test_mixed_sets(site):
     site.remove('mmdet')
     site.write('mmdet', MODULES['mmdet'])

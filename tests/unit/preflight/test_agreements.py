@@ -10,9 +10,10 @@ def found(load):
     """Change one of the small configs; return (problems, warnings)."""
 
     def run(name, options=None, mode='train'):
-        cfg = load(name)
+        cfg, options = load(name), dict(options or {})
         # The small configs train for less than their schedules.
-        cfg.merge_from_dict({'param_scheduler': [], **(options or {})})
+        cfg.param_scheduler = options.pop('param_scheduler', [])
+        cfg.merge_from_dict(options)
         warnings = []
         return list(check_agreements(cfg, mode, warnings)), warnings
 
@@ -115,6 +116,13 @@ def test_schedule_of_another_length(found, node, advice):
     options = {'train_cfg.max_epochs': 14, **scheduler(**node)}
     problems, (warning,) = found('detector', options)
     assert not problems and advice in warning
+
+
+def test_schedule_that_is_no_list(found):
+    node = dict(type='CosineAnnealingLR', T_max=10)
+    options = {'train_cfg.max_epochs': 14, 'param_scheduler': node}
+    _, (warning,) = found('detector', options)
+    assert ' param_scheduler.end=14 param_scheduler.T_max=14' in warning
 
 
 @pytest.mark.parametrize(
