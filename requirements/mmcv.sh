@@ -7,17 +7,21 @@
 set -eu
 python=$1 stack=$2 ops=$3
 
-# works, fails (for example, with this torch) or none
+# works, fails (for example, with this torch) or none. The operators are loaded without
+# mmcv, which needs packages that are installed later.
 compiled_operators() {
   "$python" -c '
 import importlib.util, pathlib
 spec = importlib.util.find_spec("mmcv")
 folders = list(spec.submodule_search_locations) if spec else []
-if not any(p.suffix in (".so", ".pyd") for f in folders for p in pathlib.Path(f).glob("_ext*")):
+found = [p for f in folders for p in pathlib.Path(f).glob("_ext*") if p.suffix in (".so", ".pyd")]
+if not found:
     print("none")
 else:
     try:
-        import torch, mmcv._ext
+        import torch
+        spec = importlib.util.spec_from_file_location("mmcv._ext", found[0])
+        importlib.util.module_from_spec(spec)
         print("works")
     except Exception:
         print("fails")'
