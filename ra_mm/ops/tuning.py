@@ -1,14 +1,5 @@
 """Find the path that is fastest for the tails of a model, by measurement.
 
-::
-
-    from ra_mm.ops import set_training_path
-    from ra_mm.ops.tuning import fastest_path
-
-    choice = fastest_path(model, lambda m: m(images), steps=90_000)
-    print(choice)
-    set_training_path(choice.path)
-
 The model itself runs as a copy and for one forward pass, which tells the
 shapes, dtypes, layouts and autocast of its tails. Then all of them run forward
 and backward on random tensors, as in a step, path beside path.
