@@ -107,7 +107,7 @@ def main() -> int:
                 print(result)
     print(f'{"devices":13}{_devices(working)}\n')
     print('Problems:' if problems else 'Nothing is wrong.', *problems, sep='\n- ')
-    if not any(map(_installed, DISTRIBUTIONS)):
+    if not _openmmlab():
         print(
             '\nNo package of OpenMMLab is installed: ra_mm.convert, ra_mm.TempSchedule '
             f'and ra_mm.layers work without.\n{_how_to_install(DISTRIBUTIONS, True)}'
@@ -117,7 +117,7 @@ def main() -> int:
 
 def _missing():
     missing = [name for name in PACKAGES if find_spec(name) is None]
-    found = [name for package in DISTRIBUTIONS for name in _installed(package)]
+    found = _openmmlab()
     if not found:  # used with PyTorch alone
         missing = [name for name in missing if name == 'torch']
     if names := [name for name in missing if name not in DISTRIBUTIONS]:
@@ -154,7 +154,7 @@ def _overwritten():
 
 
 def _mixed():
-    found = [name for package in DISTRIBUTIONS for name in _installed(package)]
+    found = _openmmlab()
     fork = [name for name in found if name.startswith('onedl-')]
     originals = [name for name in found if name not in fork]
     if fork and originals and not [*_overwritten()]:
@@ -173,6 +173,11 @@ def _installed(name):
         except metadata.PackageNotFoundError:
             pass
     return versions
+
+
+def _openmmlab():
+    """The installed distributions of OpenMMLab's packages."""
+    return [name for package in DISTRIBUTIONS for name in _installed(package)]
 
 
 def _describe(name):
