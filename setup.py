@@ -13,7 +13,8 @@ def copy_mim(folder):
     mim = Path(folder, '.mim')
     shutil.rmtree(mim, ignore_errors=True)  # of an earlier build
     for name in ('configs', 'tools'):
-        ignore = shutil.ignore_patterns('__pycache__')
+        # The benchmark needs benchmarks/, which only a clone has.
+        ignore = shutil.ignore_patterns('__pycache__', 'benchmark.py')
         shutil.copytree(name, mim / name, ignore=ignore)
     shutil.copy('model-index.yml', mim)
 

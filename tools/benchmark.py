@@ -21,11 +21,13 @@ from pathlib import Path
 
 import torch
 
-from ra_mm.analysis import cost_report as cost
-from ra_mm.analysis import gpu_report
-from ra_mm.analysis.benchmark_cases import CONFIGS, RIVALS, VARIANTS, Case
-from ra_mm.analysis.benchmarking import environment, measure, profile
-from ra_mm.analysis.path_bytes import bytes_table
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks/ is in no wheel
+
+from benchmarks import cost_tables as cost
+from benchmarks import gpu_report
+from benchmarks.cases import CONFIGS, RIVALS, VARIANTS, Case
+from benchmarks.measuring import environment, measure, profile
+from benchmarks.tail_bytes import bytes_table
 from ra_mm.cli import report_user_errors
 from ra_mm.errors import UserError
 from ra_mm.ops.dispatch import CompilationFailed

@@ -27,8 +27,6 @@ import torch
 from mmengine.config import Config
 from torch import Tensor
 
-from ra_mm.analysis import onnx_export
-from ra_mm.analysis.onnx_export import TOLERANCE, ExportedNetwork
 from ra_mm.cli import (
     add_cfg_options,
     add_shape_argument,
@@ -38,6 +36,8 @@ from ra_mm.cli import (
 from ra_mm.engine.checkpoint_io import read_state_dict
 from ra_mm.engine.strict_load import load_strict
 from ra_mm.errors import UserError
+from ra_mm.export import onnx as onnx_export
+from ra_mm.export.onnx import TOLERANCE, ExportedNetwork
 from ra_mm.fileio import atomic_write, check_writable
 from ra_mm.models import build_model, count_channels
 

@@ -1,1 +1,1 @@
-"""Measurements of a model: complexity, cost, gates, and exactness of its operators."""
+"""Measurements of a model: parameters, multiply-accumulates and gates."""

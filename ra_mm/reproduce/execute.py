@@ -9,11 +9,11 @@ from typing import TextIO
 
 from mmengine.config import Config
 
-from ra_mm.analysis import machine
 from ra_mm.analysis.complexity import SHAPES, count_flops, count_params, paper_params
 from ra_mm.engine.checkpoint_io import latest_checkpoint
 from ra_mm.fileio import atomic_write
 from ra_mm.models import build_model
+from ra_mm.reproduce import machine
 
 from . import process
 from .initial import write_initial_weights

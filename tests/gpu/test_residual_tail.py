@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ra_mm.analysis.exactness import (
+from benchmarks.exactness import (
     DTYPES,
     LAYOUTS,
     RandomTail,

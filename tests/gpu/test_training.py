@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ra_mm.analysis.compilation import must_compile
+from benchmarks.paths import must_compile
 from ra_mm.backbones import RAResNet
 from ra_mm.layers import force_path
 from ra_mm.ops import PATHS, dispatch

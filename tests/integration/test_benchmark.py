@@ -10,9 +10,10 @@ import weakref
 import pytest
 import torch
 
-from ra_mm.analysis import benchmark_cases, benchmarking
-from ra_mm.analysis import cost_report as cost
-from ra_mm.analysis.path_choice import describe_choice
+from benchmarks import cases as benchmark_cases
+from benchmarks import cost_tables as cost
+from benchmarks import measuring as benchmarking
+from benchmarks.paths import describe_choice
 from ra_mm.compat import cpu_mixes_dtypes
 from ra_mm.layers import ReverseAttention
 from ra_mm.ops import tuning

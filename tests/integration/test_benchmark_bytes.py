@@ -5,8 +5,9 @@ import shutil
 import pytest
 import torch
 
-from ra_mm.analysis import benchmark_cases, path_bytes
-from ra_mm.analysis.benchmark_cases import Case
+from benchmarks import cases as benchmark_cases
+from benchmarks import tail_bytes as path_bytes
+from benchmarks.cases import Case
 from ra_mm.compat import COMPILES_FUNCTIONS
 from ra_mm.ops import dispatch
 

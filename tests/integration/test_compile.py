@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from ra_mm.analysis.exactness import RandomTail
+from benchmarks.exactness import RandomTail
 from ra_mm.ops import dispatch
 
 

@@ -12,7 +12,8 @@ FLOORS = [
     {'ops', 'layers', 'validation', 'errors', 'fileio', 'compat', 'restricted_pickle'},
     {'registry', 'conversion', 'safe_globals'},
     {'engine', 'hooks', 'backbones', 'heads', 'datasets'},
-    {'cli', 'preflight', 'audit', 'analysis', 'models', 'mmcv_ops', 'cfg_options'},
+    {'cli', 'preflight', 'audit', 'analysis', 'export', 'models'}
+    | {'mmcv_ops', 'cfg_options'},
     {'reproduce', 'check_env'},
 ]
 FLOOR_OF = {name: i for i, floor in enumerate(FLOORS) for name in floor}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ra_mm.analysis.cost_report import read, summary
+from benchmarks.cost_tables import read, summary
 
 REPO = Path(__file__).parents[2]
 SECTIONS = (REPO / 'docs/measurements.md').read_text().split('\n## ')

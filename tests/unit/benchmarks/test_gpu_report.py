@@ -7,8 +7,8 @@ from contextlib import suppress
 import pytest
 import torch
 
-from ra_mm.analysis import gpu_report
-from ra_mm.analysis.gpu_report import Part
+from benchmarks import gpu_report
+from benchmarks.gpu_report import Part
 from ra_mm.errors import UserError
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ra_mm.analysis.path_choice import describe_choice
+from benchmarks.paths import describe_choice
 from ra_mm.errors import UserError
 from ra_mm.fileio import atomic_write
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torchvision import ops
 
-from ra_mm.analysis.benchmarking import quartiles, seconds
-from ra_mm.analysis.exactness import relative_error
+from benchmarks.exactness import relative_error
+from benchmarks.measuring import quartiles, seconds
 
 IOU_THRESHOLD = 0.7
 

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 
-from ra_mm.analysis import cost_report
-from ra_mm.analysis.benchmark_cases import Case
-from ra_mm.analysis.benchmarking import Step, measure
-from ra_mm.analysis.exactness import tail_errors
-from ra_mm.analysis.operator_check import operator_errors
-from ra_mm.analysis.path_choice import choose_path, compare_with_steps
+from benchmarks import cost_tables as cost_report
+from benchmarks.cases import Case
+from benchmarks.exactness import tail_errors
+from benchmarks.measuring import Step, measure
+from benchmarks.operator_check import operator_errors
+from benchmarks.paths import choose_path, compare_with_steps
 from ra_mm.errors import UserError
 
 EAGER_PATHS = ['reference', 'given', 'fused']

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from ra_mm.analysis.benchmark_cases import VARIANTS, Case, tails
-from ra_mm.analysis.benchmarking import Step
-from ra_mm.analysis.compilation import must_compile
-from ra_mm.analysis.cost_report import title
+from benchmarks.cases import VARIANTS, Case, tails
+from benchmarks.cost_tables import title
+from benchmarks.measuring import Step
+from benchmarks.paths import must_compile
 from ra_mm.compat import COMPILES_FUNCTIONS
 from ra_mm.ops.cpu_reductions import as_on_gpu
 from ra_mm.ops.dispatch import CompilationFailed

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 from torchvision import ops
 
-from ra_mm.analysis.cost_report import report_tables
-from ra_mm.analysis.operator_check import operator_errors
+from benchmarks.cost_tables import report_tables
+from benchmarks.operator_check import operator_errors
 
 
 @pytest.fixture

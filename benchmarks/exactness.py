@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from ra_mm.analysis.compilation import must_compile
+from benchmarks.paths import must_compile
 from ra_mm.layers import ReverseAttention, force_path
 
 DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)

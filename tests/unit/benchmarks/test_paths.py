@@ -2,10 +2,10 @@
 
 import pytest
 
-from ra_mm.analysis.benchmark_cases import Case
-from ra_mm.analysis.benchmarking import Step
-from ra_mm.analysis.cost_report import report_tables
-from ra_mm.analysis.path_choice import choose_path, compare_with_steps, describe_choice
+from benchmarks.cases import Case
+from benchmarks.cost_tables import report_tables
+from benchmarks.measuring import Step
+from benchmarks.paths import choose_path, compare_with_steps, describe_choice
 
 CASE = Case('train', 'resnet18', 'cpu', 'fp32', 'nchw', batch=2, size=32)
 

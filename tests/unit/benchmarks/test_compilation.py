@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from ra_mm.analysis import benchmark_cases, benchmarking
-from ra_mm.analysis.exactness import tail_errors
+from benchmarks import cases as benchmark_cases
+from benchmarks import measuring as benchmarking
+from benchmarks.exactness import tail_errors
 from ra_mm.compat import COMPILES_FUNCTIONS
 from ra_mm.ops import dispatch, tuning
 

@@ -1,13 +1,16 @@
-"""The choice of a path by measurement, and whether whole steps agree."""
+"""Choose a path by measurement, and make sure that compiled code is compiled."""
 
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from statistics import median
 
 from torch import nn
+from torch.autograd.grad_mode import set_multithreading_enabled
 
-from ra_mm.analysis.benchmark_cases import VARIANTS
-from ra_mm.ops.dispatch import retry_compilation
+from benchmarks.cases import VARIANTS
+from ra_mm.ops.dispatch import CompilationFailed, retry_compilation
 from ra_mm.ops.tuning import MARGIN, fastest_path
 
 
@@ -75,3 +78,17 @@ def describe_choice(choice: dict) -> str:
         f'Tails: {", ".join(tails)}.'
         f' Steps: {", ".join(steps)}.\n'
     )
+
+
+@contextmanager
+def must_compile() -> Iterator[None]:
+    """Raise CompilationFailed where tails would run eagerly instead.
+
+    Compilation is tried, even if it has failed in this process before. Backward
+    passes are compiled in the calling thread, on a GPU too: in newer versions of
+    PyTorch, each thread has its own settings of the compilers.
+    """
+    retry_compilation()
+    with set_multithreading_enabled(False), warnings.catch_warnings():
+        warnings.simplefilter('error', CompilationFailed)
+        yield

@@ -15,12 +15,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.benchmark import timer
 
-from ra_mm.analysis import machine
-from ra_mm.analysis.benchmark_cases import VARIANTS, Case
-from ra_mm.analysis.compilation import must_compile
-from ra_mm.analysis.path_choice import choose_path, compare_with_steps
+from benchmarks.cases import VARIANTS, Case
+from benchmarks.paths import choose_path, compare_with_steps, must_compile
 from ra_mm.layers import ReverseAttention, force_path
 from ra_mm.ops.dispatch import CompilationFailed, retry_compilation
+from ra_mm.reproduce import machine
 
 MIN_ROUNDS = 3
 

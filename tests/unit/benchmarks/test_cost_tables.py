@@ -2,7 +2,7 @@
 
 import pytest
 
-from ra_mm.analysis import cost_report as cost
+from benchmarks import cost_tables as cost
 
 SETTINGS = dict(
     what='train',

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ra_mm.analysis.benchmark_cases import Case, tails
-from ra_mm.analysis.path_bytes import ByteCounter, count_bytes, lower_bound
+from benchmarks.cases import Case, tails
+from benchmarks.tail_bytes import ByteCounter, count_bytes, lower_bound
 from ra_mm.compat import cpu_mixes_dtypes
 
 

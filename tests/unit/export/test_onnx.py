@@ -6,8 +6,8 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from ra_mm.analysis import onnx_export
 from ra_mm.errors import UserError
+from ra_mm.export import onnx as onnx_export
 from ra_mm.layers import ReverseAttention
 
 

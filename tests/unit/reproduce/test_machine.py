@@ -3,7 +3,7 @@ import re
 
 import torch
 
-from ra_mm.analysis import machine
+from ra_mm.reproduce import machine
 
 
 def test_environment():

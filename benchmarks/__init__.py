@@ -1,0 +1,1 @@
+"""Measurements of what attentions cost, with the results in ``results/``."""
