@@ -10,13 +10,13 @@ import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
-from ra_mm.audit.report import format_report
-from ra_mm.audit.run import audit, build_datasets
-from ra_mm.audit.sheet import draw_sheet
+from ra_mm.checks.report import format_report
+from ra_mm.checks.rules import check
+from ra_mm.checks.run import audit, build_datasets
+from ra_mm.checks.sheet import draw_sheet
 from ra_mm.cli import add_cfg_options, load_config, report_user_errors
 from ra_mm.errors import UserError
 from ra_mm.fileio import check_writable
-from ra_mm.preflight import check
 
 PROG = 'tools/check_data.py'
 

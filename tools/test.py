@@ -15,7 +15,9 @@ from mmengine.config import ConfigDict
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import DumpResults
 
-from ra_mm.audit.sample import iter_leaves
+from ra_mm.checks.rules import check
+from ra_mm.checks.sample import iter_leaves
+from ra_mm.checks.wrappers import iter_unwrapped
 from ra_mm.cli import (
     build_runner,
     get_parser,
@@ -26,8 +28,6 @@ from ra_mm.cli import (
 from ra_mm.engine.cpu_distributed import end_processes
 from ra_mm.errors import UserError
 from ra_mm.fileio import check_writable
-from ra_mm.preflight import check
-from ra_mm.preflight.unwrap import iter_unwrapped
 
 PROG = 'tools/test.py'
 

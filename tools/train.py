@@ -8,12 +8,12 @@
 
 import os
 
-from ra_mm.audit.hook import AuditHook
+from ra_mm.checks.hook import AuditHook
+from ra_mm.checks.rules import check
 from ra_mm.cli import build_runner, get_parser, load_config, report_user_errors
 from ra_mm.engine.checkpoint_io import latest_checkpoint
 from ra_mm.engine.cpu_distributed import end_processes
 from ra_mm.errors import UserError
-from ra_mm.preflight import check
 
 PROG = 'tools/train.py'
 

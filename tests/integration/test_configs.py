@@ -11,9 +11,9 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
+from ra_mm.checks.rules import check
 from ra_mm.cli import build_runner, load_config
 from ra_mm.engine.checkpoint_io import read_state_dict
-from ra_mm.preflight import check
 from ra_mm.reproduce import paper
 
 FILES = sorted(

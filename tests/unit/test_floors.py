@@ -12,8 +12,7 @@ FLOORS = [
     {'ops', 'layers', 'validation', 'errors', 'fileio', 'compat', 'restricted_pickle'},
     {'registry', 'conversion', 'safe_globals'},
     {'engine', 'hooks', 'backbones', 'heads', 'datasets'},
-    {'cli', 'preflight', 'audit', 'analysis', 'export', 'models'}
-    | {'mmcv_ops', 'cfg_options'},
+    {'cli', 'checks', 'analysis', 'export', 'models'} | {'mmcv_ops', 'cfg_options'},
     {'reproduce', 'check_env'},
 ]
 FLOOR_OF = {name: i for i, floor in enumerate(FLOORS) for name in floor}
@@ -22,7 +21,7 @@ INGREDIENTS = {
     ('conversion', 'registry'),  # for attentions that are given as a config
     ('registry', 'safe_globals'),
     ('backbones', 'engine'),
-    ('preflight', 'cli'),
+    ('checks', 'cli'),
     ('analysis', 'cli'),
     ('analysis', 'models'),
     ('cli', 'models'),

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ra_mm.preflight import check
+from ra_mm.checks.rules import check
 
 VALUES = [
     ('model', 'FasterRCNN'),

@@ -4,8 +4,8 @@ import os.path as osp
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from ra_mm.audit.compare import Finding, Observed, _share
-from ra_mm.audit.disk import list_left_out
+from ra_mm.checks.images import Finding, Observed, _share
+from ra_mm.checks.masks import list_left_out
 from ra_mm.validation import shorten
 
 

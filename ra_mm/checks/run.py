@@ -7,20 +7,20 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
-from ra_mm.audit import compare, labels
-from ra_mm.audit.compare import Finding, Observed, Rule
-from ra_mm.audit.sample import fixed_randomness, iter_leaves, load_samples, scan
+from ra_mm.checks import images, labels
+from ra_mm.checks.images import Finding, Observed, Rule
+from ra_mm.checks.sample import fixed_randomness, iter_leaves, load_samples, scan
 from ra_mm.errors import UserError, translate_errors
 
 RULES: tuple[Rule, ...] = (
-    compare.check_readable,
-    compare.check_sizes,
-    compare.check_orientation,
-    compare.check_boxes,
-    compare.check_masks_and_boxes,
-    compare.check_objects,
-    compare.check_brightness,
-    compare.check_inputs,
+    images.check_readable,
+    images.check_sizes,
+    images.check_orientation,
+    images.check_boxes,
+    images.check_masks_and_boxes,
+    images.check_objects,
+    images.check_brightness,
+    images.check_inputs,
     labels.check_names,
     labels.check_mask_files,
     labels.check_mask_values,

@@ -7,12 +7,12 @@ from mmengine.config import Config
 from ra_mm.errors import UserError
 from ra_mm.fileio import check_writable
 
-from .agreements import check_agreements
 from .arguments import check_arguments
+from .channels import check_agreements
 from .checkpoints import check_checkpoints
-from .config import check_val_begin, check_values
-from .datasets import check_datasets
 from .devices import check_devices
+from .files import check_datasets
+from .values import check_val_begin, check_values
 
 __all__ = ['check']
 

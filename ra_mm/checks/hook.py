@@ -5,7 +5,7 @@ import time
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 
-from ra_mm.audit.run import audit
+from ra_mm.checks.run import audit
 
 
 class AuditHook(Hook):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ra_mm.audit.disk import StoredImage, read_image, read_mask
+from ra_mm.checks.masks import StoredImage, read_image, read_mask
 from ra_mm.engine.samples import MaskCheck
 
 SEED = 0

@@ -4,7 +4,7 @@ import pytest
 from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS
 
-from ra_mm.preflight import check
+from ra_mm.checks.rules import check
 
 
 @pytest.fixture

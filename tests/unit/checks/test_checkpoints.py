@@ -6,7 +6,7 @@ from mmengine.model.weight_init import PretrainedInit
 from mmengine.registry import MODELS
 from mmpretrain.models import ResNet
 
-from ra_mm.preflight import check
+from ra_mm.checks.rules import check
 
 
 @pytest.fixture

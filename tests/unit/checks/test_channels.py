@@ -2,7 +2,7 @@
 
 import pytest
 
-from ra_mm.preflight.agreements import check_agreements
+from ra_mm.checks.channels import check_agreements
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from ra_mm.cli import get_toolbox
 from ra_mm.engine.config import get_value, iter_dicts
 
-from .unwrap import get_type, iter_unwrapped
+from .wrappers import get_type, iter_unwrapped
 
 # Heads of mmseg that pool to 1x1 and then normalize.
 POOLING_HEADS = {

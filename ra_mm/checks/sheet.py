@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ra_mm.audit.compare import Observed, get_instances
-from ra_mm.audit.sample import fixed_randomness
+from ra_mm.checks.images import Observed, get_instances
+from ra_mm.checks.sample import fixed_randomness
 
 SIDE = 320  # of a picture, in pixels
 

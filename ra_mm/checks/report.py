@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 from mmengine.config import Config
 
-from ra_mm.audit.compare import Observed, count_lost, get_instances
-from ra_mm.audit.labels import count_values
-from ra_mm.audit.run import Audit
+from ra_mm.checks.images import Observed, count_lost, get_instances
+from ra_mm.checks.labels import count_values
+from ra_mm.checks.run import Audit
 from ra_mm.engine.config import iter_dicts
 
 

@@ -16,7 +16,7 @@ from ra_mm.cli import did_you_mean
 from ra_mm.engine.config import iter_dicts
 from ra_mm.validation import shorten
 
-from .config import UNUSED
+from .values import UNUSED
 
 # The registry of what is built from a config, and its keys there.
 BUILT = (

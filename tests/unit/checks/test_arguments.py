@@ -4,7 +4,7 @@ import pytest
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from ra_mm.preflight.arguments import check_arguments
+from ra_mm.checks.arguments import check_arguments
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 
-from ra_mm.audit.run import audit
+from ra_mm.checks.run import audit
 
 
 def write_image(path, size=(64, 48), seed=0, **kwargs):

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from ra_mm.preflight import check
+from ra_mm.checks.rules import check
 
 
 @pytest.fixture

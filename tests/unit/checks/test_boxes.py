@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ra_mm.preflight import check
+from ra_mm.checks.rules import check
 
 
 def change_boxes(coco, change):

@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import torch
 
-from ra_mm.preflight import check
+from ra_mm.checks.rules import check
 
 
 @pytest.fixture

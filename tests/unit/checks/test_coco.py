@@ -8,8 +8,8 @@ import pytest
 from mmdet.registry import DATASETS
 from mmengine.registry import init_default_scope
 
-from ra_mm.preflight import check
-from ra_mm.preflight.coco import _without_polygons, read_coco
+from ra_mm.checks.coco import _without_polygons, read_coco
+from ra_mm.checks.rules import check
 
 nan, inf = math.nan, math.inf
 ABSENT = object()
@@ -230,7 +230,7 @@ def test_each_file_is_read_once(cfg, shapes, tmp_path, monkeypatch):
         paths.append(path.rsplit('/')[-1])
         return read_coco(path)
 
-    monkeypatch.setattr('ra_mm.preflight.datasets.read_coco', read)
+    monkeypatch.setattr('ra_mm.checks.files.read_coco', read)
     check(cfg, 'train')
     assert sorted(paths) == ['copy.json', 'train.json', 'val.json']
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ra_mm.audit.sample import Leaf, Sample, Scan, to_array
+from ra_mm.checks.sample import Leaf, Sample, Scan, to_array
 from ra_mm.engine.samples import MaskCheck, describe_failure
 from ra_mm.validation import shorten
 

@@ -6,8 +6,8 @@ import json
 import pytest
 from mmengine.config import Config
 
+from ra_mm.checks.rules import check
 from ra_mm.errors import UserError
-from ra_mm.preflight import check
 
 
 @pytest.fixture(scope='module')

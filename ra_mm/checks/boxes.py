@@ -10,7 +10,7 @@ from ra_mm.engine.config import get_value
 from ra_mm.validation import shorten
 
 from .coco import CocoFile, is_coco
-from .unwrap import iter_unwrapped
+from .wrappers import iter_unwrapped
 
 # Of the boxes: more that leave their images are no accident.
 FEW = 0.1
