@@ -29,7 +29,7 @@ install: $(INSTALLED)
 
 # The file is touched last, so an interrupted installation is resumed. mmcv's pin is left
 # to mmcv.sh, and torch comes first because the setup.py of other packages imports it.
-$(INSTALLED): requirements/build.txt requirements/$(STACK).txt requirements/mmcv.sh pyproject.toml setup.py ra_mm/_mmcv_ext.py $(if $(WORKING),,broken-venv)
+$(INSTALLED): requirements/build.txt requirements/$(STACK).txt requirements/mmcv.sh pyproject.toml setup.py $(wildcard ra_mm/mmcv_ops/operators/*.py) $(if $(WORKING),,broken-venv)
 	@$(if $(WORKING),,$(PYTHON) -c "$$CHECK" $(STACK))
 	$(if $(WORKING),,$(PYTHON) -m venv $(if $(wildcard $(VENV)/pyvenv.cfg),--clear) $(VENV))
 	@$(BIN)/python -c "$$CHECK" $(STACK)

@@ -1,0 +1,64 @@
+"""Number types, sizes and errors that the operators have in common."""
+
+from contextlib import contextmanager
+
+import torch
+
+try:
+    import torchvision  # noqa: F401, registers its operators
+
+    ops = torch.ops.torchvision
+    cuda_version = ops._cuda_version()
+except Exception as e:
+    raise ImportError(
+        f'{__file__} stands in for the compiled operators of mmcv and needs a '
+        f'torchvision that fits torch {torch.__version__}: {e}'
+    ) from e
+
+
+def unavailable(operator):
+    return NotImplementedError(
+        f'mmcv was installed without its compiled operators, and the stand-in '
+        f'for them ({__file__}) does not have {operator}. Install an mmcv with '
+        'compiled operators: a wheel for your torch and CUDA, or compile it, '
+        'with torch installed, by pip install --no-build-isolation '
+        '--no-cache-dir --force-reinstall --no-deps onedl-mmcv (or mmcv, '
+        'whichever you have)'
+    )
+
+
+def to_float(*tensors):
+    """Cast all tensors to float64 if the first is float64, or else to float32.
+
+    torchvision's operators do not support bfloat16, nor all of them float16.
+    """
+    dtype = tensors[0].dtype
+    if dtype != torch.float64:
+        dtype = torch.float32
+    return [tensor.to(dtype) for tensor in tensors]
+
+
+def pick(sizes, names):
+    """Put mmcv's keyword arguments into torchvision's order."""
+    return [sizes[name] for name in names]
+
+
+@contextmanager
+def allow_nondeterministic():
+    """Make PyTorch warn instead of raise in its deterministic mode.
+
+    The CUDA kernels add gradients up in no fixed order and raise an error in this
+    mode. mmcv's do the same and never check the mode, so configs with
+    ``randomness=dict(deterministic=True)`` train with them.
+    """
+    strict = (
+        torch.are_deterministic_algorithms_enabled()
+        and not torch.is_deterministic_algorithms_warn_only_enabled()
+    )
+    if strict:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        if strict:
+            torch.use_deterministic_algorithms(True)

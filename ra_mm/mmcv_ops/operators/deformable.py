@@ -1,0 +1,127 @@
+"""Deformable convolutions and multi-scale deformable attention."""
+
+import math
+
+import torch
+
+from .common import allow_nondeterministic, ops, pick, to_float
+
+# mmcv's names of sizes, in torchvision's order.
+_DEFORM = (
+    *('dH', 'dW', 'padH', 'padW', 'dilationH', 'dilationW'),
+    *('group', 'deformable_group'),
+)
+_MODULATED = (
+    *('stride_h', 'stride_w', 'pad_h', 'pad_w', 'dilation_h', 'dilation_w'),
+    *('group', 'deformable_group'),
+)
+
+
+def deform_conv_forward(input, weight, offset, output, columns, ones, **sizes):
+    tensors = _deform_tensors(input, weight, offset)
+    output.copy_(ops.deform_conv2d(*tensors, *pick(sizes, _DEFORM), False))
+
+
+def deform_conv_backward_input(
+    input, offset, grad_output, grad_input, grad_offset, weight, columns, **sizes
+):
+    grads = _deform_backward(
+        grad_output, _deform_tensors(input, weight, offset), pick(sizes, _DEFORM), False
+    )
+    grad_input.copy_(grads[0])
+    grad_offset.copy_(grads[2])
+    # torchvision computes all gradients at once: keep this one for the next call.
+    columns.resize_as_(grads[1]).copy_(grads[1])
+
+
+def deform_conv_backward_parameters(
+    input, offset, grad_output, grad_weight, columns, ones, scale, **sizes
+):
+    if columns.shape != grad_weight.shape:  # the input needs no gradient
+        # mmcv does not pass the weight, whose values do not affect its gradient.
+        tensors = _deform_tensors(input, torch.zeros_like(grad_weight), offset)
+        grads = _deform_backward(grad_output, tensors, pick(sizes, _DEFORM), False)
+        columns = grads[1]
+    grad_weight.add_(columns.to(grad_weight.dtype), alpha=scale)
+
+
+def modulated_deform_conv_forward(
+    input, weight, bias, ones, offset, mask, output, columns, with_bias, **sizes
+):
+    offset, mask = _first_values(output, offset, mask)
+    tensors = _deform_tensors(input, weight, offset, mask, bias if with_bias else None)
+    output.copy_(ops.deform_conv2d(*tensors, *pick(sizes, _MODULATED), True))
+
+
+def modulated_deform_conv_backward(
+    input, weight, bias, ones, offset, mask, columns, *grads, with_bias, **sizes
+):
+    grad_input, grad_weight, grad_bias, grad_offset, grad_mask, grad_output = grads
+    offset, mask = _first_values(grad_output, offset, mask)
+    tensors = _deform_tensors(input, weight, offset, mask, bias if with_bias else None)
+    grads = _deform_backward(grad_output, tensors, pick(sizes, _MODULATED), True)
+    results = [grad_input, grad_weight, grad_offset, grad_mask, grad_bias]
+    for result, grad in list(zip(results, grads))[: 5 if with_bias else 4]:
+        if result.shape == grad.shape:
+            result.copy_(grad)
+        else:  # the gradient of the first values; mmcv passes zeros for the others
+            values = torch.zeros_like(result).flatten(1)
+            values[:, : grad[0].numel()] = grad.flatten(1)
+            result.copy_(values.view(result.shape))
+
+
+def _first_values(output, *tensors):
+    """Read offsets or masks that are larger than the output as mmcv does.
+
+    DyHead passes such. mmcv takes the first values of each image, as they lie in
+    memory, for a tensor of the output's size; torchvision refuses other sizes.
+    """
+    size = output.shape[2:]
+    shapes = [(*tensor.shape[:2], *size) for tensor in tensors]
+    return [
+        tensor.flatten(1)[:, : math.prod(shape[1:])].reshape(shape)
+        for tensor, shape in zip(tensors, shapes)
+    ]
+
+
+def ms_deform_attn_forward(value, spatial_shapes, level_start, *inputs, im2col_step):
+    output = _attend(spatial_shapes, *to_float(value, *inputs))
+    return output.to(value.dtype)
+
+
+def ms_deform_attn_backward(
+    value, spatial_shapes, level_start, locations, weights, *grads, im2col_step
+):
+    grad_output, *results = grads
+    inputs = to_float(value, locations, weights)
+    inputs = [tensor.detach().requires_grad_() for tensor in inputs]
+    with torch.enable_grad():
+        output = _attend(spatial_shapes, *inputs)
+    with allow_nondeterministic():
+        grads = torch.autograd.grad(output, inputs, grad_output.to(output.dtype))
+    for result, grad in zip(results, grads):
+        result.copy_(grad)
+
+
+def _attend(spatial_shapes, value, sampling_locations, attention_weights):
+    """mmcv's own version in PyTorch, which it uses on a CPU."""
+    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
+
+    return multi_scale_deformable_attn_pytorch(
+        value, spatial_shapes.tolist(), sampling_locations, attention_weights
+    )
+
+
+def _deform_backward(grad_output, tensors, sizes, use_mask):
+    grad = grad_output.to(tensors[0].dtype)
+    with allow_nondeterministic():
+        return ops._deform_conv2d_backward(grad, *tensors, *sizes, use_mask)
+
+
+def _deform_tensors(input, weight, offset, mask=None, bias=None):
+    """torchvision's order: input, weight, offset, mask, bias."""
+    if mask is None:
+        mask = input.new_zeros(len(input), 1)
+    if bias is None:
+        bias = weight.new_zeros(len(weight))
+    return to_float(input, weight, offset, mask, bias)
