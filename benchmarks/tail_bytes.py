@@ -21,7 +21,7 @@ from benchmarks.cases import VARIANTS, Case, tails
 from benchmarks.cost_tables import title
 from benchmarks.measuring import Step
 from benchmarks.paths import must_compile
-from ra_mm.compat import COMPILES_FUNCTIONS
+from ra_mm._torch import COMPILES_FUNCTIONS
 from ra_mm.ops.cpu_reductions import as_on_gpu
 from ra_mm.ops.dispatch import CompilationFailed
 from ra_mm.ops.tuning import compiler_available

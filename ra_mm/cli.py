@@ -1,6 +1,5 @@
 """What the command line tools share: options, configs, runners and errors."""
 
-import difflib
 import inspect
 import logging
 import os
@@ -9,7 +8,7 @@ import sys
 import tempfile
 import traceback
 from argparse import Action, ArgumentParser, ArgumentTypeError
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -21,9 +20,10 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ra_mm.cfg_options import OptionsAction
-from ra_mm.engine.config import get_value
+from ra_mm.engine.config import get_toolbox, get_value
 from ra_mm.engine.cpu_distributed import use_gloo
 from ra_mm.errors import UserError, translate_errors
+from ra_mm.validation import did_you_mean
 
 # The keys that are read after a config file has been parsed: by the runner, by
 # the tools, or as ``runner.cfg``.
@@ -172,22 +172,6 @@ def _merge_options(cfg, options):
                 break
     with translate_errors('--cfg-options does not fit the config'):
         cfg.merge_from_dict(options)
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a clause that suggests a similar name, or an empty one."""
-    # At 0.8, in_index is similar to ignore_index; lenght and length have 0.83.
-    similar = difflib.get_close_matches(name, known, 1, 0.82)
-    return f', did you mean {similar[0]!r}?' if similar else ''
-
-
-def get_toolbox(cfg: Config) -> str | None:
-    """Return 'mmdet', 'mmseg' or 'mmpretrain', or None for another library."""
-    packages = [cfg.get('default_scope')]
-    kind = (cfg.get('model') or {}).get('type')
-    if inspect.isclass(kind):  # a pure-Python config, which needs no scope
-        packages += [base.__module__.split('.')[0] for base in kind.__mro__]
-    return next((p for p in packages if p in ('mmdet', 'mmseg', 'mmpretrain')), None)
 
 
 def build_runner(cfg: Config) -> Runner:

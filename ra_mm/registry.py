@@ -11,28 +11,26 @@ from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
 from mmengine.registry import Registry
 
 from ra_mm import layers
-from ra_mm.compat import allow_globals
-from ra_mm.safe_globals import get_safe_globals
 
 MODELS = Registry(
     'model',
     parent=MMENGINE_MODELS,
     scope='ra_mm',
-    locations=['ra_mm.backbones', 'ra_mm.heads'],
+    locations=['ra_mm.engine.pickle_guard', 'ra_mm.backbones', 'ra_mm.heads'],
 )
 HOOKS = Registry(
     'hook',
     parent=MMENGINE_HOOKS,
     scope='ra_mm',
-    locations=['ra_mm.engine.checkpoint_hook', 'ra_mm.hooks'],
+    locations=[
+        'ra_mm.engine.pickle_guard',
+        'ra_mm.engine.checkpoint_hook',
+        'ra_mm.hooks',
+    ],
 )
 RUNNERS = Registry(
     'runner', parent=MMENGINE_RUNNERS, scope='ra_mm', locations=['ra_mm.engine.runner']
 )
-
-# With these, mmengine 0.10.7 reads the checkpoints of its own runs under PyTorch 2.6
-# and newer, where torch.load() refuses what is not in this list.
-allow_globals(get_safe_globals())
 
 # The layers need only PyTorch and do not know the registry.
 for layer in layers.NAMES.values():

@@ -18,13 +18,8 @@ from mmengine.evaluator import DumpResults
 from ra_mm.checks.rules import check
 from ra_mm.checks.sample import iter_leaves
 from ra_mm.checks.wrappers import iter_unwrapped
-from ra_mm.cli import (
-    build_runner,
-    get_parser,
-    get_toolbox,
-    load_config,
-    report_user_errors,
-)
+from ra_mm.cli import build_runner, get_parser, load_config, report_user_errors
+from ra_mm.engine.config import get_toolbox
 from ra_mm.engine.cpu_distributed import end_processes
 from ra_mm.errors import UserError
 from ra_mm.fileio import check_writable

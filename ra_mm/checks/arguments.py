@@ -12,9 +12,8 @@ from mmengine import registry
 from mmengine.config import Config
 from torch.utils.data import DataLoader
 
-from ra_mm.cli import did_you_mean
 from ra_mm.engine.config import iter_dicts
-from ra_mm.validation import shorten
+from ra_mm.validation import did_you_mean, shorten
 
 from .values import UNUSED
 

@@ -11,8 +11,7 @@ from fnmatch import fnmatchcase
 
 from mmengine.config import Config
 
-from ra_mm.cli import get_toolbox
-from ra_mm.engine.config import get_value, iter_dicts
+from ra_mm.engine.config import get_toolbox, get_value, iter_dicts
 
 from .wrappers import get_type, iter_unwrapped
 

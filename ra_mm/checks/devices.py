@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import torch
 from mmengine.config import Config
 
-from ra_mm.cli import get_toolbox
-from ra_mm.engine.config import get_value
+from ra_mm.engine.config import get_toolbox, get_value
 
 
 def check_devices(cfg: Config, mode: str, warnings: list[str]) -> Iterator[str]:

@@ -12,9 +12,12 @@ from pathlib import Path
 import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from ra_mm.compat import allow_globals, forbidden_globals, load_weights_only
+from ra_mm.engine.pickle_guard import (
+    allow_records,
+    forbidden_globals,
+    load_weights_only,
+)
 from ra_mm.errors import UserError, translate_errors
-from ra_mm.safe_globals import get_safe_globals
 from ra_mm.validation import shorten
 
 
@@ -35,7 +38,7 @@ def read_checkpoint(path: str, map_location='cpu') -> Mapping:
         UserError: If the file is missing or cannot be read as a checkpoint.
     """
     if '://' in path:
-        allow_globals(get_safe_globals())
+        allow_records()
         advice = 'give a file instead, or init_cfg=None to train from scratch'
         with (
             translate_errors(f'{path} cannot be loaded; {advice}'),
@@ -51,7 +54,7 @@ def read_checkpoint(path: str, map_location='cpu') -> Mapping:
             if path.endswith('.safetensors'):
                 checkpoint = _load_safetensors(path, map_location)
             else:
-                checkpoint = load_weights_only(path, map_location, get_safe_globals())
+                checkpoint = load_weights_only(path, map_location)
         except ImportError as e:
             raise UserError(
                 f'{path} needs the package safetensors: pip install safetensors'

@@ -1,8 +1,18 @@
-"""Looking up values in configs."""
+"""Look up values in configs."""
 
+import inspect
 from collections.abc import Iterator
 
 from mmengine.config import Config
+
+
+def get_toolbox(cfg: Config) -> str | None:
+    """Return 'mmdet', 'mmseg' or 'mmpretrain', or None for another library."""
+    packages = [cfg.get('default_scope')]
+    kind = (cfg.get('model') or {}).get('type')
+    if inspect.isclass(kind):  # a pure-Python config, which needs no scope
+        packages += [base.__module__.split('.')[0] for base in kind.__mro__]
+    return next((p for p in packages if p in ('mmdet', 'mmseg', 'mmpretrain')), None)
 
 
 def get_value(cfg: Config, path: str, default=None):

@@ -13,7 +13,7 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from ra_mm.compat import legacy_exporter
+from ra_mm._torch import legacy_exporter
 from ra_mm.errors import UserError
 from ra_mm.layers import MGRN
 

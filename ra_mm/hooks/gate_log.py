@@ -5,7 +5,7 @@ from collections import defaultdict
 import torch
 from mmengine.hooks import Hook
 
-from ra_mm.compat import set_stance
+from ra_mm._torch import set_stance
 from ra_mm.errors import UserError
 from ra_mm.layers import MGRN
 from ra_mm.registry import HOOKS

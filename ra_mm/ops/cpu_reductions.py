@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from ra_mm.compat import is_compiling
+from ra_mm._torch import is_compiling
 
 aten = torch.ops.aten
 

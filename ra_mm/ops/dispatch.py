@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as nn_module
 
-from ra_mm.compat import COMPILES_FUNCTIONS, cpu_mixes_dtypes, is_compiling
+from ra_mm._torch import COMPILES_FUNCTIONS, cpu_mixes_dtypes, is_compiling
 
 fx_config: Any = None
 with suppress(ImportError):

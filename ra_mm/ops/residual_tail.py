@@ -16,7 +16,7 @@ from torch.autograd import Function
 from torch.linalg import vector_norm
 from torch.nn.functional import batch_norm
 
-from ra_mm.compat import is_compiling
+from ra_mm._torch import is_compiling
 
 from .cpu_reductions import (
     accum_dtype,

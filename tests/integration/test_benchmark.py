@@ -14,7 +14,7 @@ from benchmarks import cases as benchmark_cases
 from benchmarks import cost_tables as cost
 from benchmarks import measuring as benchmarking
 from benchmarks.paths import describe_choice
-from ra_mm.compat import cpu_mixes_dtypes
+from ra_mm._torch import cpu_mixes_dtypes
 from ra_mm.layers import ReverseAttention
 from ra_mm.ops import tuning
 from ra_mm.reproduce import paper

@@ -8,7 +8,7 @@ import torch
 from benchmarks import cases as benchmark_cases
 from benchmarks import tail_bytes as path_bytes
 from benchmarks.cases import Case
-from ra_mm.compat import COMPILES_FUNCTIONS
+from ra_mm._torch import COMPILES_FUNCTIONS
 from ra_mm.ops import dispatch
 
 SMALL = '--model resnet18 --batch 2 --size 32 --device cpu'.split()

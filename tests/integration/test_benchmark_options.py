@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ra_mm.compat import COMPILES_FUNCTIONS
+from ra_mm._torch import COMPILES_FUNCTIONS
 from ra_mm.ops import dispatch
 
 

@@ -11,7 +11,7 @@ from mmcv.cnn import fuse_conv_bn
 from mmengine.config import Config
 from torch import nn
 
-from ra_mm.compat import cpu_mixes_dtypes
+from ra_mm._torch import cpu_mixes_dtypes
 from ra_mm.export import onnx as onnx_export
 from ra_mm.models import build_model
 

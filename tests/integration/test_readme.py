@@ -17,8 +17,8 @@ from mmengine.registry import MODELS, init_default_scope
 from torch.distributed.run import get_args_parser as get_torchrun_parser
 
 import ra_mm
+from ra_mm._torch import COMPILES_FUNCTIONS
 from ra_mm.cli import load_config
-from ra_mm.compat import COMPILES_FUNCTIONS
 from ra_mm.layers import ReverseAttention
 from ra_mm.ops import set_training_path, tuning
 from ra_mm.reproduce import paper

@@ -9,8 +9,8 @@ from mmdet.models import FasterRCNN
 from mmengine.config import Config
 from torch.utils.data import DataLoader
 
-from ra_mm.cli import build_runner, get_toolbox, load_config, report_user_errors
-from ra_mm.engine.config import get_value
+from ra_mm.cli import build_runner, load_config, report_user_errors
+from ra_mm.engine.config import get_toolbox, get_value
 from ra_mm.errors import UserError, translate_errors
 
 # Configs and options

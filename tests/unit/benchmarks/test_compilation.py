@@ -8,7 +8,7 @@ import torch
 from benchmarks import cases as benchmark_cases
 from benchmarks import measuring as benchmarking
 from benchmarks.exactness import tail_errors
-from ra_mm.compat import COMPILES_FUNCTIONS
+from ra_mm._torch import COMPILES_FUNCTIONS
 from ra_mm.ops import dispatch, tuning
 
 pytestmark = pytest.mark.skipif(

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.cases import Case, tails
 from benchmarks.tail_bytes import ByteCounter, count_bytes, lower_bound
-from ra_mm.compat import cpu_mixes_dtypes
+from ra_mm._torch import cpu_mixes_dtypes
 
 
 def case(precision='amp', layout='nchw'):

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models import resnet, squeezenet1_1
 
 import ra_mm
-from ra_mm.compat import COMPILES_FUNCTIONS
+from ra_mm._torch import COMPILES_FUNCTIONS
 from ra_mm.conversion import AttentionBlock
 from ra_mm.layers import CBAM, MGRN, SE, ReverseAttention, force_path
 

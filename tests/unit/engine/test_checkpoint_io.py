@@ -107,7 +107,9 @@ def test_safetensors_not_installed(tmp_path, monkeypatch):
 LOAD = """
 import sys
 import torch
-import ra_mm.registry  # as type='ra_mm...' in a config does
+from ra_mm.registry import {registry}
+
+{registry}.get('{name}')  # as type='ra_mm.{name}' in a config does
 
 buffer = torch.load(sys.argv[1], weights_only=True)['loss']
 assert buffer.mean() == 1.5
@@ -118,10 +120,14 @@ assert buffer.mean() == 1.5
     not hasattr(torch.serialization, 'add_safe_globals'),
     reason='torch.load() of PyTorch before 2.4 has no allow-list to add to',
 )
-def test_toolboxes_can_read_them(tmp_path):
+@pytest.mark.parametrize(
+    'registry, name', [('MODELS', 'RAResNet'), ('HOOKS', 'SafeCheckpointHook')]
+)
+def test_toolboxes_can_read_them(tmp_path, registry, name):
     """mmengine 0.10.7 passes no allow-list to torch.load()."""
     buffer = HistoryBuffer()
     buffer.update(1)
     buffer.update(2)
     torch.save(dict(loss=buffer), tmp_path / 'a.pth')
-    subprocess.run([sys.executable, '-c', LOAD, tmp_path / 'a.pth'], check=True)
+    code = LOAD.format(registry=registry, name=name)
+    subprocess.run([sys.executable, '-c', code, tmp_path / 'a.pth'], check=True)

@@ -10,8 +10,8 @@ from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 
+from ra_mm._torch import COMPILES_FUNCTIONS
 from ra_mm.backbones import RAResNet
-from ra_mm.compat import COMPILES_FUNCTIONS
 from ra_mm.errors import UserError
 from ra_mm.hooks import GateLogHook
 from ra_mm.layers import MGRN, ReverseAttention

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from ra_mm._torch import cpu_mixes_dtypes
 from ra_mm.backbones import RAResNet
-from ra_mm.compat import cpu_mixes_dtypes
 from ra_mm.layers import ReverseAttention, force_path
 from ra_mm.ops.cpu_reductions import as_on_gpu
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from ra_mm.compat import cpu_mixes_dtypes
+from ra_mm._torch import cpu_mixes_dtypes
 from ra_mm.layers import force_path
 
 FORMATS = [torch.contiguous_format, torch.channels_last]

@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
-from ra_mm.compat import COMPILES_FUNCTIONS
+from ra_mm._torch import COMPILES_FUNCTIONS
 from ra_mm.layers import force_path
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from ra_mm.compat import COMPILES_FUNCTIONS
+from ra_mm._torch import COMPILES_FUNCTIONS
 from ra_mm.layers import ReverseAttention
 from ra_mm.ops import dispatch, force_path, set_path, set_training_path, tuning
 

@@ -1,6 +1,8 @@
 """Unpickle checkpoints with an allow-list, for PyTorch before 2.4.
 
-``torch.load(weights_only=True)`` is as strict there, but it accepts tensors only.
+``torch.load(weights_only=True)`` is as strict there, but it accepts tensors only. See
+:mod:`ra_mm.engine.pickle_guard` for what an allow-list protects from. Delete this
+module when PyTorch 2.4 becomes the oldest version that ra_mm supports.
 """
 
 import codecs
