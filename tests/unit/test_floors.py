@@ -1,59 +1,91 @@
 """Imports point from tools to the method, never back."""
 
 import ast
+import re
+import shutil
 import subprocess
 import sys
+from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[2] / 'ra_mm'
-FLOORS = [
-    {'ops', 'layers', 'validation', 'errors', 'fileio', 'compat', 'restricted_pickle'},
-    {'registry', 'conversion', 'safe_globals'},
-    {'engine', 'hooks', 'backbones', 'heads', 'datasets'},
-    {'cli', 'checks', 'analysis', 'export', 'models'} | {'mmcv_ops', 'cfg_options'},
-    {'reproduce', 'check_env'},
-]
-FLOOR_OF = {name: i for i, floor in enumerate(FLOORS) for name in floor}
-# The only imports between neighbours on floors 1 to 3: plain ingredients.
-INGREDIENTS = {
-    ('conversion', 'registry'),  # for attentions that are given as a config
-    ('registry', 'safe_globals'),
-    ('backbones', 'engine'),
-    ('checks', 'cli'),
-    ('analysis', 'cli'),
-    ('analysis', 'models'),
-    ('cli', 'models'),
-    ('cli', 'cfg_options'),
-}
+import ra_mm
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted(
+    path
+    for folder in ('ra_mm', 'tools', 'benchmarks', 'examples')
+    for path in (ROOT / folder).rglob('*.py')
+    if path != ROOT / 'ra_mm/__init__.py'  # offers names of all floors, lazily
+)
+
+OF_PACKAGE = {'ra_mm', *(f'ra_mm.{name}' for name in (*ra_mm.__all__, '__version__'))}
 
 
-def imports(path):
-    """The ra_mm modules that a file imports, as their first name."""
+def read_heights():
+    """The height of each package in the table of CONTRIBUTING.md."""
+    rows = re.findall(
+        r'^\| \d \| (`.*?`) \|', (ROOT / 'CONTRIBUTING.md').read_text(), re.MULTILINE
+    )
+    return {
+        name: -i for i, row in enumerate(rows) for name in re.findall('`(.*?)`', row)
+    }
+
+
+def package_of(module):
+    """The name in the table for a module, or None for other libraries."""
+    parts = module.split('.')
+    if parts[0] == 'ra_mm':
+        return '.'.join(parts[:2])
+    return parts[0] if parts[0] in ('tools', 'benchmarks', 'examples') else None
+
+
+def imported_modules(path, root):
+    """The full names of all that a file imports, be they modules or not."""
+    parents = '.'.join(path.relative_to(root).parts[:-1])
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level != 1:
-            module = ('ra_mm.' if node.level else '') + (node.module or '')
-            names = [f'{module}.{a.name}'.replace('..', '.') for a in node.names]
-        elif isinstance(node, ast.Import):
-            names = [a.name for a in node.names]
-        else:
-            continue
-        for name in names:
-            package, _, rest = name.partition('.')
-            if package == 'ra_mm' and rest:
-                yield rest.split('.')[0]
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = resolve_name('.' * node.level + (node.module or ''), parents)
+            yield from (f'{module}.{alias.name}' for alias in node.names)
 
 
-@pytest.mark.parametrize('path', sorted(PACKAGE.rglob('*.py')), ids=str)
+def upward_imports(path, root):
+    """The packages that a file imports although they are not below its own."""
+    heights = read_heights()
+    own = package_of('.'.join(path.relative_to(root).with_suffix('').parts))
+    others = {package_of(module) for module in imported_modules(path, root)}
+    others -= {own, None, *OF_PACKAGE}
+    return sorted(other for other in others if heights[other] >= heights[own])
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_import_upwards(path):
-    own = path.relative_to(PACKAGE).parts[0].removesuffix('.py')
-    if own.startswith('_'):
-        return
-    for other in set(imports(path)) - {own}:
-        if other in FLOOR_OF:  # not a name such as __version__
-            below = FLOOR_OF[other] < FLOOR_OF[own] or FLOOR_OF[own] == 0
-            assert below or (own, other) in INGREDIENTS, f'{own} imports {other}'
+    assert upward_imports(path, ROOT) == []
+
+
+@pytest.mark.parametrize(
+    'file, statement, package',
+    [
+        ('layers/se.py', 'from ra_mm import cli', 'ra_mm.cli'),
+        ('layers/se.py', 'from ra_mm.registry import MODELS', 'ra_mm.registry'),
+        ('layers/se.py', 'import tools.train', 'tools'),
+        ('ops/dispatch.py', 'from ra_mm.layers import SE', 'ra_mm.layers'),
+        ('ops/dispatch.py', 'from ..engine import runner', 'ra_mm.engine'),
+        ('_torch.py', 'from . import ops', 'ra_mm.ops'),
+        ('errors.py', 'from .validation import shorten', 'ra_mm.validation'),
+        ('engine/runner.py', 'def f():\n    import ra_mm.hooks', 'ra_mm.hooks'),
+    ],
+)
+def test_import_upwards_is_found(tmp_path, file, statement, package):
+    copy = tmp_path / 'ra_mm' / file
+    copy.parent.mkdir(parents=True)
+    shutil.copy(ROOT / 'ra_mm' / file, copy)
+    assert upward_imports(copy, tmp_path) == []
+    copy.write_text(f'{copy.read_text()}\n{statement}\n')
+    assert upward_imports(copy, tmp_path) == [package]
 
 
 WITHOUT_OPENMMLAB = """
@@ -97,4 +129,4 @@ def test_layers_and_conversion_need_torch_alone():
     """A forward and a backward pass of every layer and of a converted model."""
     # PyTorch itself may want argparse.
     code = WITHOUT_OPENMMLAB.replace('import sys\n', 'import sys\nimport torch\n', 1)
-    subprocess.run([sys.executable, '-c', code], check=True, cwd=PACKAGE.parent)
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
