@@ -14,6 +14,7 @@ from ra_mm.cli import build_runner, get_parser, load_config, report_user_errors
 from ra_mm.engine.checkpoint_io import latest_checkpoint
 from ra_mm.engine.cpu_distributed import end_processes
 from ra_mm.errors import UserError
+from ra_mm.hooks import FastestPathHook
 
 PROG = 'tools/train.py'
 
@@ -81,6 +82,8 @@ def main(argv=None):
             runner.logger.warning(warning)
         if args.data_check:
             runner.register_hook(AuditHook())
+        if not any(isinstance(hook, FastestPathHook) for hook in runner.hooks):
+            runner.register_hook(FastestPathHook())
         runner.train()
 
 

@@ -12,11 +12,9 @@ from mmengine.runner import Runner
 
 from ra_mm.engine.checkpoint_hook import SafeCheckpointHook, ValidateResumedHook
 from ra_mm.engine.checkpoint_io import get_weights, latest_checkpoint, read_checkpoint
-from ra_mm.engine.fastest_path import FastestPathHook
 from ra_mm.engine.samples import name_samples
 from ra_mm.engine.strict_load import load_strict
 from ra_mm.errors import UserError, describe, translate_errors
-from ra_mm.ops import set_training_path
 from ra_mm.registry import RUNNERS
 
 
@@ -34,8 +32,6 @@ class SafeRunner(Runner):
     - Weights to test or to resume must fit the complete model, those of
       ``load_from`` the backbone, see :func:`.load_strict`.
     - Checkpoints are read without running code.
-    - A model with RA trains on the fastest path of its tails, see
-      :class:`.FastestPathHook`.
     - A resumed checkpoint is validated if that was due.
     - Errors in a data pipeline name the image.
 
@@ -111,13 +107,10 @@ class SafeRunner(Runner):
 
     def train(self):
         self._load_options = dict(scope='backbone')
-        if not any(isinstance(hook, FastestPathHook) for hook in self.hooks):
-            self.register_hook(FastestPathHook())
         try:
             return super().train()
         finally:
             self._load_options = {}
-            set_training_path(None)
 
     def resume(self, filename, *args, **kwargs) -> None:
         self._load_options = dict(scope='model', allow_plain=False)

@@ -1,6 +1,7 @@
-"""Hooks for training with reverse attention: annealing of temp, log of the gates."""
+"""Hooks for training with reverse attention."""
 
+from .fastest_path import FastestPathHook
 from .gate_log import GateLogHook
 from .temp_annealing import TempAnnealingHook
 
-__all__ = ['GateLogHook', 'TempAnnealingHook']
+__all__ = ['FastestPathHook', 'GateLogHook', 'TempAnnealingHook']

@@ -1,5 +1,7 @@
 """A tiny RA model, trained by mmengine's Runner."""
 
+import itertools
+
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
@@ -10,6 +12,7 @@ from mmengine.runner import Runner
 from ra_mm.layers import ReverseAttention
 
 IMAGES, BATCH = 12, 4  # 3 iterations an epoch
+RUNS = itertools.count()  # each has a name of its own
 
 
 class RAModel(BaseModel):
@@ -53,6 +56,7 @@ def _run(
     by_epoch=True,
     model=None,
     stop_at=None,
+    record=None,
     batch=BATCH,
     **kwargs,
 ):
@@ -63,7 +67,7 @@ def _run(
         if by_epoch
         else dict(by_epoch=False, max_iters=3 * epochs)
     )
-    record = Record(stop_at)
+    record = record or Record(stop_at)
     runner = Runner(
         model=model or RAModel(),
         work_dir=str(tmp_path),
@@ -80,7 +84,7 @@ def _run(
             checkpoint=dict(type='CheckpointHook', interval=1, by_epoch=by_epoch)
         ),
         custom_hooks=[hook, record] + kwargs.pop('hooks', []),
-        experiment_name=f'{tmp_path.name}{stop_at}{kwargs.get("resume")}',
+        experiment_name=f'{tmp_path.name}{next(RUNS)}',
         log_level='WARNING',
         **kwargs,
     )

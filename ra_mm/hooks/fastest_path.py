@@ -1,4 +1,4 @@
-"""Training on the fastest path of the RA tails, found on the first batch."""
+"""Train on the fastest path of the RA tails, measured on the first batch."""
 
 import copy
 
@@ -15,23 +15,25 @@ from ra_mm.layers import ReverseAttention
 from ra_mm.ops import PATHS, set_training_path
 from ra_mm.ops.dispatch import get_path
 from ra_mm.ops.tuning import choose, record_tails
+from ra_mm.registry import HOOKS
 
 TRAINING_PATH = 'ra_mm_training_path'  # key in the run's message hub, saved with it
 
 
+@HOOKS.register_module()
 class FastestPathHook(Hook):
     """Measure the paths of :mod:`ra_mm.ops` before the first step.
 
-    :class:`.SafeRunner` has this hook. A copy of the model runs the first batch
+    ``tools/train.py`` adds this hook. A copy of the model runs the first batch
     forward, its tails are timed on every path (see :mod:`ra_mm.ops.tuning`),
     and the training takes the fastest. The log has the times; checkpoints have
-    the path, and a resumed run takes it again. Of several processes the first
-    decides for all. Validation keeps its own default.
+    the path, and a resumed run takes it again. In distributed training, the first
+    process decides for all. Validation keeps its own default.
 
-    Nothing is measured if a path is forced in any process
-    (:func:`ra_mm.ops.set_path`, or RA_MM_TAIL in the environment), with
-    deterministic algorithms, for a model that is compiled or wrapped by
-    anything but DDP, and without RA.
+    The measurement is skipped if a path is forced in any process
+    (:func:`ra_mm.ops.set_path`, or RA_MM_TAIL in the environment), in
+    deterministic mode, for compiled models, under wrappers other than DDP, and
+    for models without RA.
     """
 
     priority = 'VERY_HIGH'
@@ -86,7 +88,7 @@ class FastestPathHook(Hook):
 
 
 def _measurable(runner) -> nn.Module | None:
-    """The model, unless its path is not to be chosen."""
+    """Return the model, or None if the measurement is to be skipped."""
     model = runner.model
     if isinstance(model, DistributedDataParallel):
         model = model.module
