@@ -16,10 +16,8 @@ from mmengine.dataset import BaseDataset
 from mmengine.evaluator import DumpResults
 
 from ra_mm.checks.rules import check
-from ra_mm.checks.sample import iter_leaves
-from ra_mm.checks.wrappers import iter_unwrapped
 from ra_mm.cli import build_runner, get_parser, load_config, report_user_errors
-from ra_mm.engine.config import get_toolbox
+from ra_mm.engine.config import get_toolbox, iter_unwrapped
 from ra_mm.engine.cpu_distributed import end_processes
 from ra_mm.errors import UserError
 from ra_mm.fileio import check_writable
@@ -85,11 +83,11 @@ def warn_of_equal_names(runner):
     """The toolboxes name a picture as its image, without the folder."""
     root = runner.test_dataloader.dataset
     total, names = 0, set()
-    for leaf in iter_leaves(root, 'test_dataloader.dataset', is_train=False):
-        if isinstance(leaf.dataset, BaseDataset):
-            total += len(leaf.dataset)
-            for i in range(len(leaf.dataset)):
-                path = leaf.dataset.get_data_info(i).get('img_path', str(i))
+    for _, dataset in iter_unwrapped(root, 'test_dataloader.dataset'):
+        if isinstance(dataset, BaseDataset):
+            total += len(dataset)
+            for i in range(len(dataset)):
+                path = dataset.get_data_info(i).get('img_path', str(i))
                 names.add(Path(path).name)
     if len(names) < total:
         runner.logger.warning(

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 from mmengine.config import Config
 
-from ra_mm.engine.config import get_value
+from ra_mm.engine.config import get_value, iter_unwrapped
 from ra_mm.validation import shorten
 
 from .coco import CocoFile, is_coco
-from .wrappers import iter_unwrapped
 
 # Of the boxes: more that leave their images are no accident.
 FEW = 0.1

@@ -11,9 +11,13 @@ from fnmatch import fnmatchcase
 
 from mmengine.config import Config
 
-from ra_mm.engine.config import get_toolbox, get_value, iter_dicts
-
-from .wrappers import get_type, iter_unwrapped
+from ra_mm.engine.config import (
+    get_toolbox,
+    get_type,
+    get_value,
+    iter_dicts,
+    iter_unwrapped,
+)
 
 # Heads of mmseg that pool to 1x1 and then normalize.
 POOLING_HEADS = {

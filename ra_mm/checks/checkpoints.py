@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from ra_mm.engine.checkpoint_io import get_weights, read_checkpoint
-from ra_mm.engine.config import get_value, iter_dicts
+from ra_mm.engine.config import get_type, get_value, iter_dicts
 from ra_mm.engine.strict_load import (
     find_prefix,
     format_mismatch,
@@ -67,16 +67,10 @@ def _iter_checkpoints(cfg, mode):
         yield 'load_from', cfg.load_from
     if mode == 'train':  # a test does not initialize weights
         for key, node in iter_dicts(cfg.model, 'model'):
-            is_init = _type_name(node) in ('Pretrained', 'PretrainedInit')
+            is_init = get_type(node) in ('Pretrained', 'PretrainedInit')
             name = 'checkpoint' if is_init else 'pretrained'
             if isinstance(node.get(name), str):
                 yield f'{key}.{name}', node[name]
-
-
-def _type_name(node):
-    """The class name in a config whose types are strings or classes."""
-    cls = node.get('type')
-    return str(getattr(cls, '__name__', cls)).rpartition('.')[2]
 
 
 def _check_checkpoint(cfg, key, path):
@@ -99,7 +93,7 @@ def _check_plain_backbone(cfg, checkpoint, path):
     """
     node = get_value(cfg, 'model.backbone', {})
     has_own_weights = any(node.get(part) for part in ('dcn', 'plugins', 'conv_cfg'))
-    if _type_name(node) not in PLAIN or has_own_weights:
+    if get_type(node) not in PLAIN or has_own_weights:
         return
     weights = get_weights(checkpoint, path)
     try:
@@ -115,6 +109,6 @@ def _check_plain_backbone(cfg, checkpoint, path):
         if other:
             remedy = f'pass --cfg-options model.backbone.init_cfg.prefix={other}'
         raise UserError(
-            f'{path} does not fit model.backbone, a {_type_name(node)}: '
+            f'{path} does not fit model.backbone, a {get_type(node)}: '
             f'{format_mismatch(found)}; {remedy}'
         )

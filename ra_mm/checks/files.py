@@ -11,14 +11,13 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
-from ra_mm.engine.config import get_value, iter_dicts
+from ra_mm.engine.config import get_value, iter_dicts, iter_unwrapped
 from ra_mm.errors import UserError, translate_errors
 from ra_mm.validation import shorten
 
 from .boxes import check_annotations, check_validation_data
 from .coco import check_coco, check_evaluator, check_training_data, is_coco, read_coco
 from .label_lists import check_label_folders, check_label_lists
-from .wrappers import iter_unwrapped
 
 # The heads whose num_classes is the number of classes of the data.
 HEAD = re.compile(

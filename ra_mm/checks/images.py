@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 from ra_mm.checks.sample import Leaf, Sample, Scan, to_array
-from ra_mm.engine.samples import MaskCheck, describe_failure
 from ra_mm.validation import shorten
 
 # Of the images or objects that were looked at: more is no accident.
@@ -43,15 +42,9 @@ def check_readable(data: Observed) -> Iterator[Finding]:
     """Every image and annotation can be read, completely."""
     bad = [(s, s.error) for s in data.samples if s.error is not None]
     if bad:
-        sample, error = bad[0]
-        mask = sample.info.get('seg_map_path')
-        labels = f'its mask {mask}' if mask else 'its annotations'
-        yield Finding(
-            True,
-            f'{_share(bad, data.samples)} cannot be loaded; the first is '
-            f'{sample.path} or {labels}: {describe_failure(error)}',
-            error,
-        )
+        _, error = bad[0]
+        text = f'{_share(bad, data.samples)} cannot be loaded: {error}'
+        yield Finding(True, text, error)
     broken = [s for s in data.loaded if s.stored and s.stored.problem]
     if broken:
         yield Finding(
@@ -100,7 +93,6 @@ def _has_other_size(sample):
 def _find_loader(leaf):
     """Return the key of the step that loads the image."""
     steps = getattr(leaf.dataset.pipeline, 'transforms', ())
-    steps = [step for step in steps if not isinstance(step, MaskCheck)]
     loaders = [
         i for i, s in enumerate(steps) if type(s).__name__ == 'LoadImageFromFile'
     ]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ra_mm.checks.masks import StoredImage, read_image, read_mask
-from ra_mm.engine.samples import MaskCheck
+from ra_mm.engine.samples import run_step
 
 SEED = 0
 
@@ -173,7 +173,7 @@ def load_samples(
 def _copy_steps(dataset):
     # A copy, since some transforms keep images for the next sample.
     steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
-    return [copy.deepcopy(s) for s in steps if not isinstance(s, MaskCheck)]
+    return [copy.deepcopy(s) for s in steps]
 
 
 def load_sample(dataset, index: int, steps: list) -> Sample:
@@ -198,7 +198,7 @@ def load_sample(dataset, index: int, steps: list) -> Sample:
 
 def _run(sample, data, steps):
     for step in steps:
-        data = step(data)
+        data = run_step(step, data)
         if data is None or not isinstance(data, dict):
             return None
         if 'Load' in type(step).__name__:

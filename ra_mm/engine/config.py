@@ -1,7 +1,9 @@
-"""Look up values in configs."""
+"""Look up values, types and datasets in configs."""
 
+import functools
 import inspect
 from collections.abc import Iterator
+from typing import Any
 
 from mmengine.config import Config
 
@@ -40,3 +42,30 @@ def iter_dicts(node, path: str = '') -> Iterator[tuple[str, dict]]:
         return
     for name, child in children:
         yield from iter_dicts(child, f'{path}.{name}' if path else name)
+
+
+def get_type(node) -> str | None:
+    """Return the class name of a config whose type is a string or a class."""
+    cls = node.get('type') if isinstance(node, dict) else None
+    if cls is None:
+        return None
+    return str(getattr(cls, '__name__', cls)).rpartition('.')[2]
+
+
+def iter_unwrapped(dataset, key: str) -> Iterator[tuple[str, Any]]:
+    """Yield each dataset within wrappers such as RepeatDataset, with its key.
+
+    Args:
+        dataset: A dataset or its config, possibly of a wrapper.
+        key: The dotted path of this config.
+    """
+    is_config = isinstance(dataset, dict)
+    get = dataset.get if is_config else functools.partial(getattr, dataset)
+    child, children = get('dataset', None), get('datasets', None)
+    if children is not None:
+        for i, each in enumerate(children):
+            yield from iter_unwrapped(each, f'{key}.datasets.{i}')
+    elif child is not None:
+        yield from iter_unwrapped(child, f'{key}.dataset')
+    else:
+        yield key, dataset

@@ -1,93 +1,97 @@
-"""Errors in a data pipeline that name the sample, and a check of masks."""
+"""Errors in a data pipeline that name the sample, and checks of loaded masks."""
 
-import sysconfig
-import traceback
+from collections.abc import Callable, Iterable
 
+import numpy as np
 from mmcv.transforms import LoadAnnotations
 from mmengine.dataset import Compose
 
+from ra_mm.engine.config import iter_unwrapped
 from ra_mm.errors import UserError, describe
 from ra_mm.validation import shorten
-
-# Where installed code lies, and packages that are often installed from a clone.
-INSTALLED = (sysconfig.get_path('stdlib'), 'site-packages', 'dist-packages', '<')
-LIBRARIES = ('ra_mm', 'mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'mmseg')
 
 
 def name_samples(dataset) -> None:
     """Add the path of the image to any error in the pipelines of a dataset.
 
-    OpenCV, for one, does not say which file it cannot read. Masks that do not
-    fit their image or the classes become errors too: training would use them
-    as they are.
+    Masks that do not fit their image or the classes become errors too: training
+    would use them as they are.
 
     Args:
         dataset: A dataset, or a wrapper of one or more datasets.
     """
-    children = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
-    for child in children:
-        if child is not None:
-            name_samples(child)
-    if type(getattr(dataset, 'pipeline', None)) is Compose:
-        steps = []
-        for step in dataset.pipeline.transforms:
-            steps.append(step)
-            if isinstance(step, LoadAnnotations):
-                steps.append(MaskCheck(dataset))
-        dataset.pipeline = NamingCompose(steps)
+    for _, leaf in iter_unwrapped(dataset, ''):
+        if type(getattr(leaf, 'pipeline', None)) is Compose:
+            leaf.pipeline = NamingCompose(leaf)
 
 
 class NamingCompose(Compose):
-    """A pipeline that raises a :class:`UserError` with the path of the image."""
-
-    def __call__(self, data):
-        image = data.get('img_path') or 'a sample'
-        mask = data.get('seg_map_path')
-        try:
-            return super().__call__(data)
-        except Exception as e:
-            labels = f'its mask {mask}' if mask else 'its annotations'
-            reason = describe_failure(e)
-            raise UserError(f'{image} or {labels} cannot be loaded: {reason}') from e
-
-
-def describe_failure(error: Exception) -> str:
-    """Describe an error in a pipeline in one line.
-
-    If a transform of the user's own has failed, this includes the file and the line.
-    """
-    text = ' '.join(describe(error).split())
-    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
-        path = frame.f_code.co_filename
-        package = str(frame.f_globals.get('__name__')).split('.')[0]
-        if package not in LIBRARIES and not any(part in path for part in INSTALLED):
-            return f'{text} ({path}, line {line})'
-    return text
-
-
-class MaskCheck:
-    """A transform that checks the shape and the values of a loaded mask."""
+    """The pipeline of a dataset, whose errors name the image and the transform."""
 
     def __init__(self, dataset):
-        self.classes = getattr(dataset, 'metainfo', {}).get('classes')
+        super().__init__(dataset.pipeline.transforms)
+        self.classes = getattr(dataset, 'metainfo', {}).get('classes') or ()
         self.ignore_index = getattr(dataset, 'ignore_index', None)  # only in mmseg
 
     def __call__(self, data):
-        mask, size = data.get('gt_seg_map'), data.get('ori_shape')
-        if mask is None:
-            return data
-        if size is not None and mask.shape != tuple(size[:2]):
-            raise ValueError(
-                f'the mask has shape {mask.shape}, the image {tuple(size[:2])}: '
-                'expected one class per pixel'
-            )
-        if self.classes and self.ignore_index is not None:
-            bad = mask[(mask >= len(self.classes)) & (mask != self.ignore_index)]
-            if bad.size:
-                raise ValueError(
-                    f'the mask has values {shorten(sorted(set(bad.tolist())))}, but '
-                    f'the {len(self.classes)} classes are numbered from 0 and '
-                    f'{self.ignore_index} is ignored: change the mask, '
-                    'metainfo.classes or reduce_zero_label'
-                )
+        for step in self.transforms:
+            data = run_step(step, data)
+            if data is None:
+                break
+            if isinstance(step, LoadAnnotations):
+                run_step(self.check_mask, data)
         return data
+
+    def check_mask(self, data: dict) -> None:
+        """Raise a ValueError if a loaded mask does not fit its image or the classes."""
+        mask = data.get('gt_seg_map')
+        if mask is None:
+            return
+        check_mask_shape(mask, data.get('ori_shape'))
+        bad = find_unknown_labels(np.unique(mask), len(self.classes), self.ignore_index)
+        if bad:
+            raise ValueError(
+                f'the mask has values {shorten(bad)}, but the {len(self.classes)} '
+                f'classes are numbered from 0 and {self.ignore_index} is ignored: '
+                'change the mask, metainfo.classes or reduce_zero_label'
+            )
+
+
+def run_step(step: Callable, data: dict):
+    """Apply a transform to a sample.
+
+    Raises:
+        UserError: If it fails. OpenCV, for one, does not say which file it cannot
+            read, so the message names the files of the sample, and the transform.
+    """
+    image, mask = data.get('img_path') or 'a sample', data.get('seg_map_path')
+    try:
+        return step(data)
+    except Exception as e:
+        labels = f'its mask {mask}' if mask else 'its annotations'
+        name = getattr(step, '__name__', type(step).__name__)
+        reason = ' '.join(describe(e).split())
+        raise UserError(
+            f'{image} or {labels} cannot be loaded: {reason} (in {name})'
+        ) from e
+
+
+def check_mask_shape(mask: np.ndarray, image_shape: tuple | None) -> None:
+    """Raise a ValueError if a mask is not one label for each pixel of its image."""
+    if image_shape is not None and mask.shape != tuple(image_shape[:2]):
+        raise ValueError(
+            f'the mask has shape {mask.shape}, the image {tuple(image_shape[:2])}: '
+            'expected one label per pixel'
+        )
+
+
+def find_unknown_labels(
+    labels: Iterable, num_classes: int, ignore_index: int | None
+) -> list[int]:
+    """List the labels of masks that are neither a class nor ignored.
+
+    Nothing is known to be wrong without classes or without an ignored label.
+    """
+    if not num_classes or ignore_index is None:
+        return []
+    return [int(v) for v in labels if v >= num_classes and v != ignore_index]
