@@ -1,11 +1,27 @@
-"""Puts what OpenMIM looks for into a wheel; pyproject.toml says all the rest."""
+"""What pyproject.toml cannot say: the README on PyPI, and what OpenMIM looks for."""
 
+import re
 import shutil
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
+
+
+def absolute_readme():
+    """Return the README with links and pictures that work outside the repository."""
+    project = Path('pyproject.toml').read_text()
+    url = re.search(r"^Repository = '(.+)'", project, re.M)[1]
+    code = Path('ra_mm/__init__.py').read_text()
+    tag = 'v' + re.search(r"^__version__ = '(.+)'", code, re.M)[1]
+
+    def replace(match):
+        kind = 'raw' if match[1] else 'blob'
+        return f'{match[1]}[{match[2]}]({url}/{kind}/{tag}/{match[3]})'
+
+    link = r'(!?)\[([^\]]*)\]\((?!https?://|#)([^)\s]+)\)'
+    return re.sub(link, replace, Path('README.md').read_text())
 
 
 def copy_mim(folder):
@@ -35,7 +51,8 @@ class BuildWheel(bdist_wheel):
     """Copies them beside the metadata too.
 
     onedl-mim (0.5.1) takes the folder of a distribution's first file for its
-    package, which for ra_mm is ``ra_mm-<version>.dist-info``.
+    package, which for ra_mm is ``ra_mm-<version>.dist-info``. Delete this class when
+    onedl-mim looks for the package itself; look again before 2027-06-01.
     """
 
     def write_wheelfile(self, wheelfile_base, *args, **kwargs):
@@ -44,4 +61,8 @@ class BuildWheel(bdist_wheel):
             copy_mim(wheelfile_base)
 
 
-setup(cmdclass={'build_py': BuildPackage, 'bdist_wheel': BuildWheel})
+setup(
+    long_description=absolute_readme(),
+    long_description_content_type='text/markdown',
+    cmdclass={'build_py': BuildPackage, 'bdist_wheel': BuildWheel},
+)

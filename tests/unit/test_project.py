@@ -1,6 +1,9 @@
 """Numbers that more than one file has to state are the same in each."""
 
+import ast
 import re
+import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -40,3 +43,36 @@ def test_pins_are_in_the_allowed_ranges(stack):
         need = Requirement(text)
         if need.specifier:
             assert need.specifier.contains(pins[need.name]), text
+
+
+def test_every_import_is_declared():
+    """By ra_mm or by one of its extras."""
+    lists = [PROJECT['dependencies'], *EXTRAS.values()]
+    declared = {Requirement(text).name.lower() for texts in lists for text in texts}
+    distributions = metadata.packages_distributions()
+    undeclared = {}
+    for folder in ('ra_mm', 'tools', 'benchmarks', 'examples', 'tests'):
+        for path in (REPO / folder).rglob('*.py'):
+            for name in find_imports(path) & distributions.keys():
+                if not declared & {d.lower() for d in distributions[name]}:
+                    undeclared[name] = str(path.relative_to(REPO))
+    assert not undeclared
+
+
+def find_imports(path):
+    """The packages that a file imports absolutely, but for the standard library."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition('.')[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module.partition('.')[0])
+    return names - sys.stdlib_module_names - {'ra_mm'}
+
+
+def test_address_of_the_repository():
+    """It is stated in pyproject.toml, and the commands to install have the same one."""
+    url = PROJECT['urls']['Repository']
+    assert all(other.startswith(url) for other in PROJECT['urls'].values())
+    for page in ('README.md', 'docs/install.md'):
+        assert f'git+{url} ' in (REPO / page).read_text().replace('\n', ' ')
