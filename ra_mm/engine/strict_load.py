@@ -1,4 +1,4 @@
-"""Strict loading of weights: a mismatch is an error, where mmengine only warns."""
+"""Load weights strictly: a mismatch is an error, where mmengine only warns."""
 
 import logging
 from collections.abc import Collection, Mapping
@@ -122,38 +122,45 @@ def load_strict(
         model = model.module
     weights = strip_prefix(weights, None)
     found = load_weights(model, weights)
-    own = model.state_dict().keys()
-    if own & weights.keys():
-        attention = attention_keys(model)
-        is_ra = all(key.endswith(('.gamma', '.temp')) for key in attention)
-        absent = is_attention_absent(model, found['missing'])
-        if absent and (scope == 'backbone' or is_ra and allow_plain):
-            found['missing'] = [k for k in found['missing'] if k not in attention]
-            if scope == 'model':
-                print_log(
-                    'The checkpoint has no reverse attention: with gamma = 0 the '
-                    'model computes what the plain model computes.',
-                    logger='current',
-                    level=logging.WARNING,
-                )
+    if model.state_dict().keys() & weights.keys():  # otherwise nothing is excused
+        _excuse_plain_weights(model, found, scope, allow_plain)
         if scope == 'backbone':
-            others = {
-                kind: [key for key in keys if not key.startswith('backbone.')]
-                for kind, keys in found.items()
-            }
-            found = {
-                kind: [key for key in keys if key.startswith('backbone.')]
-                for kind, keys in found.items()
-            }
-            if any(others.values()):
-                print_log(
-                    'Outside the backbone the checkpoint does not fit, and what is '
-                    f'missing stays as initialized: {format_mismatch(others)}',
-                    logger='current',
-                    level=logging.WARNING,
-                )
+            found = _excuse_new_heads(found)
     if any(found.values()):
         raise UserError(
             f'the checkpoint does not fit the model: {format_mismatch(found)}; use '
             'one of the same model (backbone, attention, classes) or change the config'
         )
+
+
+def _excuse_plain_weights(model, found, scope, allow_plain):
+    """Remove the attention from the missing weights, if all of it may be missing."""
+    if not is_attention_absent(model, found['missing']):
+        return
+    attention = attention_keys(model)
+    is_ra = all(key.endswith(('.gamma', '.temp')) for key in attention)
+    if scope == 'backbone' or is_ra and allow_plain:
+        found['missing'] = [k for k in found['missing'] if k not in attention]
+        if scope == 'model':
+            _warn(
+                'The checkpoint has no reverse attention: with gamma = 0 the model '
+                'computes what the plain model computes.'
+            )
+
+
+def _excuse_new_heads(found):
+    """Return the mismatches of the backbone, and warn of the others."""
+    backbone, others = {}, {}
+    for kind, keys in found.items():
+        backbone[kind] = [key for key in keys if key.startswith('backbone.')]
+        others[kind] = [key for key in keys if not key.startswith('backbone.')]
+    if any(others.values()):
+        _warn(
+            'Outside the backbone the checkpoint does not fit, and what is missing '
+            f'stays as initialized: {format_mismatch(others)}'
+        )
+    return backbone
+
+
+def _warn(text):
+    print_log(text, 'current', level=logging.WARNING)
