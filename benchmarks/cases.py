@@ -12,7 +12,7 @@ from mmpretrain.models.backbones.mobilenet_v2 import InvertedResidual
 from mmpretrain.models.backbones.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
-from ra_mm.fileio import find_configs
+from ra_mm.engine.config import find_configs
 from ra_mm.layers import NAMES, ResidualSum
 from ra_mm.models import build_model
 

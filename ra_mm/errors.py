@@ -1,4 +1,4 @@
-"""The error for mistakes that users can correct, and translation into it."""
+"""UserError, and a context manager that converts other exceptions to it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Atomic file writes, a check that a folder is writable, and where the configs are."""
+"""Write files atomically, and find out early whether a folder is writable."""
 
 import os
 import tempfile
@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import IO
 
 from ra_mm.errors import UserError
-
-# Image files that mmpretrain's CustomDataset reads.
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
 
 
 @contextmanager
@@ -63,10 +60,3 @@ def check_writable(option: str, folder: str | Path) -> None:
         raise UserError(
             f'{option}: cannot write to {folder} ({e.strerror}); name another folder'
         ) from e
-
-
-def find_configs() -> Path:
-    """Return the folder of configs: that of a wheel, or else that of the checkout."""
-    package = Path(__file__).parent
-    packaged = package / '.mim/configs'
-    return packaged if packaged.is_dir() else package.parent / 'configs'

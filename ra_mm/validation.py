@@ -7,28 +7,28 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 
-class Rule(NamedTuple):
+class Kind(NamedTuple):
     """A kind of value: its description and a test that never raises."""
 
     expected: str
     test: Callable[[Any], bool]
 
-    def __or__(self, other: 'Rule') -> 'Rule':
-        return Rule(
+    def __or__(self, other: 'Kind') -> 'Kind':
+        return Kind(
             f'{self.expected} or {other.expected}',
             lambda v: self.test(v) or other.test(v),
         )
 
 
-def check_arg(rule: Rule, **values) -> None:
-    """Check values that must all follow the same rule.
+def check_arg(kind: Kind, **values) -> None:
+    """Check values that must all be of the same kind.
 
     Raises:
         ValueError: For the first value that does not. The message has its name.
     """
     for name, value in values.items():
-        if not rule.test(value):
-            raise ValueError(f'{name}={value!r}: expected {rule.expected}')
+        if not kind.test(value):
+            raise ValueError(f'{name}={value!r}: expected {kind.expected}')
 
 
 def shorten(names: Iterable, limit: int = 8) -> str:
@@ -45,17 +45,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f', did you mean {similar[0]!r}?' if similar else ''
 
 
-def integer(minimum: int, maximum: float = math.inf) -> Rule:
+def integer(minimum: int, maximum: float = math.inf) -> Kind:
     """An integer within the range; a bool is not one."""
-    return Rule(
+    return Kind(
         f'an integer{_range(minimum, maximum)}',
         lambda v: isinstance(v, Integral) and _number_in(v, minimum, maximum),
     )
 
 
-def number(minimum: float = -math.inf, maximum: float = math.inf) -> Rule:
+def number(minimum: float = -math.inf, maximum: float = math.inf) -> Kind:
     """A finite number within the range; a bool is not one."""
-    return Rule(
+    return Kind(
         f'a number{_range(minimum, maximum)}',
         lambda v: _number_in(v, minimum, maximum) and math.isfinite(v),
     )
@@ -72,32 +72,32 @@ def _range(minimum, maximum):
     return f' >= {minimum}' if maximum == math.inf else f' from {minimum} to {maximum}'
 
 
-def one_of(*choices) -> Rule:
+def one_of(*choices) -> Kind:
     """One of these values, of the same type: 1 is neither 1.0 nor True."""
-    return Rule(
+    return Kind(
         f'one of {", ".join(map(repr, choices))}',
         lambda v: any(type(v) is type(c) and v == c for c in choices),
     )
 
 
-def list_of(rule: Rule, length: int | None = None) -> Rule:
+def list_of(kind: Kind, length: int | None = None) -> Kind:
     """A sequence, but no string, of one or more or exactly ``length`` items."""
-    return Rule(
-        f'a list of {length or "one or more"}, each {rule.expected}',
+    return Kind(
+        f'a list of {length or "one or more"}, each {kind.expected}',
         lambda v: (
             isinstance(v, Sequence)
             and not isinstance(v, str)
             and (len(v) == length if length else len(v) > 0)
-            and all(map(rule.test, v))
+            and all(map(kind.test, v))
         ),
     )
 
 
-POSITIVE = Rule('a number > 0', lambda v: number(0).test(v) and v > 0)
-BELOW_1 = Rule('a number >= 0 and < 1', lambda v: number(0, 1).test(v) and v < 1)
-BOOL = Rule('True or False', lambda v: isinstance(v, bool))
-STR = Rule('a string', lambda v: isinstance(v, str))
-NONE = Rule('None', lambda v: v is None)
-BUILD_CFG = Rule(
+POSITIVE = Kind('a number > 0', lambda v: number(0).test(v) and v > 0)
+BELOW_1 = Kind('a number >= 0 and < 1', lambda v: number(0, 1).test(v) and v < 1)
+BOOL = Kind('True or False', lambda v: isinstance(v, bool))
+STR = Kind('a string', lambda v: isinstance(v, str))
+NONE = Kind('None', lambda v: v is None)
+BUILD_CFG = Kind(
     "a dict with a 'type'", lambda v: isinstance(v, Mapping) and bool(v.get('type'))
 )

@@ -22,8 +22,7 @@ from pathlib import Path
 
 import torch
 
-from ra_mm.cfg_options import OptionsAction
-from ra_mm.cli import report_user_errors
+from ra_mm.cli import OptionsAction, report_user_errors
 from ra_mm.datasets.shapes import write_shapes
 from ra_mm.errors import UserError
 from ra_mm.reproduce.data import read_dataset

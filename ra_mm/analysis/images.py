@@ -11,8 +11,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ra_mm.errors import UserError
-from ra_mm.fileio import IMAGE_SUFFIXES
 from ra_mm.validation import shorten
+
+# Image files that mmpretrain's CustomDataset reads.
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
 
 
 def find_images(

@@ -13,7 +13,7 @@ from ra_mm import validation as kinds
 from ra_mm.engine.config import get_value, iter_dicts
 
 # MMEngine accepts 1000.0, and some configs of the toolboxes have it.
-INTERVAL = kinds.Rule(
+INTERVAL = kinds.Kind(
     'an integer >= 1', lambda x: kinds.number(1).test(x) and x == int(x)
 )
 LOADER_FLAGS = ('persistent_workers', 'pin_memory', 'drop_last', 'sampler.shuffle')

@@ -1,4 +1,4 @@
-"""Reading checkpoints without running code, and finding the latest one."""
+"""Read checkpoints without running code, and find the latest one."""
 
 import os
 import os.path as osp

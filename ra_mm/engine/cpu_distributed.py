@@ -1,4 +1,4 @@
-"""Several processes without GPUs, for tests and trials."""
+"""Distributed training on CPUs, for tests and trials."""
 
 import logging
 import os

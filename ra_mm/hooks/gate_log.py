@@ -1,4 +1,4 @@
-"""Logging the gates of reverse attention during training."""
+"""Log the gates of reverse attention during training."""
 
 from collections import defaultdict
 

@@ -1,4 +1,4 @@
-"""Temperature annealing of reverse attention (paper, Eq. 8 and Table 9)."""
+"""Anneal the temperature of reverse attention (paper, Eq. 8 and Table 9)."""
 
 import math
 

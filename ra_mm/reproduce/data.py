@@ -6,9 +6,9 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ra_mm.analysis.images import IMAGE_SUFFIXES
 from ra_mm.datasets.shapes import CLASSES
 from ra_mm.errors import UserError
-from ra_mm.fileio import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
+from ra_mm.engine.config import find_configs
 from ra_mm.errors import UserError
-from ra_mm.fileio import find_configs
 
 CONFIGS = find_configs()
 

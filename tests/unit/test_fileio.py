@@ -5,7 +5,6 @@ import os
 
 import pytest
 
-from ra_mm import fileio
 from ra_mm.errors import UserError
 from ra_mm.fileio import atomic_write, check_writable
 
@@ -56,11 +55,3 @@ def test_check_writable(tmp_path):
     for folder in ('file', 'file/a/b'):
         with pytest.raises(UserError, match='--out: .*Not a directory'):
             check_writable('--out', tmp_path / folder)
-
-
-def test_configs_of_a_wheel_come_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(fileio, '__file__', str(tmp_path / 'ra_mm/fileio.py'))
-    assert fileio.find_configs() == tmp_path / 'configs'
-    packaged = tmp_path / 'ra_mm/.mim/configs'
-    packaged.mkdir(parents=True)
-    assert fileio.find_configs() == packaged

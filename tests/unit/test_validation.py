@@ -1,4 +1,4 @@
-"""Each kind of rule: what it accepts, what it rejects, and the message."""
+"""Each kind of value: what it accepts, what it rejects, and the message."""
 
 import math
 from collections import OrderedDict
@@ -42,13 +42,13 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize('rule, valid, invalid', CASES, ids=lambda c: str(c)[:40])
-def test_rule(rule, valid, invalid):
-    check_arg(rule, **{f'v{i}': value for i, value in enumerate(valid)})
+@pytest.mark.parametrize('kind, valid, invalid', CASES, ids=lambda c: str(c)[:40])
+def test_kind(kind, valid, invalid):
+    check_arg(kind, **{f'v{i}': value for i, value in enumerate(valid)})
     for value in invalid:
         with pytest.raises(ValueError) as error:
-            check_arg(rule, good=valid[0], wrong=value)
-        assert str(error.value) == f'wrong={value!r}: expected {rule.expected}'
+            check_arg(kind, good=valid[0], wrong=value)
+        assert str(error.value) == f'wrong={value!r}: expected {kind.expected}'
 
 
 def test_ranges_in_messages():

@@ -4,8 +4,8 @@ from argparse import ArgumentParser, ArgumentTypeError
 
 import pytest
 
-from ra_mm.cfg_options import parse_value
 from ra_mm.cli import add_cfg_options
+from ra_mm.cli.arguments import parse_value
 
 
 @pytest.mark.parametrize(

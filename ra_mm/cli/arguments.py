@@ -1,0 +1,138 @@
+"""Arguments that the command line tools share."""
+
+import os.path as osp
+import re
+from argparse import Action, ArgumentParser, ArgumentTypeError, Namespace
+from typing import Any
+
+from mmengine.config import DictAction
+
+QUOTED = re.compile(r"""(["'])(.*)\1""", re.DOTALL)
+
+
+def get_parser(prog: str, description: str) -> ArgumentParser:
+    """Create a parser of the options that training and testing share."""
+    parser = ArgumentParser(prog=prog, description=description)
+    parser.add_argument('config', help='config file of any of the toolboxes')
+    parser.add_argument(
+        '--work-dir',
+        help='folder for logs and checkpoints, by default the one in the config, '
+        'or else ./work_dirs/<name of the config>',
+    )
+    add_cfg_options(parser)
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='how the processes are started, pytorch for torchrun',
+    )
+    # torch.distributed.launch passes --local-rank, or --local_rank before
+    # PyTorch 2.0.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    return parser
+
+
+def key_value(text: str) -> str:
+    if '=' not in text:
+        raise ArgumentTypeError(f'{text!r} is not of the form KEY=VALUE')
+    return text
+
+
+def add_cfg_options(parser: ArgumentParser) -> None:
+    """Add ``--cfg-options``, as in all OpenMMLab tools."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=OptionsAction,
+        type=key_value,
+        metavar='KEY=VALUE',
+        help='settings that override the config: key=value, and '
+        'key="[a,b]" or key=a,b for a list; a text with commas needs quotes of its '
+        'own: "key=\'a, b\'"',
+    )
+
+
+class OptionsAction(Action):
+    """Collect ``KEY=VALUE`` in a dict, as mmengine's DictAction does.
+
+    That action removes all spaces and splits at commas, which corrupts paths. This
+    action keeps them verbatim or raises an error.
+    """
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        options = dict(getattr(namespace, self.dest, None) or {})
+        for text in values:
+            key, _, value = text.partition('=')
+            try:
+                options[key] = parse_value(value)
+            except ArgumentTypeError as e:
+                parser.error(f'{option_string} {key}={value}: {e}')
+        setattr(namespace, self.dest, options)
+
+
+def parse_value(text: str) -> Any:
+    """Parse a number, a bool, None, a list in brackets or with commas, or text.
+
+    Raises:
+        ArgumentTypeError: If the value might mean several things.
+    """
+    quoted = QUOTED.fullmatch(text)
+    value = quoted[2] if quoted else text
+    if not value.startswith(('[', '(')):
+        is_text = ' ' in value or '/' in value
+        if (quoted and (is_text or ',' in value)) or (is_text and osp.exists(value)):
+            return value
+        if ',' not in value:
+            return value if is_text else _parse_with_mmengine(value)
+        if '/' in value:
+            raise ArgumentTypeError(
+                f'write [{value}] for a list, or "\'{value}\'" for a path with commas'
+            )
+    if re.search(r'[^\s,(\[] +[^\s,)\]]', value):
+        raise ArgumentTypeError(
+            'the spaces within an item of a list would be lost; for one text with '
+            f'commas, write "\'{value}\'"'
+        )
+    try:
+        return _parse_with_mmengine(value)
+    except AssertionError as e:
+        raise ArgumentTypeError('its brackets do not match') from e
+
+
+def _parse_with_mmengine(value):
+    parsed = Namespace()
+    DictAction([], 'options')(ArgumentParser(), parsed, [f'value={value}'])
+    return parsed.options['value']
+
+
+class ShapeAction(Action):
+    """One or two numbers, as a tuple of height and width."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if len(values) > 2 or min(values) < 1:
+            parser.error(
+                f'{option_string} {" ".join(map(str, values))}: expected height '
+                'and width, or one number for both'
+            )
+        setattr(namespace, self.dest, (values[0], values[-1]))
+
+
+def add_shape_argument(
+    parser: ArgumentParser, help: str, default: tuple[int, int] | None = None
+) -> None:
+    """Add ``--shape HEIGHT WIDTH`` or ``--shape SIDE``, in pixels.
+
+    Args:
+        parser (ArgumentParser): The parser to extend.
+        help (str): What has this shape, and the default.
+        default (tuple[int, int], optional): Height and width.
+    """
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs='+',
+        action=ShapeAction,
+        metavar='PIXELS',
+        default=default,
+        help=help,
+    )
