@@ -18,7 +18,6 @@ from torch import nn
 from torch.distributed.nn.functional import all_reduce
 
 from ra_mm.engine.cpu_distributed import end_processes
-from ra_mm.ops import residual_tail
 
 TRAIN = Path(__file__).parents[2] / 'tools/train.py'
 IMAGES, BATCH, EPOCHS = 16, 4, 2
@@ -291,22 +290,14 @@ def test_averaged_weights(one):
         ('plain', {}, 0.15),  # norms of 4 images amplify rounding
     ],
 )
-def test_bfloat16(name, options, most, one, monkeypatch):
-    """Training with autocast on a CPU; G remains float32."""
-    dtypes = set()
-
-    def add(F, x, G, relu, original=residual_tail._sum_into_F):
-        dtypes.add((F.dtype, x.dtype, G.dtype))
-        return original(F, x, G, relu)
-
+def test_bfloat16(name, options, most, one):
+    """Training with autocast on a CPU."""
     expected, _ = one(name, options)
-    monkeypatch.setattr(residual_tail, '_sum_into_F', add)
     ours, _ = one(
         f'{name}_bfloat16',
         options,
         hooks=[ANNEALING, dict(type='Probe', autocast=True)],
     )
-    assert dtypes == {(torch.bfloat16, torch.bfloat16, torch.float32)}
     assert ours['temps'] == expected['temps']
     assert len(ours['grads']) == STEPS
     for grads in ours['grads']:

@@ -4,6 +4,8 @@ import importlib.util
 import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -184,16 +186,16 @@ def test_code(page, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('kind', ['detector', 'segmenter', 'classifier'])
-def test_inferencer(kind, saved_models, configs, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    cv2.imwrite('image.jpg', np.zeros((64, 64, 3), np.uint8))
+def test_inferencer(kind, saved_models, configs, tmp_path):
+    """In a new process and any folder, without importing ra_mm."""
+    cv2.imwrite(str(tmp_path / 'image.jpg'), np.zeros((64, 64, 3), np.uint8))
     package = dict(detector='mmdet', segmenter='mmseg', classifier='mmpretrain')[kind]
     blocks = find_blocks('docs/deployment.md', 'python')
     (code,) = (b for b in blocks if f'from {package}.apis' in b)
     code = code.replace('CONFIG.py', str(configs / f'{kind}.py'))
     _, path = saved_models[kind]
     code = re.sub(r"'\w+\.pth'", repr(str(path)), code)
-    exec(code, {})
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=tmp_path)
     assert kind == 'classifier' or any((tmp_path / 'found').rglob('image*'))
 
 
