@@ -14,7 +14,7 @@ except ImportError:  # before PyTorch 2.3
 
 # Whether torch.compile serves our functions: 2.1 compiles them anew for each shape,
 # and does not understand autograd functions.
-COMPILES_FUNCTIONS = torch.__version__ >= (2, 5)
+COMPILES_FUNCTIONS = torch.__version__ >= (2, 5)  # type: ignore[operator]
 
 __all__ = [
     'COMPILES_FUNCTIONS',

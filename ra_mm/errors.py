@@ -1,5 +1,6 @@
 """UserError, and a context manager that converts other exceptions to it."""
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,7 +35,10 @@ def translate_errors(what: str) -> Iterator[None]:
 
 
 def describe(error: Exception) -> str:
-    """Format an exception as one message, with its class where that helps."""
+    """Format an exception as one message, with its class where that helps.
+
+    An exception without a text is described by the line of code that raised it.
+    """
     # str() of a KeyError is the repr of its message.
     text = str(error.args[0] if isinstance(error, KeyError) else error)
     if isinstance(error, ImportError):
@@ -43,4 +47,9 @@ def describe(error: Exception) -> str:
         text += ' (run `python -m ra_mm.check_env` to check the installation)'
     if isinstance(error, (ValueError, OSError)) and text:
         return text
+    if not text and error.__traceback__:
+        *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+        code = frame.f_code
+        name = getattr(code, 'co_qualname', code.co_name)  # since Python 3.11
+        text = f'raised by {name} ({code.co_filename}, line {line})'
     return f'{type(error).__name__}: {text}'.removesuffix(': ')

@@ -36,7 +36,7 @@ def use_gloo(cfg: Config) -> None:
         if node.get('type') in ('SyncBN', 'MMSyncBN')
     ]
     for node in sync_bns:
-        node.type = 'BN'
+        node['type'] = 'BN'
     if cfg.pop('sync_bn', None) or sync_bns:
         print_log(
             'SyncBN needs GPUs: BN replaces it.', 'current', level=logging.WARNING

@@ -15,7 +15,6 @@ newer, where :func:`torch.load` refuses what is not in the list.
 import functools
 import os
 import pickle
-from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
@@ -68,11 +67,13 @@ def forbidden_globals(path: str | os.PathLike, error: Exception) -> list[str]:
         return []
 
 
-def _get_safe_globals() -> list[Callable]:
+def _get_safe_globals() -> list[Any]:
     """List mmengine's records, NumPy's arrays and scores, and OneCycleLR's state."""
     # Checkpoints name these functions as the numpy that saved them: numpy 2
     # renamed numpy.core.
-    functions = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
+    functions: list[Any] = [
+        value.__reduce__()[0] for value in (np.zeros(1), np.float64(0))
+    ]
     codes = np.typecodes['AllInteger'] + np.typecodes['AllFloat'] + '?'
     return [
         *(
@@ -89,7 +90,7 @@ def _get_safe_globals() -> list[Callable]:
 
 def _rename(function, module, name):
     """Wrap a function, under a name by which pickles call it."""
-    alias = functools.partial(function)
+    alias: Any = functools.partial(function)
     alias.__module__, alias.__qualname__, alias.__name__ = module, name, name
     return alias
 

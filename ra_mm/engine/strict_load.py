@@ -119,7 +119,7 @@ def load_strict(
         UserError: If keys are missing or unexpected, or sizes differ.
     """
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
+        model = model.module  # type: ignore[assignment]
     weights = strip_prefix(weights, None)
     found = load_weights(model, weights)
     if model.state_dict().keys() & weights.keys():  # otherwise nothing is excused

@@ -12,39 +12,16 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-DEMO = ROOT / 'configs/demo/faster_rcnn_ra_r18.py'
 EPOCHS, ITERS = 3, 8  # 16 images, 2 a step
 ANNEALING = 16  # iterations
-
-
-def options(data):
-    """The demo at 64x64 pixels for 3 epochs of 8 iterations."""
-    loader = [
-        f'{part}_dataloader.{key}'
-        for part in ('train', 'val', 'test')
-        for key in (
-            f'dataset.data_root={data}',
-            'num_workers=0',
-            'persistent_workers=False',
-        )
-    ]
-    return [
-        '--cfg-options',
-        *loader,
-        'train_dataloader.batch_size=2',
-        'train_dataloader.dataset.pipeline.2.scale=(64,64)',
-        'model.backbone.base_channels=8',
-        'model.neck.in_channels=[8,16,32,64]',
-        *(
-            f'{part}_evaluator.ann_file={data}/annotations/val.json'
-            for part in ('val', 'test')
-        ),
-        f'train_cfg.max_epochs={EPOCHS}',
-        'train_cfg.val_interval=1',
-        'default_hooks.logger.interval=1',
-        'custom_hooks.0.length=2',
-        'randomness.seed=0',
-    ]
+OPTIONS = [
+    '--cfg-options',
+    'train_dataloader.batch_size=2',
+    f'train_cfg.max_epochs={EPOCHS}',
+    'train_cfg.val_interval=1',
+    'default_hooks.logger.interval=1',
+    'custom_hooks.0.length=2',
+]
 
 
 def run(*args, cwd):
@@ -55,11 +32,11 @@ def run(*args, cwd):
 
 
 @pytest.fixture(scope='module')
-def trained(shapes, tmp_path_factory):
+def trained(configs, tmp_path_factory):
     """A finished run of tools/train.py, started in another folder."""
     cwd = tmp_path_factory.mktemp('run')
-    run(ROOT / 'tools/train.py', DEMO, *options(shapes), cwd=cwd)
-    return cwd / 'work_dirs/faster_rcnn_ra_r18'
+    run(ROOT / 'tools/train.py', configs / 'detector.py', *OPTIONS, cwd=cwd)
+    return cwd / 'work_dirs/detector'
 
 
 def test_train(trained, scalars):
@@ -147,7 +124,7 @@ def test_class_folders_as_documented(train, shapes, tmp_path):
     assert saved['meta']['dataset_meta']['classes'] == names
 
 
-def test_same_figures_as_mmdets_own_tool(trained, shapes, tmp_path):
+def test_same_figures_as_mmdets_own_tool(trained, configs, tmp_path):
     """The metrics and predictions are equal, and the number of pictures.
 
     The checkpoint is from the middle of the annealing. Its metrics equal those
@@ -159,7 +136,7 @@ def test_same_figures_as_mmdets_own_tool(trained, shapes, tmp_path):
         work_dir = tmp_path / str(i)
         run(
             tool,
-            DEMO,
+            configs / 'detector.py',
             trained / 'epoch_1.pth',
             '--work-dir',
             work_dir,
@@ -167,7 +144,7 @@ def test_same_figures_as_mmdets_own_tool(trained, shapes, tmp_path):
             work_dir / 'out.pkl',
             '--show-dir',
             'pictures',
-            *options(shapes),
+            *OPTIONS,
             cwd=tmp_path,
         )
         (path,) = work_dir.glob('*/*.json')

@@ -12,8 +12,6 @@ from ra_mm.errors import UserError, translate_errors
         (FileNotFoundError('a.png'), 'it fails: a.png'),
         (KeyError('RAResNt is not there'), 'it fails: KeyError: RAResNt is not there'),
         (TypeError('no max_epoch'), 'it fails: TypeError: no max_epoch'),
-        (AssertionError(), 'it fails: AssertionError'),
-        (ValueError(), 'it fails: ValueError'),
     ],
 )
 def test_translation(error, message):
@@ -21,6 +19,19 @@ def test_translation(error, message):
         raise error
     assert str(e.value) == message
     assert e.value.__cause__ is error
+
+
+class Abstract:
+    def __init__(self):
+        raise NotImplementedError
+
+
+def test_error_without_a_text():
+    with pytest.raises(UserError) as e, translate_errors('it fails'):
+        Abstract()
+    for part in ('NotImplementedError', '__init__', __file__):
+        assert part in str(e.value)
+    assert '\n' not in str(e.value)
 
 
 def test_missing_package():

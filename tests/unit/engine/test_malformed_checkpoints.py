@@ -133,22 +133,12 @@ CODE = {
     'numpy.save': Runs(np.save, TRACE, 1),
     'class': Ours(),
 }
-PLACES = dict(
-    alone=lambda saved, code: code,
-    weight=lambda saved, code: saved['state_dict'].update(x=code),
-    meta=lambda saved, code: saved['meta'].update(x=[code]),
-    optimizer=lambda saved, code: saved.update(optimizer=code),
-    hub=lambda saved, code: saved['message_hub'].update(x=code),
-)
 
 
-@pytest.mark.parametrize(
-    'name, place',
-    [*((name, 'weight') for name in CODE), *(('os.system', place) for place in PLACES)],
-)
-def test_code_is_not_run(refused, tmp_path, name, place):
+@pytest.mark.parametrize('name', CODE)
+def test_code_is_not_run(refused, tmp_path, name):
     spoilt = content()
-    spoilt = PLACES[place](spoilt, CODE[name]) or spoilt
+    spoilt['meta']['x'] = [CODE[name]]
     assert 'may run code' in refused(saved(spoilt))
     assert not list(tmp_path.glob(f'{TRACE}*'))
 
