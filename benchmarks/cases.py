@@ -4,6 +4,7 @@ import functools
 import operator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -15,29 +16,44 @@ from torch import Tensor, nn
 from ra_mm.engine.config import find_configs
 from ra_mm.layers import NAMES, ResidualSum
 from ra_mm.models import build_model
+from ra_mm.reproduce import paper
 
 CONFIG_DIR = find_configs()
-
-# Prefix of the config, path of the tail (None: that which a training would choose by
-# measurement), whether torch.compile gets the backbone.
-VARIANTS: dict[str, tuple[str, str | None, bool]] = {
-    'plain': ('', 'fused', False),
-    'se': ('se_', 'fused', False),
-    'cbam': ('cbam_', 'fused', False),
-    'ra': ('ra_', None, False),
-    'ra-naive': ('ra_', 'reference', False),
-    'ra-given': ('ra_', 'given', False),
-    'ra-fused': ('ra_', 'fused', False),
-    'ra-compiled': ('ra_', 'compiled', False),
-    'plain+compile': ('', 'fused', True),
-    'ra+compile': ('ra_', 'fused', True),
-}
-# Rivals and controls that no config has: they take the place of RA in its configs.
-RIVALS = ('simam', 'eca', 'grn', 'static_gate', 'gated_residual')
-VARIANTS |= {name: (f'{name}_', 'fused', False) for name in RIVALS}
 CONFIGS = dict(
     resnet18='r18', resnet50='r50', resnet101='r101', mobilenetv2='mobilenetv2_1.0'
 )
+
+
+class Variant(NamedTuple):
+    """What is measured beside the plain model.
+
+    Attributes:
+        attention: A key of NAMES; '' for the plain model.
+        path: The path of the tail; None for the one that a long training would
+            choose by measurement.
+        compiles: Whether torch.compile gets the backbone.
+    """
+
+    attention: str
+    path: str | None = 'fused'
+    compiles: bool = False
+
+
+# Rivals and controls without configs of their own: they replace RA in its configs.
+RIVALS = ('simam', 'eca', 'grn', 'static_gate', 'gated_residual')
+VARIANTS = {
+    'plain': Variant(''),
+    'se': Variant('se'),
+    'cbam': Variant('cbam'),
+    'ra': Variant('ra', None),
+    'ra-naive': Variant('ra', 'reference'),
+    'ra-given': Variant('ra', 'given'),
+    'ra-fused': Variant('ra', 'fused'),
+    'ra-compiled': Variant('ra', 'compiled'),
+    'plain+compile': Variant('', compiles=True),
+    'ra+compile': Variant('ra', compiles=True),
+    **{name: Variant(name) for name in RIVALS},
+}
 
 
 @dataclass(frozen=True)
@@ -67,25 +83,27 @@ class Case:
     batch: int
     size: int
 
-    def config(self, prefix: str) -> Path:
-        if prefix.removesuffix('_') in RIVALS:
-            prefix = 'ra_'
-        name = f'{prefix}{CONFIGS[self.model]}.py'
+    def config(self, attention: str) -> Path:
+        """Find the config with this attention, or with RA in its place."""
+        if attention in RIVALS:
+            attention = 'ra'
+        name = f'{attention}_{CONFIGS[self.model]}.py'.removeprefix('_')
         if self.what == 'detector':
             return CONFIG_DIR / f'faster_rcnn_{name}'
         return CONFIG_DIR / f'imagenet/{name}'
 
-    def build(self, prefix: str) -> nn.Module:
+    def build(self, attention: str) -> nn.Module:
         """Build the untrained model, or its tails."""
         if self.what == 'tail':
             return nn.ModuleList(
-                Tail(prefix, shape[1], relu) for shape, relu in tails(self)
+                Tail(attention, shape[1], relu) for shape, relu in tails(self)
             )
-        cfg = Config.fromfile(self.config(prefix))
+        cfg = Config.fromfile(self.config(attention))
         cfg.model.backbone.init_cfg = None
-        if prefix.removesuffix('_') in RIVALS:
-            kind = NAMES[prefix.removesuffix('_')]
-            cfg.model.backbone.attention = dict(type=f'ra_mm.{kind.__name__}')
+        if attention in RIVALS:
+            cfg.model.backbone.attention = dict(
+                type=f'ra_mm.{NAMES[attention].__name__}'
+            )
         return build_model(cfg)
 
     def place(self, t):
@@ -112,14 +130,22 @@ class Case:
             padded = tuple(-(-side // 32) * 32 for side in shape)
             images = self.place(torch.randn(self.batch, 3, *padded))
             return images, [
-                random_boxes(shape, padded).to(self.device) for _ in range(self.batch)
+                random_sample(shape, padded).to(self.device) for _ in range(self.batch)
             ]
         shape = self.batch, 3, self.size, self.size
         labels = torch.randint(1000, (self.batch,), device=self.device)
         return self.place(torch.randn(shape)), labels
 
+    def paper_ratio(self, variant: str) -> float | None:
+        """The paper's training time of a variant over that of the plain model."""
+        attention = VARIANTS[variant].attention
+        if self.what != 'train' or not attention or attention in RIVALS:
+            return None
+        hours = {row.config: row.paper['hours'] for row in paper.rows(2, 3)}
+        return float(hours[self.config(attention)] / hours[self.config('')])
 
-def random_boxes(shape: tuple[int, int], padded: tuple[int, int]):
+
+def random_sample(shape: tuple[int, int], padded: tuple[int, int]):
     """Make a data sample with 8 random boxes."""
     from mmdet.structures import DetDataSample
 
@@ -137,10 +163,10 @@ def random_boxes(shape: tuple[int, int], padded: tuple[int, int]):
 @functools.cache
 def tails(case: Case) -> list[tuple[torch.Size, bool]]:
     """List each residual block's output shape, and whether it ends in a ReLU."""
-    found = []
+    kinds = []
 
     def note(block, _, out):
-        found.append((out.shape, not isinstance(block, InvertedResidual)))
+        kinds.append((out.shape, not isinstance(block, InvertedResidual)))
 
     backbone = replace(case, what='infer').build('').backbone.to('meta')
     for m in backbone.modules():
@@ -149,18 +175,18 @@ def tails(case: Case) -> list[tuple[torch.Size, bool]]:
         ):
             m.register_forward_hook(note)
     backbone(torch.empty(case.batch, 3, case.size, case.size, device='meta'))
-    return found
+    return kinds
 
 
 class Tail(nn.Module):
     """Everything after the last convolution of a residual block."""
 
-    def __init__(self, prefix: str, channels: int, relu: bool) -> None:
+    def __init__(self, attention: str, channels: int, relu: bool) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(channels)
         self.act = nn.ReLU(inplace=True) if relu else nn.Identity()
-        if prefix:
-            self.attention = NAMES[prefix.removesuffix('_')](channels)
+        if attention:
+            self.attention = NAMES[attention](channels)
         else:  # as in mmpretrain's blocks
             self.attention = operator.iadd if relu else operator.add
 

@@ -14,7 +14,7 @@ DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
 LAYOUTS = dict(nchw=torch.contiguous_format, nhwc=torch.channels_last)
 
 
-def relative_error(a: Tensor, exact: Tensor) -> dict[str, float]:
+def compare_with_exact(a: Tensor, exact: Tensor) -> dict[str, float]:
     """Compare a with its exact value.
 
     Returns:
@@ -22,7 +22,7 @@ def relative_error(a: Tensor, exact: Tensor) -> dict[str, float]:
         ``norm`` (the norm of the deviation over the norm of the exact value).
         NaN where a has NaN.
     """
-    a, exact = a.detach().double(), exact.detach().double()
+    a, exact = a.detach().double(), exact.detach().to(a.device, torch.float64)
     deviation = a - exact
     tiny = torch.finfo(torch.float64).tiny
     return dict(
@@ -97,7 +97,7 @@ def tail_errors(
 
     Yields:
         dict: ``path``, ``dtype``, ``layout``, ``batch_norm`` ('training' or
-        'frozen'), ``shape`` and ``errors``: the :func:`relative_error` of y
+        'frozen'), ``shape`` and ``errors``: the :func:`compare_with_exact` of y
         and of each gradient.
 
     Raises:
@@ -120,12 +120,12 @@ def tail_errors(
             if path == 'compiled':
                 torch._dynamo.reset()
             with must_compile():
-                found = copy.deepcopy(tail).outputs(path, z, x, dy)
+                outputs = copy.deepcopy(tail).outputs(path, z, x, dy)
             yield dict(
                 path=path,
                 dtype=dtype,
                 layout=layout,
                 batch_norm='training' if trains_bn else 'frozen',
                 shape=list(shape),
-                errors={k: relative_error(t, exact[k]) for k, t in found.items()},
+                errors={k: compare_with_exact(t, exact[k]) for k, t in outputs.items()},
             )

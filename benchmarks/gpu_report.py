@@ -15,12 +15,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import cost_tables as cost_report
 from benchmarks.cases import Case
 from benchmarks.exactness import tail_errors
-from benchmarks.measuring import Step, measure
-from benchmarks.operator_check import operator_errors
-from benchmarks.paths import choose_path, compare_with_steps
+from benchmarks.measuring import measure_case
+from benchmarks.recording import write_results
 from ra_mm.errors import UserError
 
 EAGER_PATHS = ['reference', 'given', 'fused']
@@ -37,7 +35,7 @@ COMPILED_SETTINGS = [
 
 
 @dataclass(frozen=True)
-class Part:
+class ReportPart:
     """One part of the report.
 
     Attributes:
@@ -53,7 +51,7 @@ class Part:
     results: Callable[[Callable[[str], None], float], Iterator[dict]]
 
 
-def parts(device: str, tiny: bool = False) -> list[Part]:
+def report_parts(device: str, tiny: bool = False) -> list[ReportPart]:
     """List the parts in order of importance.
 
     Args:
@@ -62,77 +60,68 @@ def parts(device: str, tiny: bool = False) -> list[Part]:
             the report in seconds. Defaults to False.
     """
 
-    def exactness(paths, settings=None):
+    def exactness(name, estimate_s, paths, settings=None):
         shape = (2, 8, 6, 6) if tiny else (16, 256, 28, 28)
-        return lambda progress, left: tail_errors(device, paths, shape, settings)
+        return ReportPart(
+            name,
+            estimate_s,
+            lambda progress, left: tail_errors(device, paths, shape, settings),
+        )
 
-    def steps(what, variants, model='resnet50', **settings):
+    def steps(name, estimate_s, variants, what='train', model='resnet50', **settings):
         settings = dict(precision='amp', layout='nhwc', batch=256, size=224) | settings
         if tiny:
             settings |= dict(batch=2, size=64 if what == 'detector' else 32)
             if what != 'detector':
                 model = 'resnet18'
-            variants = [v for v in variants if 'compile' not in v]
+            variants = [v for v in variants if v != 'ra' and 'compile' not in v]
         case = Case(what, model, device, **settings)
 
         def results(progress, left):
-            found = measure(
+            yield measure_case(
                 case,
-                ['plain', *variants],
+                variants,
                 rounds=2 if tiny else 7,
                 progress=progress,
                 limit_s=0.8 * left,
                 keep_going=True,
             )
-            yield found  # first, for the choice may fail
-            if what in ('train', 'detector') and 'ra-fused' in variants:
-                progress('choice of a path')
-                step = Step(case, 'ra-fused', case.inputs())
-                with step.settings():
-                    choice = choose_path(
-                        step.model, step.forward, compiles='ra-compiled' in variants
-                    )
-                found['choice'] = compare_with_steps(choice, found['results'])
 
-        return results
+        return ReportPart(name, estimate_s, results)
 
-    attentions = ['se', 'cbam', *RA]
-    few = ['ra-naive', 'ra-fused', 'ra-compiled']
+    every = ['se', 'cbam', *RA, 'ra']
+    main = ['se', 'ra-naive', 'ra-fused', 'ra-compiled', 'ra']
+    eager = ['se', 'cbam', 'ra-naive', 'ra-fused']
     compiled = ['ra-fused', 'plain+compile', 'ra+compile']
-    detector = dict(precision='tf32', layout='nchw', batch=2, size=800)
-    found = [
-        Part('exactness', 15, exactness(EAGER_PATHS)),
-        Part('train-nhwc', 70, steps('train', attentions)),
-        Part('train-nchw', 60, steps('train', attentions, layout='nchw')),
-        Part('tails-nhwc', 25, steps('tail', RA)),
-        Part('tails-nchw', 25, steps('tail', RA, layout='nchw')),
-        Part('detector', 60, steps('detector', RA, **detector)),
-        Part('operators', 15, lambda progress, left: operator_errors(device, tiny)),
-        Part('exactness-compiled', 40, exactness(['compiled'], COMPILED_SETTINGS)),
-        Part('compiled-nhwc', 100, steps('train', compiled)),
-        Part('train-fp32', 45, steps('train', few, precision='fp32', layout='nchw')),
-        Part('infer-256', 20, steps('infer', ['se', 'cbam', 'ra-naive', 'ra-fused'])),
-        Part(
-            'infer-1',
-            15,
-            steps('infer', ['se', 'cbam', 'ra-naive', 'ra-fused'], batch=1),
-        ),
-        Part('train-batch32', 30, steps('train', ['se', *few], batch=32)),
-        Part('train-resnet18', 30, steps('train', ['se', *few], 'resnet18')),
-        Part('train-mobilenetv2', 35, steps('train', ['se', *few], 'mobilenetv2')),
-        Part('train-resnet101', 50, steps('train', ['se', *few], 'resnet101')),
-        Part('compiled-nchw', 90, steps('train', compiled, layout='nchw')),
-        Part('train-tf32', 30, steps('train', few, precision='tf32')),
+    detector = dict(what='detector', precision='tf32', layout='nchw', batch=2, size=800)
+    parts = [
+        exactness('exactness', 15, EAGER_PATHS),
+        steps('train-nhwc', 80, every),
+        steps('train-nchw', 70, every, layout='nchw'),
+        steps('tails-nhwc', 25, RA, 'tail'),
+        steps('tails-nchw', 25, RA, 'tail', layout='nchw'),
+        steps('detector', 70, [*RA, 'ra'], **detector),
+        exactness('exactness-compiled', 40, ['compiled'], COMPILED_SETTINGS),
+        steps('compiled-nhwc', 100, compiled),
+        steps('train-fp32', 50, main[1:], precision='fp32', layout='nchw'),
+        steps('infer-256', 20, eager, 'infer'),
+        steps('infer-1', 15, eager, 'infer', batch=1),
+        steps('train-batch32', 35, main, batch=32),
+        steps('train-resnet18', 35, main, model='resnet18'),
+        steps('train-mobilenetv2', 40, main, model='mobilenetv2'),
+        steps('train-resnet101', 55, main, model='resnet101'),
+        steps('compiled-nchw', 90, compiled, layout='nchw'),
+        steps('train-tf32', 35, main[1:], precision='tf32'),
     ]
-    if tiny:  # without compilation nothing is left to measure in these
+    if tiny:  # these measure nothing without compilation
         skip = 'exactness-compiled', 'compiled-nhwc', 'compiled-nchw'
-        found = [p for p in found if p.name not in skip]
-    return found
+        parts = [p for p in parts if p.name not in skip]
+    return parts
 
 
-def write_report(
+def write_gpu_report(
     out: Path,
-    todo: list[Part],
+    todo: list[ReportPart],
     minutes: float,
     environment: dict,
     progress: Callable[[str], None],
@@ -142,7 +131,7 @@ def write_report(
 
     Args:
         out (Path): The JSON file.
-        todo (list[Part]): What to run, in this order.
+        todo (list[ReportPart]): What to run, in this order.
         minutes (float): The time budget.
         environment (dict): Recorded as it is.
         progress (callable): Called with a line of text about the state.
@@ -166,39 +155,36 @@ def write_report(
             if old != new:
                 raise UserError(f'{out}: is a report for {key} {old}, not {new}')
         report['parts'] += [p for p in earlier['parts'] if p['status'] == 'done']
-        finished = {p['name'] for p in report['parts']}
-        todo = [part for part in todo if part.name not in finished]
+    finished = {p['name'] for p in report['parts']}
     for part in todo:
+        if part.name in finished:
+            continue
         left = 60 * minutes - (time.monotonic() - begin)
         entry = dict(name=part.name, status='running', seconds=0.0, results=[])
         report['parts'].append(entry)
         if left < part.estimate_s:
-            entry.update(
-                status='skipped',
-                reason=f'needs about {part.estimate_s:.0f} s, {max(left, 0):.0f} s left',
-            )
+            reason = f'needs about {part.estimate_s:.0f} s, {max(left, 0):.0f} s left'
+            entry.update(status='skipped', reason=reason)
         else:
             progress(f'{part.name}: starts, {left:.0f} s left')
-            limit = min(left, 60 + 2 * part.estimate_s)
-            _run(
-                part,
-                entry,
-                limit,
-                progress,
-                lambda: cost_report.write_json(report, out),
+            limit_s = min(left, 60 + 2 * part.estimate_s)
+            _run_part(
+                part, entry, limit_s, progress, lambda: write_results(report, out)
             )
         progress(f'{part.name}: {entry["status"]} {entry.get("reason", "")}')
-        cost_report.write_json(report, out)
+        write_results(report, out)
     return report
 
 
-def _run(part, entry, limit, progress, save):
+def _run_part(part, entry, limit_s, progress, save):
     start = time.monotonic()
+
+    def report(text):
+        progress(f'{part.name}: {text}')
+
     try:
-        with time_limit(limit):
-            for result in part.results(
-                lambda text: progress(f'{part.name}: {text}'), limit
-            ):
+        with time_limit(limit_s):
+            for result in part.results(report, limit_s):
                 entry['results'].append(result)
                 entry['seconds'] = round(time.monotonic() - start, 1)
                 save()

@@ -1,14 +1,10 @@
 """Measure time, peak memory and saved activations of a step, side by side."""
 
 import contextlib
-import os
-import shlex
-import statistics
 import time
 import timeit
 from collections.abc import Callable
 from dataclasses import asdict
-from importlib import metadata
 
 import torch
 from torch import nn
@@ -19,7 +15,6 @@ from benchmarks.cases import VARIANTS, Case
 from benchmarks.paths import choose_path, compare_with_steps, must_compile
 from ra_mm.layers import ReverseAttention, force_path
 from ra_mm.ops.dispatch import CompilationFailed, retry_compilation
-from ra_mm.reproduce import machine
 
 MIN_ROUNDS = 3
 
@@ -39,10 +34,10 @@ class Step:
     """
 
     def __init__(self, case: Case, variant: str, inputs) -> None:
-        prefix, self.path, compiles = VARIANTS[variant]
+        attention, self.path, compiles = VARIANTS[variant]
         self.case, self.inputs = case, inputs
         torch.manual_seed(1)
-        self.model = case.place(case.build(prefix))
+        self.model = case.place(case.build(attention))
         self.model.train(case.what != 'infer')
         for m in self.model.modules():
             if isinstance(m, ReverseAttention):
@@ -154,19 +149,12 @@ def tf32_allowed(allowed: bool):
 
 
 def seconds(step: Callable[[], object], number: int) -> float:
-    """Time ``number`` consecutive steps, and return the mean of one.
-
-    The timer synchronizes with the GPU.
-    """
+    """Time ``number`` consecutive steps, and return the mean of one."""
+    # This timer synchronizes with the GPU.
     return timeit.Timer(step, timer=timer).timeit(number) / number
 
 
-def quartiles(values: list[float]) -> tuple[float, float, float]:
-    """The lower quartile, the median and the upper quartile."""
-    return tuple(statistics.quantiles(values, n=4, method='inclusive'))
-
-
-def measure(
+def measure_case(
     case: Case,
     variants: list[str],
     rounds: int,
@@ -181,7 +169,7 @@ def measure(
 
     Args:
         case (Case): The settings.
-        variants (list[str]): Keys of VARIANTS, 'plain' first.
+        variants (list[str]): Keys of VARIANTS besides 'plain'.
         rounds (int): How often each variant runs beside the plain model.
         progress (callable): Called with a line of text about the state.
         limit_s (float): After this many seconds no further round starts, except
@@ -196,8 +184,9 @@ def measure(
         step, of plain and of the variant, in each round); ``peak_bytes`` (peak
         memory allocated in a step, with the model, without the inputs; None on
         a CPU); ``saved_bytes`` (see :meth:`Step.saved_bytes`; None for
-        inference and compiled backbones). A failed variant has only
-        ``variant`` and ``error``. If 'ra' chose a path, ``choice``, see
+        inference and compiled backbones); ``paper_ratio`` (see
+        :meth:`.Case.paper_ratio`). A failed variant has only ``variant`` and
+        ``error``. If 'ra' chose a path, ``choice``, see
         :func:`.compare_with_steps`.
 
     Raises:
@@ -205,9 +194,8 @@ def measure(
             ``keep_going`` records it.
     """
     begin = time.perf_counter()
-    cuda = case.device == 'cuda'
     torch._dynamo.reset()
-    inputs, steps, results, failed = case.inputs(), [], [], []
+    inputs, steps, results, failed = case.inputs(), {}, {}, []
 
     def record_failure(variant, e):
         if not keep_going or variant == 'plain':
@@ -215,48 +203,46 @@ def measure(
         failed.append(dict(variant=variant, error=f'{type(e).__name__}: {e}'))
         progress(f'{variant}: {type(e).__name__}: {e}')
 
-    for variant in variants:
+    for variant in ('plain', *variants):
         progress(f'{variant}: warm-up')
         try:
-            step, result = _warm_up(case, variant, inputs)
+            steps[variant], results[variant] = _warm_up(case, variant, inputs)
         except Exception as e:
             record_failure(variant, e)
-        else:
-            steps.append(step)
-            results.append(result)
 
     # Long enough for the clock.
-    number = max(1, round((0.1 if cuda else 0.2) / seconds(steps[0], 1)))
+    shortest = 0.1 if case.device == 'cuda' else 0.2
+    number = max(1, round(shortest / seconds(steps['plain'], 1)))
+    others = [variant for variant in steps if variant != 'plain']
     first_round = time.perf_counter()
     for i in range(rounds):
         if i >= MIN_ROUNDS and time.perf_counter() - begin > limit_s:
             rounds = i
             break
-        if not steps[1:]:  # all of them failed
-            ms = 1e3 * seconds(steps[0], number)
-            results[0]['pairs_ms'].append([ms, ms])
-        for step, result in zip(steps[1:], results[1:]):
-            pair = [steps[0], step]
-            ms = {
-                j: 1e3 * seconds(pair[j], number) for j in ((0, 1) if i % 2 else (1, 0))
-            }
-            result['pairs_ms'].append([ms[0], ms[1]])
-            results[0]['pairs_ms'].append([ms[0], ms[0]])
+        for variant in others or ['plain']:
+            pair = ['plain', variant] if i % 2 else [variant, 'plain']
+            ms = {v: 1e3 * seconds(steps[v], number) for v in pair}
+            results['plain']['pairs_ms'].append([ms['plain'], ms['plain']])
+            if others:
+                results[variant]['pairs_ms'].append([ms['plain'], ms[variant]])
         left = (time.perf_counter() - first_round) / (i + 1) * (rounds - i - 1)
         progress(f'round {i + 1} of {rounds}, {left / 60:.1f} minutes left')
     if retry_compilation():  # it failed in the rounds, which went on eagerly
-        for step, result in zip(steps, list(results)):
-            if step.path == 'compiled':
-                results.remove(result)
-                error = CompilationFailed('after the warm-up; a warning says why')
-                record_failure(result['variant'], error)
-    found = dict(
-        **asdict(case), rounds=rounds, number=number, results=[*results, *failed]
+        for variant in [v for v in others if steps[v].path == 'compiled']:
+            del results[variant]
+            error = CompilationFailed('after the warm-up; a warning says why')
+            record_failure(variant, error)
+    measurement = dict(
+        **asdict(case),
+        rounds=rounds,
+        number=number,
+        results=[*results.values(), *failed],
     )
-    for step in steps:
-        if step.choice is not None:
-            found['choice'] = compare_with_steps(step.choice, results)
-    return found
+    if 'ra' in steps and steps['ra'].choice:
+        measurement['choice'] = compare_with_steps(
+            steps['ra'].choice, measurement['results']
+        )
+    return measurement
 
 
 def _warm_up(case, variant, inputs):
@@ -269,19 +255,19 @@ def _warm_up(case, variant, inputs):
     if cuda:
         torch.cuda.reset_peak_memory_stats()
         seconds(step, 1)
+    # In a compiled backbone the hooks would cause another compilation.
+    saves = case.what != 'infer' and not VARIANTS[variant].compiles
     return step, dict(
         variant=variant,
         first_s=first_s,
         pairs_ms=[],
         peak_bytes=torch.cuda.max_memory_allocated() - before if cuda else None,
-        # In a compiled backbone the hooks would cause another compilation.
-        saved_bytes=None
-        if case.what == 'infer' or VARIANTS[variant][2]
-        else step.saved_bytes(),
+        saved_bytes=step.saved_bytes() if saves else None,
+        paper_ratio=case.paper_ratio(variant),
     )
 
 
-def profile(case: Case, variant: str) -> str:
+def profile_step(case: Case, variant: str) -> str:
     """Tabulate the operators on which a step spends the most time."""
     step = Step(case, variant, case.inputs())
     seconds(step, 3)
@@ -290,42 +276,3 @@ def profile(case: Case, variant: str) -> str:
     return prof.key_averages().table(
         sort_by=f'self_{case.device}_time_total', row_limit=12, max_name_column_width=50
     )
-
-
-def environment(
-    prog: str, argv: list[str], device: str, commit: str | None = None
-) -> dict:
-    """Describe the machine, the software and the command behind the figures.
-
-    Args:
-        prog (str): The tool's name.
-        argv (list[str]): Its command line.
-        device (str): 'cpu' or 'cuda'.
-        commit (str, optional): The commit, where git cannot tell it. Defaults
-            to RA_MM_COMMIT in the environment, then to what git says.
-    """
-    facts = machine.environment()
-    cuda = device == 'cuda'
-    if not cuda:
-        facts.update(gpu=None, driver=None, cuda=None)
-    if facts.pop('dirty'):
-        facts['commit'] += ' (changed)'
-    facts['commit'] = commit or os.environ.get('RA_MM_COMMIT') or facts['commit']
-    return dict(
-        command=shlex.join(['python', prog, *argv]),
-        **facts,
-        cudnn=torch.backends.cudnn.version() if cuda else None,
-        **{name: _version(name) for name in ('torchvision', 'triton', 'numpy')},
-        **{
-            name: _version(name, f'onedl-{name}', f'{name}-lite')
-            for name in ('mmengine', 'mmcv', 'mmpretrain')
-        },
-        mmdet=_version('mmdet', 'onedl-mmdetection'),
-    )
-
-
-def _version(*distributions):
-    for name in distributions:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            return metadata.version(name)
-    return None

@@ -14,14 +14,25 @@ from ra_mm.ops.dispatch import CompilationFailed, retry_compilation
 from ra_mm.ops.tuning import MARGIN, fastest_path
 
 
-def choose_path(
-    model: nn.Module, forward: Callable[[nn.Module], object], compiles: bool = True
-) -> dict:
+@contextmanager
+def must_compile() -> Iterator[None]:
+    """Raise CompilationFailed where tails would run eagerly instead.
+
+    Compilation is tried, even if it has failed in this process before. Backward
+    passes are compiled in the calling thread, on a GPU too: in newer versions of
+    PyTorch, each thread has its own settings of the compilers.
+    """
+    retry_compilation()
+    with set_multithreading_enabled(False), warnings.catch_warnings():
+        warnings.simplefilter('error', CompilationFailed)
+        yield
+
+
+def choose_path(model: nn.Module, forward: Callable[[nn.Module], object]) -> dict:
     """Choose a path as a training of many steps does.
 
     Args:
         model (nn.Module), forward (callable): As for :func:`.fastest_path`.
-        compiles (bool): Whether the compiled path is tried. Defaults to True.
 
     Returns:
         dict: ``path``, ``tails_ms`` of each path, ``notes`` on those that were
@@ -30,7 +41,7 @@ def choose_path(
     """
     retry_compilation()  # else the eager code would be timed as 'compiled'
     start = time.perf_counter()
-    choice = fastest_path(model, forward, steps=10**9 if compiles else 0)
+    choice = fastest_path(model, forward, steps=10**9)
     return dict(
         path=choice.path,
         tails_ms={path: 1e3 * s for path, s in choice.seconds.items()},
@@ -44,7 +55,7 @@ def compare_with_steps(choice: dict, results: list[dict]) -> dict:
 
     Args:
         choice (dict): The choice.
-        results (list[dict]): Those of :func:`.measure` for the same case.
+        results (list[dict]): Those of :func:`.measure_case` for the same case.
 
     Returns:
         dict: The choice, with ``steps_ms`` of each path that the results have,
@@ -52,9 +63,9 @@ def compare_with_steps(choice: dict, results: list[dict]) -> dict:
         the margin of the choice. None if it is not among them.
     """
     paths = {
-        variant: path or choice['path']
-        for variant, (_, path, _) in VARIANTS.items()
-        if variant == 'ra' or variant.startswith('ra-')
+        name: variant.path or choice['path']
+        for name, variant in VARIANTS.items()
+        if variant.attention == 'ra' and not variant.compiles
     }
     steps_ms = {
         paths[r['variant']]: median(own for _, own in r['pairs_ms'])
@@ -64,31 +75,3 @@ def compare_with_steps(choice: dict, results: list[dict]) -> dict:
     own = steps_ms.get(choice['path'])
     is_right = own and own <= (1 + MARGIN) * min(steps_ms.values())
     return dict(**choice, steps_ms=steps_ms, is_right=is_right)
-
-
-def describe_choice(choice: dict) -> str:
-    """Format the choice as one line of Markdown."""
-    tails = [f'{path} {ms:.4g} ms' for path, ms in choice['tails_ms'].items()]
-    tails += [f'{path}: {why}' for path, why in choice['notes'].items()]
-    steps = [f'{path} {ms:.4g} ms' for path, ms in choice['steps_ms'].items()]
-    verdict = {True: 'right', False: 'wrong', None: 'not measured'}[choice['is_right']]
-    return (
-        f'Choice in {choice["cost_s"]:.1f} s, without what was compiled before: '
-        f'**{choice["path"]}** ({verdict}). '
-        f'Tails: {", ".join(tails)}.'
-        f' Steps: {", ".join(steps)}.\n'
-    )
-
-
-@contextmanager
-def must_compile() -> Iterator[None]:
-    """Raise CompilationFailed where tails would run eagerly instead.
-
-    Compilation is tried, even if it has failed in this process before. Backward
-    passes are compiled in the calling thread, on a GPU too: in newer versions of
-    PyTorch, each thread has its own settings of the compilers.
-    """
-    retry_compilation()
-    with set_multithreading_enabled(False), warnings.catch_warnings():
-        warnings.simplefilter('error', CompilationFailed)
-        yield

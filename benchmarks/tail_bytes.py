@@ -10,7 +10,6 @@ the bottleneck, as on a GPU with large batches.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from benchmarks.cases import VARIANTS, Case, tails
-from benchmarks.cost_tables import title
+from benchmarks.cost_tables import markdown_table, title
 from benchmarks.measuring import Step
 from benchmarks.paths import must_compile
-from ra_mm._torch import COMPILES_FUNCTIONS
 from ra_mm.ops.cpu_reductions import as_on_gpu
 from ra_mm.ops.dispatch import CompilationFailed
 from ra_mm.ops.tuning import compiler_available
@@ -56,7 +54,7 @@ class ByteCounter(TorchDispatchMode):
 
 
 def _bytes(t):
-    """Of the values in memory: an expanded dimension counts once."""
+    """Count the bytes in memory; an expanded dimension counts once."""
     count = t.element_size() if t.numel() else 0
     for size, stride in zip(t.shape, t.stride()):
         count *= size if stride else 1
@@ -76,7 +74,9 @@ def count_bytes(case: Case, variant: str) -> int:
     Raises:
         CompilationFailed: If the path 'compiled' cannot be compiled here.
     """
-    if _is_compiled(variant):
+    if VARIANTS[variant].compiles or VARIANTS[variant].path == 'compiled':
+        if not compiler_available(case.device):
+            raise CompilationFailed('no compiler')
         return _count_compiled_bytes(case, variant)
     step = Step(case, variant, case.inputs())
     with as_on_gpu():
@@ -131,11 +131,6 @@ def inductor_bytes() -> Iterator[Callable[[], int]]:
         log.propagate = before[1]
 
 
-def _is_compiled(variant):
-    _, path, compiles = VARIANTS[variant]
-    return compiles or path == 'compiled'
-
-
 def lower_bound(case: Case) -> int:
     """Count z, x and y, and for the gradients z, x, y, dy, dz and dx, once."""
     size = 2 if case.precision == 'amp' else 4
@@ -147,24 +142,18 @@ def bytes_table(case: Case, variants: list[str]) -> str:
 
     Args:
         case (Case): With ``what='tail'``.
-        variants (list[str]): Keys of VARIANTS, 'plain' first.
+        variants (list[str]): Keys of VARIANTS besides 'plain'.
     """
-    rows = {'each tensor once': lower_bound(case)}
-    failures = {}
-    for v in (v for v in variants if VARIANTS[v][1]):
-        if _is_compiled(v) and not COMPILES_FUNCTIONS:
-            failures[v] = 'not compiled before PyTorch 2.5'
-        elif _is_compiled(v) and not compiler_available(case.device):
-            failures[v] = 'no compiler'
-        else:
+    counts, failures = {'each tensor once': lower_bound(case)}, []
+    for variant in ('plain', *variants):
+        if VARIANTS[variant].path is not None:
             try:
-                rows[v] = count_bytes(case, v)
+                counts[variant] = count_bytes(case, variant)
             except CompilationFailed as e:
-                failures[v] = str(e)
-    lines = [title(asdict(case)), '', '| tails | MB | ratio |', '| --- | ---: | ---: |']
-    lines += [
-        f'| {name} | {count / 1e6:.1f} | {count / rows["plain"]:.2f} |'
-        for name, count in rows.items()
+                failures.append([variant, str(e), ''])
+    rows = [
+        [name, f'{count / 1e6:.1f}', f'{count / counts["plain"]:.2f}']
+        for name, count in counts.items()
     ]
-    lines += [f'| {name} | {why} | |' for name, why in failures.items()]
-    return '\n'.join(lines) + '\n'
+    table = markdown_table(['tails', 'MB', 'ratio'], [*rows, *failures])
+    return f'{title(vars(case))}\n\n{table}\n'

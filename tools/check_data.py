@@ -14,19 +14,11 @@ from ra_mm.checks.report import format_report
 from ra_mm.checks.rules import check
 from ra_mm.checks.run import audit, build_datasets
 from ra_mm.checks.sheet import draw_sheet
-from ra_mm.cli import add_cfg_options, load_config, report_user_errors
+from ra_mm.cli import add_cfg_options, load_config, positive_int, report_user_errors
 from ra_mm.errors import UserError
 from ra_mm.fileio import check_writable
 
 PROG = 'tools/check_data.py'
-
-
-def positive(text: str) -> int:
-    """Parse an integer >= 1."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
 
 
 def parse_args(argv):
@@ -39,7 +31,7 @@ def parse_args(argv):
     parser.add_argument('config', help='config file of any of the toolboxes')
     parser.add_argument(
         '--num',
-        type=positive,
+        type=positive_int,
         default=200,
         help='number of images to load from each dataset, 200 by default',
     )

@@ -29,7 +29,7 @@ from torch import nn
 
 from ra_mm.analysis import gates
 from ra_mm.analysis.images import find_images, get_reader
-from ra_mm.cli import add_cfg_options, load_config, report_user_errors
+from ra_mm.cli import add_cfg_options, load_config, positive_int, report_user_errors
 from ra_mm.engine.checkpoint_io import read_state_dict
 from ra_mm.engine.strict_load import load_strict
 from ra_mm.errors import UserError
@@ -56,7 +56,7 @@ def parse_args(argv):
     parser.add_argument('--classes', nargs='+', metavar='FOLDER', help='by default all')
     parser.add_argument(
         '--max-images',
-        type=int,
+        type=positive_int,
         default=50,
         metavar='N',
         help='read the first N images of each class by name, by default 50',
@@ -69,10 +69,7 @@ def parse_args(argv):
         '--device', help='such as cuda:1, by default the GPU if there is one'
     )
     add_cfg_options(parser)
-    args = parser.parse_args(argv)
-    if args.max_images < 1:
-        parser.error(f'--max-images {args.max_images}: expected 1 or more')
-    return args
+    return parser.parse_args(argv)
 
 
 def load_model(cfg: Config, path: str, device: str) -> nn.Module:

@@ -32,6 +32,12 @@ def get_parser(prog: str, description: str) -> ArgumentParser:
     return parser
 
 
+def positive_int(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f'{text}: expected 1 or more')
+    return int(text)
+
+
 def key_value(text: str) -> str:
     if '=' not in text:
         raise ArgumentTypeError(f'{text!r} is not of the form KEY=VALUE')

@@ -4,43 +4,10 @@ import importlib
 import platform
 import re
 import subprocess
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-
 REPO = Path(__file__).parents[2]
-
-
-def environment() -> dict:
-    """Describe this machine and this state of the code.
-
-    Returns:
-        ``torch``, ``cuda`` (the version torch was built for), ``driver`` and
-        ``gpu`` (these three None without a GPU), ``cpu``, ``threads`` (torch's),
-        ``python``, ``platform``, ``commit`` (40 digits) and ``dirty`` (whether
-        tracked files differ from it; both None outside a git checkout), and
-        ``date``.
-    """
-    has_gpu = torch.cuda.is_available()
-    commit, dirty = git_state()
-    driver = _output(
-        'nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader'
-    )
-    return dict(
-        torch=torch.__version__,
-        cuda=torch.version.cuda if has_gpu else None,
-        driver=driver.splitlines()[0] if has_gpu and driver else None,
-        gpu=torch.cuda.get_device_name() if has_gpu else None,
-        cpu=cpu_name(),
-        threads=torch.get_num_threads(),
-        python=platform.python_version(),
-        platform=platform.platform(),
-        commit=commit,
-        dirty=dirty,
-        date=time.strftime('%Y-%m-%d %H:%M %z'),
-    )
 
 
 def git_state() -> tuple[str | None, bool | None]:
@@ -58,6 +25,14 @@ def cpu_name() -> str:
     info = Path('/proc/cpuinfo')
     name = info.is_file() and re.search(r'model name\s*: (.+)', info.read_text())
     return name[1].strip() if name else platform.processor() or platform.machine()
+
+
+def gpu_driver() -> str | None:
+    """The version of the GPUs' driver, if nvidia-smi tells it."""
+    version = _output(
+        'nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader'
+    )
+    return version.splitlines()[0] if version else None
 
 
 def package_versions(names: Iterable[str]) -> dict[str, str]:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cost_tables import read, summary
+from benchmarks.cost_tables import compare_with_plain
+from benchmarks.recording import read_results
 
 REPO = Path(__file__).parents[2]
 SECTIONS = (REPO / 'docs/measurements.md').read_text().split('\n## ')
@@ -29,11 +30,11 @@ def test_ratios(heading, name):
     rows = re.findall(r'^\| ([\w, ]+) \| (\S+ \[.*?) \| (\S+ \[.*?) \|', section, re.M)
     rows = {row: cells for row, *cells in rows if row in VARIANTS}
     assert len(rows) >= 5
-    measured = read(REPO / f'benchmarks/results/{name}.json')['measurements']
+    measured = read_results(REPO / f'benchmarks/results/{name}.json')['measurements']
     assert [m['layout'] for m in measured] == ['nchw', 'nhwc']
     for row, cells in rows.items():
         for cell, m in zip(cells, measured):
             results = {r['variant']: r for r in m['results']}
-            s = summary(results[VARIANTS[row]], results['plain'])
+            s = compare_with_plain(results[VARIANTS[row]], results['plain'])
             low, high = s['quartiles']
             assert cell == f'{s["ratio"]:.2f} [{low:.2f}, {high:.2f}]', row

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from benchmarks import gpu_report
-from benchmarks.gpu_report import Part
+from benchmarks.gpu_report import ReportPart
 from ra_mm.errors import UserError
 
 
 def write_report(out, parts, commit='a', **kwargs):
     environment = dict(gpu=None, torch='2', commit=commit)
-    return gpu_report.write_report(
+    return gpu_report.write_gpu_report(
         out, parts, 10, environment, lambda text: None, **kwargs
     )
 
@@ -35,10 +35,10 @@ def test_gpu_report_within_its_budget(tmp_path):
         yield dict(a=2)
 
     parts = [
-        Part('failing', 1, failing),
-        Part('too long', 1000, failing),
-        Part('endless', -29.9, endless),  # stopped after 60 s and twice this
-        Part('short', 1, lambda progress, left: iter([dict(b=2)])),
+        ReportPart('failing', 1, failing),
+        ReportPart('too long', 1000, failing),
+        ReportPart('endless', -29.9, endless),  # stopped after 60 s and twice this
+        ReportPart('short', 1, lambda progress, left: iter([dict(b=2)])),
     ]
     out = tmp_path / 'report.json'
     report = write_report(out, parts)
@@ -64,7 +64,7 @@ def test_error_that_stays_in_the_process(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'empty_cache', fail)
     out = tmp_path / 'report.json'
-    write_report(out, [Part('first', 1, fail), Part('second', 1, fail)])
+    write_report(out, [ReportPart('first', 1, fail), ReportPart('second', 1, fail)])
     statuses = [p['status'] for p in json.loads(out.read_text())['parts']]
     assert statuses == ['failed', 'failed']
 
@@ -79,7 +79,7 @@ def test_resumed_report(tmp_path):
             raise RuntimeError
 
     runs = []
-    parts = [Part('first', 1, results), Part('second', 1, results)]
+    parts = [ReportPart('first', 1, results), ReportPart('second', 1, results)]
     out = tmp_path / 'report.json'
     earlier = write_report(out, parts)
     report = write_report(out, parts, earlier=earlier)
@@ -87,42 +87,3 @@ def test_resumed_report(tmp_path):
     assert [p['results'] for p in report['parts']] == [[dict(run=0)], [dict(run=2)]]
     with pytest.raises(UserError, match='commit a'):
         write_report(out, parts, commit='b', earlier=earlier)
-
-
-@pytest.fixture
-def train_part(monkeypatch):
-    """Run a part of the report, with a given function in the place of the choice."""
-
-    def measure(case, variants, **kwargs):
-        return dict(vars(case), rounds=2, number=1, results=[])
-
-    def run(out, choose_path):
-        monkeypatch.setattr(gpu_report, 'measure', measure)
-        monkeypatch.setattr(gpu_report, 'choose_path', choose_path)
-        parts = gpu_report.parts('cpu', tiny=True)
-        write_report(out, [p for p in parts if p.name == 'train-tf32'])
-        (part,) = json.loads(out.read_text())['parts']
-        return part
-
-    return run
-
-
-def test_a_failing_choice_keeps_the_measurement(train_part, tmp_path):
-    def fail(*_, **__):
-        raise RuntimeError('out of memory')
-
-    part = train_part(tmp_path / 'a.json', fail)
-    assert part['status'] == 'failed' and 'out of memory' in part['reason']
-    assert [r['precision'] for r in part['results']] == ['tf32']
-
-
-def test_a_choice_in_the_report(train_part, tmp_path):
-    """It is made with the step's TF32 flags, and written beside the measurement."""
-
-    def choose(*_, **__):
-        assert torch.backends.cuda.matmul.allow_tf32
-        return dict(path='given', tails_ms={}, notes={}, cost_s=1.0)
-
-    part = train_part(tmp_path / 'a.json', choose)
-    assert part['status'] == 'done'
-    assert [r['choice']['path'] for r in part['results']] == ['given']
