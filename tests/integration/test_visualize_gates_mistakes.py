@@ -56,7 +56,7 @@ def test_mistakes(fails, argv, named):
 
 def test_number_of_images(tool, message):
     argv = ('a.py', 'a.pth', 'images', '--max-images', '0')
-    assert '--max-images 0' in message(tool('visualize_gates'), *argv, status=2)
+    assert '--max-images: 0' in message(tool('visualize_gates'), *argv, status=2)
 
 
 def test_missing_files(fails, images, tmp_path):
