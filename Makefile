@@ -19,25 +19,18 @@ endif
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-$(STACK)-$(OPS)
-# Empty if the environment is missing or broken: interrupted, made without ensurepip, or
-# left behind by a Python that has been removed. It is then made anew.
-WORKING := $(shell $(BIN)/python -m pip --version 2>/dev/null)
+# An environment that is broken, for example of a Python that was removed, is made anew.
+ifeq ($(shell $(BIN)/python -m pip --version 2>/dev/null),)
+.PHONY: $(INSTALLED)
+endif
 
-.PHONY: install demo test lint clean broken-venv
+.PHONY: install demo test lint clean
 
 install: $(INSTALLED)
 
-# The file is touched last, so an interrupted installation is resumed. mmcv's pin is left
-# to mmcv.sh, and torch comes first because the setup.py of other packages imports it.
-$(INSTALLED): requirements/build.txt requirements/$(STACK).txt requirements/mmcv.sh pyproject.toml setup.py $(wildcard ra_mm/mmcv_ops/operators/*.py) $(if $(WORKING),,broken-venv)
-	@$(if $(WORKING),,$(PYTHON) -c "$$CHECK" $(STACK))
-	$(if $(WORKING),,$(PYTHON) -m venv $(if $(wildcard $(VENV)/pyvenv.cfg),--clear) $(VENV))
-	@$(BIN)/python -c "$$CHECK" $(STACK)
-	$(BIN)/python -m pip install -r requirements/build.txt -c requirements/$(STACK).txt torch torchvision
-	@sh requirements/mmcv.sh $(BIN)/python $(STACK) $(OPS)
-	grep -vE '^(onedl-)?mmcv' requirements/$(STACK).txt >$(VENV)/requirements.txt
-	$(BIN)/python -m pip install --no-build-isolation -r $(VENV)/requirements.txt -e '.[lint,tests]'
-	@ls $(VENV)/lib/python3*/site-packages/mmcv/_ext*.so >/dev/null 2>&1 || $(BIN)/python -m ra_mm.mmcv_ops install
+# The file is touched last, so an interrupted installation is resumed.
+$(INSTALLED): requirements/build.txt requirements/$(STACK).txt requirements/install.py pyproject.toml setup.py $(wildcard ra_mm/mmcv_ops/operators/*.py)
+	$(PYTHON) requirements/install.py $(VENV) $(STACK) $(OPS)
 	@touch $@
 
 # A small detector with an RA backbone on drawn shapes: data, training, evaluation and
@@ -62,31 +55,3 @@ lint: install
 
 clean:
 	rm -rf $(VENV) build *.egg-info
-
-# Runs before anything is installed: the Python, and that the environment does not hold
-# the other set of packages, which has the same import names.
-define CHECK
-import sys
-from importlib import metadata
-stack = sys.argv[1]
-last = 13 if stack == 'onedl' else 11
-if not (3, 10) <= sys.version_info[:2] <= (3, last):
-    sys.exit(
-        f'{sys.executable} is Python {sys.version.split()[0]}, but STACK={stack} needs 3.10 '
-        f'to 3.{last}: try `make clean`, then `make PYTHON=python3.11`, both with your '
-        'other options'
-    )
-onedl = 'onedl-mmengine onedl-mmcv onedl-mmdetection onedl-mmsegmentation onedl-mmpretrain'
-openmmlab = 'mmengine mmengine-lite mmcv mmcv-lite mmcv-full mmdet mmsegmentation mmpretrain'
-others = (openmmlab if stack == 'onedl' else onedl).split()
-names = [dist.metadata['Name'] or '' for dist in metadata.distributions()]
-found = {name.lower().replace('_', '-') for name in names}.intersection(others)
-# Packages of the Python that the environment is made with do not matter.
-if found and sys.prefix != sys.base_prefix:
-    sys.exit(
-        f'{sys.prefix} holds {", ".join(sorted(found))}, whose files those of STACK={stack} would '
-        'overwrite; nothing was installed. Remove them, run `make clean`, or choose another '
-        f'environment: `make STACK={stack} VENV=.venv-{stack}`'
-    )
-endef
-export CHECK
