@@ -15,6 +15,7 @@ from mmengine.config import ConfigDict
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import DumpResults
 
+from ra_mm.checks.operators import check_operators
 from ra_mm.checks.rules import check
 from ra_mm.cli import build_runner, get_parser, load_config, report_user_errors
 from ra_mm.engine.config import get_toolbox, iter_unwrapped
@@ -151,6 +152,7 @@ def main(argv=None):
         if args.tta:
             augment(cfg)
         runner = build_runner(cfg)
+        check_operators(runner.model)
         for warning in warnings:
             runner.logger.warning(warning)
         if args.show_dir:

@@ -9,6 +9,7 @@
 import os
 
 from ra_mm.checks.hook import AuditHook
+from ra_mm.checks.operators import check_operators
 from ra_mm.checks.rules import check
 from ra_mm.cli import build_runner, get_parser, load_config, report_user_errors
 from ra_mm.engine.checkpoint_io import latest_checkpoint
@@ -78,6 +79,7 @@ def main(argv=None):
         merge_args(cfg, args)
         warnings = check(cfg, 'train', args.resume)
         runner = build_runner(cfg)
+        check_operators(runner.model)
         for warning in warnings:
             runner.logger.warning(warning)
         if args.data_check:

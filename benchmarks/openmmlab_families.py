@@ -1,0 +1,125 @@
+"""Try one config per family of MMDetection and MMSegmentation on the CPU.
+
+    python benchmarks/openmmlab_families.py mmdet|mmseg [FAMILY ...]
+
+Builds the model of a config in each folder of the installed package, without its
+weights, and computes the loss, its gradients and a prediction on random images of 128
+pixels. It shows which families run on the operators that mmcv has.
+"""
+
+import argparse
+import importlib
+import logging
+import re
+import warnings
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope
+from mmengine.structures import PixelData
+
+SIZE = 128
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('toolbox', choices=['mmdet', 'mmseg'])
+    parser.add_argument('families', nargs='*', metavar='FAMILY')
+    args = parser.parse_args(argv)
+    warnings.simplefilter('ignore')
+    logging.disable(logging.WARNING)
+    init_default_scope(args.toolbox)
+    toolbox = importlib.import_module(args.toolbox)
+    folder = Path(toolbox.__file__).parent / '.mim/configs'
+    names = args.families or sorted(p.name for p in folder.iterdir() if p.is_dir())
+    for name in names:
+        if configs := [p for p in (folder / name).glob('*.py') if p.stem != 'metafile']:
+            config = min(configs, key=_cost)
+            print(
+                f'{name} | {config.stem} | {try_config(config, args.toolbox)}',
+                flush=True,
+            )
+
+
+def _cost(path):
+    return '50' not in path.stem, len(path.stem), path.stem
+
+
+def try_config(path: Path, toolbox: str) -> str:
+    """Return 'runs', or what fails at which step."""
+    step = 'config'
+    try:
+        model_cfg = Config.fromfile(path).model
+        prepare(model_cfg)
+        step = 'build'
+        registry = importlib.import_module(f'{toolbox}.registry').MODELS
+        torch.manual_seed(0)
+        model = registry.build(model_cfg)
+        inputs = mmdet_inputs if toolbox == 'mmdet' else mmseg_inputs
+        step = 'loss'
+        batch = model.data_preprocessor(inputs(model_cfg), True)
+        losses = model.forward(**batch, mode='loss')
+        model.parse_losses(losses)[0].backward()
+        step = 'predict'
+        model.eval()
+        with torch.no_grad():
+            batch = model.data_preprocessor(inputs(model_cfg), False)
+            model.forward(**batch, mode='predict')
+    except Exception as e:
+        lacking = re.search(r'does not have (\w+)', str(e))
+        reason = f'operator {lacking[1]}' if lacking else ' '.join(str(e).split())[:90]
+        return f'{step}: {type(e).__name__}: {reason}'
+    return 'runs'
+
+
+def prepare(node) -> None:
+    """Drop weights to download, resizing of batches and score thresholds."""
+    if isinstance(node, dict):
+        for key in ('init_cfg', 'pretrained', 'batch_augments'):
+            node.pop(key, None)
+        if node.get('type') == 'SyncBN':
+            node['type'] = 'BN'
+        if 'score_thr' in node:
+            node['score_thr'] = 0.0
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for value in node:
+            prepare(value)
+
+
+def num_classes(node) -> int:
+    """Return the smallest number of classes in a config."""
+    found = [int(n) for n in re.findall(r"'num_classes': (\d+)", str(node))]
+    return min(found, default=2)
+
+
+def mmdet_inputs(cfg: ConfigDict) -> dict:
+    from mmdet.testing import demo_mm_inputs
+
+    return demo_mm_inputs(
+        2,
+        [[3, SIZE, SIZE]] * 2,
+        num_classes=num_classes(cfg),
+        num_items=[3, 2],
+        with_mask=True,
+        with_semantic='semantic' in str(cfg),
+    )
+
+
+def mmseg_inputs(cfg: ConfigDict) -> dict:
+    from mmseg.structures import SegDataSample
+
+    samples = []
+    for _ in range(2):
+        mask = torch.randint(num_classes(cfg), (1, SIZE, SIZE))
+        meta = dict(ori_shape=(SIZE, SIZE), img_shape=(SIZE, SIZE))
+        sample = SegDataSample(metainfo=meta)
+        sample.gt_sem_seg = PixelData(data=mask)
+        samples.append(sample)
+    images = [torch.randint(256, (3, SIZE, SIZE), dtype=torch.uint8) for _ in range(2)]
+    return dict(inputs=images, data_samples=samples)
+
+
+if __name__ == '__main__':
+    main()

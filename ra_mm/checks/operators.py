@@ -1,0 +1,52 @@
+"""Operators of mmcv that a model needs and the stand-in for them lacks."""
+
+import importlib.util
+from collections import defaultdict
+
+from torch import nn
+
+from ra_mm.errors import UserError
+
+# Files of mmcv.ops whose modules run on compiled operators alone.
+COMPILED_ALONE = (
+    *('active_rotated_filter', 'border_align', 'carafe', 'deform_roi_pool'),
+    *('masked_conv', 'prroi_pool', 'psa_mask', 'riroi_align_rotated'),
+    *('roi_align_rotated', 'rotated_feature_align'),
+)
+
+
+def check_operators(model: nn.Module) -> None:
+    """Raise a :class:`.UserError` that names the operators a model lacks.
+
+    Some are called in validation only, such as those of guided anchoring.
+    """
+    spec = importlib.util.find_spec('mmcv._ext')
+    if spec is None or not str(spec.origin).endswith('.py'):
+        return  # compiled operators, or none, which another check reports
+    places = defaultdict(list)
+    for name, module in model.named_modules():
+        if operator := _lacking(module):
+            places[operator].append(f'{name} ({type(module).__name__})')
+    if places:
+        lines = [f'{key}, in {", ".join(at[:3])}' for key, at in places.items()]
+        raise UserError(
+            "the stand-in for mmcv's compiled operators lacks "
+            f'{"; ".join(lines)}: install an mmcv with compiled operators '
+            '(`make OPS=compiled`, or a wheel: docs/install.md lists them), or choose '
+            'another model'
+        )
+
+
+def _lacking(module):
+    """The operator of mmcv that a module calls and the stand-in lacks, or None."""
+    for kind in type(module).__mro__:
+        package, _, file = kind.__module__.rpartition('.')
+        if package == 'mmcv.ops' and file in COMPILED_ALONE:
+            return file
+        if package == 'mmcv.ops' and file == 'roi_align' and module.pool_mode == 'max':
+            return "roi_align with pool_mode='max'"
+        if package.startswith('mmrotate'):
+            return 'nms_rotated'
+    if type(getattr(module, 'sampler', None)).__name__ == 'ScoreHLRSampler':
+        return 'nms_match'
+    return None
