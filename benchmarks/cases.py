@@ -14,7 +14,7 @@ from mmpretrain.models.backbones.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
 from ra_mm.engine.config import find_configs
-from ra_mm.layers import NAMES, ResidualSum
+from ra_mm.layers import ATTENTIONS, ResidualSum
 from ra_mm.models import build_model
 from ra_mm.reproduce import paper
 
@@ -28,7 +28,7 @@ class Variant(NamedTuple):
     """What is measured beside the plain model.
 
     Attributes:
-        attention: A key of NAMES; '' for the plain model.
+        attention: A key of ATTENTIONS; '' for the plain model.
         path: The path of the tail; None for the one that a long training would
             choose by measurement.
         compiles: Whether torch.compile gets the backbone.
@@ -47,7 +47,7 @@ VARIANTS = {
     'cbam': Variant('cbam'),
     'ra': Variant('ra', None),
     'ra-naive': Variant('ra', 'reference'),
-    'ra-given': Variant('ra', 'given'),
+    'ra-fused_sum': Variant('ra', 'fused_sum'),
     'ra-fused': Variant('ra', 'fused'),
     'ra-compiled': Variant('ra', 'compiled'),
     'plain+compile': Variant('', compiles=True),
@@ -102,7 +102,7 @@ class Case:
         cfg.model.backbone.init_cfg = None
         if attention in RIVALS:
             cfg.model.backbone.attention = dict(
-                type=f'ra_mm.{NAMES[attention].__name__}'
+                type=f'ra_mm.{ATTENTIONS[attention].__name__}'
             )
         return build_model(cfg)
 
@@ -186,7 +186,7 @@ class Tail(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
         self.act = nn.ReLU(inplace=True) if relu else nn.Identity()
         if attention:
-            self.attention = NAMES[attention](channels)
+            self.attention = ATTENTIONS[attention](channels)
         else:  # as in mmpretrain's blocks
             self.attention = operator.iadd if relu else operator.add
 

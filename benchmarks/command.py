@@ -18,7 +18,7 @@ from benchmarks.tail_bytes import bytes_table
 from ra_mm.cli import positive_int, report_user_errors
 from ra_mm.errors import UserError
 from ra_mm.fileio import check_writable
-from ra_mm.ops.dispatch import CompilationFailed
+from ra_mm.ops import CompilationFailed
 
 PROG = 'tools/benchmark.py'
 STEPS = dict(

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.paths import must_compile
-from ra_mm.layers import ReverseAttention, force_path
+from ra_mm.layers import ReverseAttention
+from ra_mm.ops import force_path
 
 DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
 LAYOUTS = dict(nchw=torch.contiguous_format, nhwc=torch.channels_last)

@@ -21,8 +21,8 @@ from benchmarks.measuring import measure_case
 from benchmarks.recording import write_results
 from ra_mm.errors import UserError
 
-EAGER_PATHS = ['reference', 'given', 'fused']
-RA = ['ra-naive', 'ra-given', 'ra-fused', 'ra-compiled']
+EAGER_PATHS = ['reference', 'fused_sum', 'fused']
+RA = ['ra-naive', 'ra-fused_sum', 'ra-fused', 'ra-compiled']
 # The compiled path takes seconds for each, so the most used come first.
 COMPILED_SETTINGS = [
     ('bf16', 'nhwc', True),

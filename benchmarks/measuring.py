@@ -13,8 +13,8 @@ from torch.utils.benchmark import timer
 
 from benchmarks.cases import VARIANTS, Case
 from benchmarks.paths import choose_path, compare_with_steps, must_compile
-from ra_mm.layers import ReverseAttention, force_path
-from ra_mm.ops.dispatch import CompilationFailed, retry_compilation
+from ra_mm.layers import ReverseAttention
+from ra_mm.ops import CompilationFailed, force_path, retry_compilation
 
 MIN_ROUNDS = 3
 

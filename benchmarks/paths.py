@@ -10,7 +10,7 @@ from torch import nn
 from torch.autograd.grad_mode import set_multithreading_enabled
 
 from benchmarks.cases import VARIANTS
-from ra_mm.ops.dispatch import CompilationFailed, retry_compilation
+from ra_mm.ops import CompilationFailed, retry_compilation
 from ra_mm.ops.tuning import MARGIN, fastest_path
 
 

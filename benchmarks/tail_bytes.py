@@ -20,8 +20,8 @@ from benchmarks.cases import VARIANTS, Case, tails
 from benchmarks.cost_tables import markdown_table, title
 from benchmarks.measuring import Step
 from benchmarks.paths import must_compile
+from ra_mm.ops import CompilationFailed
 from ra_mm.ops.cpu_reductions import as_on_gpu
-from ra_mm.ops.dispatch import CompilationFailed
 from ra_mm.ops.tuning import compiler_available
 
 ALLOCATIONS = ('aten::empty', 'aten::new_empty')

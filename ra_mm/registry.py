@@ -33,5 +33,5 @@ RUNNERS = Registry(
 )
 
 # The layers need only PyTorch and do not know the registry.
-for layer in layers.NAMES.values():
+for layer in layers.ATTENTIONS.values():
     MODELS.register_module(module=layer)

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import mmengine.config.utils
 import pytest
+import torch
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
 from ra_mm.datasets.shapes import write_shapes
+from ra_mm.ops import retry_compilation
 
 REPO = Path(__file__).parents[1]
 
@@ -93,6 +95,20 @@ def as_in_a_new_process():
     """
     for manager in (MMLogger, MessageHub, DefaultScope, *Visualizer.__subclasses__()):
         manager._instance_dict.clear()
+
+
+@pytest.fixture
+def use_compiler(monkeypatch):
+    """Put another function in the place of torch.compile, for the tails."""
+
+    def use(compiler):
+        monkeypatch.setattr(torch, 'compile', compiler)
+        retry_compilation()
+
+    torch.compiler.reset()
+    yield use
+    monkeypatch.undo()
+    retry_compilation()
 
 
 @pytest.fixture(scope='session')

@@ -79,7 +79,7 @@ def load_model(cfg: Config, path: str, device: str) -> nn.Module:
         raise UserError(f'{cfg.model.type} has no backbone')
     gates.find_blocks(model.backbone)
     weights = read_state_dict(path)
-    if not any(key.endswith(('.gate.gamma', '.attention.gamma')) for key in weights):
+    if not any(key.endswith('.gate.gamma') for key in weights):
         raise UserError(
             f'{path} was trained without reverse attention, so it has no gates'
         )

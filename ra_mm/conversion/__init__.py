@@ -60,7 +60,7 @@ def convert(
     Args:
         model (nn.Module): The model, or a part of it.
         attention (str, callable or dict): 'ra' or another key of
-            :data:`ra_mm.layers.NAMES`; a :class:`ra_mm.layers.ResidualSum` or
+            :data:`ra_mm.layers.ATTENTIONS`; a :class:`ra_mm.layers.ResidualSum` or
             anything else that returns one when it is called with the number of
             channels; or an OpenMMLab config without ``channels``. Defaults to
             'ra', :class:`ra_mm.layers.ReverseAttention`.
@@ -122,12 +122,12 @@ def build_attention(
             layer = MODELS.build(dict(**attention, **kwargs, channels=channels))
         else:
             if isinstance(attention, str):
-                attention = layers.NAMES[attention]
+                attention = layers.ATTENTIONS[attention]
             layer = attention(channels, **kwargs)
     except (KeyError, TypeError) as e:
         raise ValueError(
             f'attention={attention!r}: {e.args[0]}. Expected one of '
-            f'{", ".join(map(repr, layers.NAMES))}; a subclass of '
+            f'{", ".join(map(repr, layers.ATTENTIONS))}; a subclass of '
             'ra_mm.layers.ResidualSum or a function of channels that returns one; or '
             'in OpenMMLab the config, without channels, of one, such as '
             "dict(type='ra_mm.ReverseAttention')"

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ra_mm.ops.dispatch import has_hooks
+from ra_mm.ops.paths import has_hooks
 
 IDENTITY = nn.Identity()
 

@@ -12,9 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ra_mm.errors import describe
 from ra_mm.layers import ReverseAttention
-from ra_mm.ops import PATHS, set_training_path
-from ra_mm.ops.dispatch import get_path
-from ra_mm.ops.tuning import choose, record_tails
+from ra_mm.ops import PATHS, get_path, set_training_path
+from ra_mm.ops.tuning import compare_paths, record_tails
 from ra_mm.registry import HOOKS
 
 TRAINING_PATH = 'ra_mm_training_path'  # key in the run's message hub, saved with it
@@ -75,7 +74,7 @@ class FastestPathHook(Hook):
             calls = record_tails(model, forward)
             if calls and is_main_process():
                 runner.logger.info('Measuring which path of the RA tails is fastest')
-                choice = choose(calls, runner.max_iters - runner.iter)
+                choice = compare_paths(calls, runner.max_iters - runner.iter)
                 runner.logger.info(str(choice))
                 path = choice.path
         except Exception as e:  # the training itself may still run

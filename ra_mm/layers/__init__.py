@@ -1,6 +1,4 @@
-"""Attentions that replace the sum of a residual block; they need only PyTorch."""
-
-from ra_mm.ops import bn_tail, force_path, tail
+"""Attentions that replace the sum of a residual block, in plain PyTorch."""
 
 from .cbam import CBAM
 from .controls import GatedResidual, StaticGate
@@ -15,7 +13,7 @@ from .simam import SimAM
 from .temp_schedule import TempSchedule
 
 # The attentions by their short names, for ra_mm.convert(model, 'ra')
-NAMES = dict(
+ATTENTIONS = dict(
     ra=ReverseAttention,
     se=SE,
     cbam=CBAM,
@@ -28,11 +26,11 @@ NAMES = dict(
 )
 
 __all__ = [
+    'ATTENTIONS',
     'CBAM',
     'ECA',
     'GRN',
     'MGRN',
-    'NAMES',
     'GatedResidual',
     'OnResidual',
     'ResidualSum',
@@ -41,7 +39,4 @@ __all__ = [
     'SimAM',
     'StaticGate',
     'TempSchedule',
-    'bn_tail',
-    'force_path',
-    'tail',
 ]

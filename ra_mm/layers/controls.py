@@ -1,4 +1,4 @@
-"""Reverse attention with one of its ideas removed: controls for comparisons.
+"""Control variants of reverse attention, each without one of its ideas.
 
 Both have the parameters, the zero initialization and the annealed temperature
 of :class:`.ReverseAttention`, so that nothing else differs.
@@ -12,8 +12,8 @@ from .reverse_attention import ReverseAttention
 class StaticGate(ReverseAttention):
     """``y = F(x) + (1 + gamma / temp) x``: a gate that does not look at F.
 
-    Whether M-GRN matters, or a learned weight for each channel of the shortcut
-    does it all, as in A. Bulat et al., Toward fast and accurate human pose
+    It tests whether M-GRN matters, or a learned weight for each channel of the
+    shortcut is enough, as in A. Bulat et al., Toward fast and accurate human pose
     estimation via soft-gated skip connections. FG 2020. There the weight itself
     is learned; here its difference from 1.
 
@@ -28,7 +28,8 @@ class StaticGate(ReverseAttention):
 class GatedResidual(ReverseAttention):
     """``y = G(F(x)) F(x) + x``: the gate is on the residual branch.
 
-    Whether the shortcut matters, or M-GRN helps wherever it stands.
+    It tests whether the gate has to be on the shortcut, or M-GRN helps on either
+    operand of the sum.
 
     Args:
         channels (int): Channels C of F(x) and of x.

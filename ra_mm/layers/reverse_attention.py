@@ -5,12 +5,13 @@ residual learning. Scientific Reports 14 (2024). The symbols are the paper's.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ra_mm.ops import bn_tail, onnx_sum, tail
-from ra_mm.ops.dispatch import has_hooks, is_plain_bn, note_tail, path_applies
+from ra_mm.ops import bn_tail, fused_sum, onnx_sum
+from ra_mm.ops.paths import has_hooks, resolve_path
 
 from .m_grn import MGRN
 from .residual_sum import ResidualSum
@@ -45,35 +46,29 @@ class ReverseAttention(ResidualSum):
         y = F + gate(F)[:, :, None, None] * x  # Eq. 2
         return y.to(x.dtype)
 
-    def tail(self, z: Tensor, norm: Callable, x: Tensor, act: Callable) -> Tensor:
-        """``act(self(norm(z), x))``, by the fastest path of :mod:`ra_mm.ops`."""
-        gate = self.gate
-        if (
-            type(self) is not ReverseAttention
-            or not gate.is_default
-            or has_hooks(self)
-            or has_hooks(gate)
-        ):
+    @property
+    def has_fused_tail(self) -> bool:
+        """Whether :mod:`ra_mm.ops` computes what calling this layer computes."""
+        return (
+            type(self).forward is ReverseAttention.forward
+            and self.gate.is_default
+            and not has_hooks(self, self.gate)
+        )
+
+    def tail(self, z: Tensor, norm: Any, x: Tensor, act: Callable) -> Tensor:
+        """``act(self(norm(z), x))``, on the path of :func:`.resolve_path`."""
+        if not self.has_fused_tail:
             return super().tail(z, norm, x, act)
-        note_tail(self, z, norm, x, act)
-        relu = type(act) is nn.ReLU and not has_hooks(act)
+        gate = self.gate
         scale = gate.gamma / gate.temp
-        if path_applies('fused', z, x, scale) and is_plain_bn(norm, z):
-            y = bn_tail(z, norm, x, scale, gate.eps, relu)
+        relu = type(act) is nn.ReLU and not has_hooks(act)
+        path = resolve_path(z, x, scale, norm)
+        if path != 'reference':
+            y = bn_tail(z, norm, x, scale, gate.eps, relu, path == 'compiled')
         else:
             F = norm(z)
-            if not path_applies('given', F, x, scale):
+            path = resolve_path(F, x, scale)
+            if path == 'reference':
                 return act(self(F, x))
-            y = tail(F, x, scale, gate.eps, relu)
+            y = fused_sum(F, x, scale, gate.eps, relu, path == 'compiled')
         return y if relu else act(y)
-
-    def _load_from_state_dict(self, state_dict, prefix, *args):
-        # Version 0.1 had these entries in the layer itself.
-        for name in (
-            'gamma',
-            'temp',
-            *(k for k in self.gate.state_dict() if 'bn.' in k),
-        ):
-            if prefix + name in state_dict:
-                state_dict[f'{prefix}gate.{name}'] = state_dict.pop(prefix + name)
-        super()._load_from_state_dict(state_dict, prefix, *args)

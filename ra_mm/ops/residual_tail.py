@@ -18,6 +18,7 @@ from torch.nn.functional import batch_norm
 
 from ra_mm._torch import is_compiling
 
+from .compilation import run
 from .cpu_reductions import (
     accum_dtype,
     add_scaled,
@@ -31,15 +32,19 @@ from .cpu_reductions import (
     plane_sums,
     scaled,
 )
-from .dispatch import max_path, maybe_compiled
 
 aten = torch.ops.aten
 
-# F is given
+# After any norm
 
 
-def tail(
-    F: Tensor, x: Tensor, scale: Tensor, eps: float = 1e-6, relu: bool = True
+def fused_sum(
+    F: Tensor,
+    x: Tensor,
+    scale: Tensor,
+    eps: float = 1e-6,
+    relu: bool = True,
+    compiled: bool = False,
 ) -> Tensor:
     """``y = relu(F + G x)``, Eqs. 3, 5, 8 and 2 of the paper.
 
@@ -50,18 +55,18 @@ def tail(
             (float64 for a float64 F).
         eps (float): Added to the mean in Eq. 5. Defaults to 1e-6.
         relu (bool): Whether a ReLU follows the sum. Defaults to True.
+        compiled (bool): Whether to run it through :func:`torch.compile`.
 
     Returns:
         Tensor: y of the same shape and dtype.
     """
-    compiled = max_path(F, x, scale) == 'compiled'
-    return _Tail.apply(F, x, scale, eps, relu, compiled)
+    return FusedSum.apply(F, x, scale, eps, relu, compiled)
 
 
-class _Tail(Function):
+class FusedSum(Function):
     @staticmethod
     def forward(ctx, F, x, s, eps, relu, compiled):
-        y, n = maybe_compiled(_forward, compiled)(F, x, s, eps, relu)
+        y, n = run(_forward, compiled, F, x, s, eps, relu)
         ctx.save_for_backward(F, x, s, y if relu else None, n)
         ctx.eps, ctx.compiled = eps, compiled
         return y
@@ -76,7 +81,7 @@ class _Tail(Function):
 
             grads = _differentiable(reference, dy, F, x, s)
         else:
-            grads = maybe_compiled(_backward, ctx.compiled)(dy, F, x, s, y, n, ctx.eps)
+            grads = run(_backward, ctx.compiled, dy, F, x, s, y, n, ctx.eps)
         return *grads, None, None, None
 
 
@@ -98,7 +103,7 @@ def _backward(dy, F, x, s, y, n, eps):
     return g, dx, ds
 
 
-# F = BN(z)
+# With the batch norm, F = BN(z)
 
 
 def bn_tail(
@@ -108,8 +113,9 @@ def bn_tail(
     scale: Tensor,
     eps: float = 1e-6,
     relu: bool = True,
+    compiled: bool = False,
 ) -> Tensor:
-    """``y = relu(F + G x)`` with ``F = bn(z)``, see :func:`tail`.
+    """``y = relu(F + G x)`` with ``F = bn(z)``, see :func:`fused_sum`.
 
     When training, the running statistics of ``bn`` change as if it had been
     called. Statistics are computed in float32 (float64 for a float64 z).
@@ -118,7 +124,7 @@ def bn_tail(
         z (Tensor): What ``bn`` would be called with, of shape (N, C, H, W),
             with more than one value in each channel when training.
         bn (nn.BatchNorm2d): In training or eval mode, with any options.
-        x, scale, eps, relu: As for :func:`tail`.
+        x, scale, eps, relu, compiled: As for :func:`fused_sum`.
 
     Returns:
         Tensor: y of the same shape and dtype.
@@ -133,18 +139,8 @@ def bn_tail(
         return _sum_into_F(F, x, G, relu)
 
     mean, var = (None, None) if training else (bn.running_mean, bn.running_var)
-    y, mu, V = _BNTail.apply(
-        z,
-        x,
-        scale,
-        bn.weight,
-        bn.bias,
-        mean,
-        var,
-        bn.eps,
-        eps,
-        relu,
-        max_path(z, x, scale) == 'compiled',
+    y, mu, V = BNTail.apply(
+        z, x, scale, bn.weight, bn.bias, mean, var, bn.eps, eps, relu, compiled
     )
     if bn.training and bn.track_running_stats:
         _update_running_stats(bn, mu, V, z.numel() // z.shape[1])
@@ -161,11 +157,11 @@ def _update_running_stats(bn, mu, V, M):
     bn.running_var.mul_(1 - momentum).add_(momentum * V * (M / (M - 1)))
 
 
-class _BNTail(Function):
+class BNTail(Function):
     @staticmethod
     def forward(ctx, z, x, s, w, b, mean, var, eps_bn, eps, relu, compiled):
-        y, *kept = maybe_compiled(_bn_forward, compiled)(
-            z, x, s, w, b, mean, var, eps_bn, eps, relu
+        y, *kept = run(
+            _bn_forward, compiled, z, x, s, w, b, mean, var, eps_bn, eps, relu
         )
         ctx.save_for_backward(z, x, s, w, b, y if relu else None, *kept)
         ctx.options = mean is None, eps_bn, eps
@@ -188,8 +184,7 @@ class _BNTail(Function):
 
             grads = _differentiable(reference, dy, z, x, s, w, b)
         else:
-            backward = maybe_compiled(_bn_backward, ctx.compiled)
-            grads = backward(dy, *saved, *ctx.options)
+            grads = run(_bn_backward, ctx.compiled, dy, *saved, *ctx.options)
         return *grads, *(None for _ in range(6))
 
 
@@ -245,7 +240,7 @@ def _bn_norm(m, Q, mu, V, w, b, S, eps_bn):
 
 
 def onnx_sum(F: Tensor, x: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
-    """``y = F + G x`` in operators that onnxruntime is fast with, see :func:`tail`.
+    """``y = F + G x`` in operators that onnxruntime is fast with, see :func:`fused_sum`.
 
     ReduceL2 adds up one value after the other. The matrix product of a plane, as a
     row, with itself as a column is vectorized, and reads F once as well. It gives

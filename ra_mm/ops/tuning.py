@@ -1,8 +1,8 @@
-"""Find the path that is fastest for the tails of a model, by measurement.
+"""Choice of the fastest path for the tails of a model, by measurement.
 
-The model itself runs as a copy and for one forward pass, which tells the
-shapes, dtypes, layouts and autocast of its tails. Then all of them run forward
-and backward on random tensors, as in a step, path beside path.
+A copy of the model runs one forward pass, which records the shape, dtype,
+layout and autocast of each tail. Then all tails run forward and backward on
+random tensors, as in a training step, on each path in turn.
 """
 
 import copy
@@ -15,31 +15,26 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ra_mm._torch import COMPILES_FUNCTIONS
+from ra_mm._torch import COMPILES_FUNCTIONS, is_compiling
 
-from .dispatch import (
-    CompilationFailed,
-    force_path,
-    has_hooks,
-    is_plain_bn,
-    observe_tails,
-)
+from .compilation import CompilationFailed
+from .paths import force_path, has_hooks, is_plain_bn
 
-# In this order where their times are equal to within MARGIN: 'fused' keeps the
-# fewest activations and needs no compiler.
-PREFERENCE = ('fused', 'compiled', 'given', 'reference')
+# The order of preference for paths whose times are within MARGIN of the fastest:
+# 'fused' keeps the fewest activations and needs no compiler.
+PREFERENCE = ('fused', 'compiled', 'fused_sum', 'reference')
 MARGIN = 0.03
-# Compilation is tried if this part of the tails' time in the whole run exceeds
-# the time that it may take: 15 to 37 s were measured on a GPU.
+# Compile only if the expected saving, this fraction of the tails' time in the
+# whole run, exceeds these seconds; 15 to 37 s were measured on a GPU.
 COMPILED_SAVING = 0.1
 COMPILATION_S = 60
-ROUNDS = 3, 100  # at least and at most
+MIN_ROUNDS, MAX_ROUNDS = 3, 100
 
 
 @dataclass(frozen=True)
@@ -62,31 +57,39 @@ class Choice:
         times += [f'{path}: {why}' for path, why in self.notes.items()]
         memory = (
             '. RA_MM_TAIL=fused keeps fewer activations, should memory run out'
-            if self.path in ('given', 'reference')
+            if self.path in ('fused_sum', 'reference')
             else ''
         )
         return (
             f'The RA tails of a training step take: {", ".join(times)}. '
-            f'Path {self.path!r} is used, the preferred one of those within '
-            f'{MARGIN:.0%} of the fastest; another path differs in the last digits'
-            + memory
+            f'Using path {self.path!r} (within {MARGIN:.0%} of the fastest). Results '
+            f'differ between paths by rounding' + memory
         )
 
 
 @dataclass(frozen=True)
 class TailCall:
-    """One call of :meth:`ra_mm.layers.ReverseAttention.tail`."""
+    """One call of :meth:`ra_mm.layers.ReverseAttention.tail`.
+
+    Attributes:
+        layer, norm, act: The modules that take part.
+        z, x (Tensor): Without memory, on the meta device: shapes, dtypes and
+            layouts of the arguments, and whether they require gradients.
+        device (torch.device): Where they were.
+        autocast (torch.dtype, optional): The dtype of autocast, if it was on.
+    """
 
     layer: Any
     norm: Callable
     act: Callable
-    z: 'TensorSpec'
-    x: 'TensorSpec'
+    z: Tensor
+    x: Tensor
+    device: torch.device
     autocast: torch.dtype | None
 
     def __call__(self, z: Tensor, x: Tensor) -> Tensor:
         with torch.autocast(
-            z.device.type, self.autocast, enabled=self.autocast is not None
+            self.device.type, self.autocast, enabled=self.autocast is not None
         ):
             return self.layer.tail(z, self.norm, x, self.act)
 
@@ -94,33 +97,6 @@ class TailCall:
         """The parameters that get a gradient."""
         modules = [m for m in (self.layer, self.norm) if isinstance(m, nn.Module)]
         return [p for m in modules for p in m.parameters() if p.requires_grad]
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """What a random tensor must have in common with one of the model's."""
-
-    shape: torch.Size
-    dtype: torch.dtype
-    device: torch.device
-    memory_format: torch.memory_format
-    requires_grad: bool
-
-    @classmethod
-    def of(cls, t: Tensor) -> 'TensorSpec':
-        last = torch.channels_last
-        plain = t.is_contiguous() or not t.is_contiguous(memory_format=last)
-        memory_format = torch.contiguous_format if plain else last
-        return cls(t.shape, t.dtype, t.device, memory_format, t.requires_grad)
-
-    def random(self, generator: torch.Generator) -> Tensor:
-        t = torch.empty(
-            self.shape,
-            dtype=self.dtype,
-            device=self.device,
-            memory_format=self.memory_format,
-        )
-        return t.normal_(generator=generator).requires_grad_(self.requires_grad)
 
 
 def fastest_path(
@@ -155,48 +131,67 @@ def fastest_path(
             'a ReverseAttention with its default gate and no hooks, which is neither '
             'frozen nor compiled as part of the model'
         )
-    return choose(calls, steps)
+    return compare_paths(calls, steps)
 
 
 def record_tails(
     model: nn.Module, forward: Callable[[nn.Module], object]
 ) -> list[TailCall]:
-    """Run a forward pass of a copy of the model, and note its tails.
+    """Run a forward pass of a copy of the model, and record its tails.
 
     Those that need no gradient, as in frozen stages, have no choice of paths
-    and are left out.
+    and are left out, and so are those that are compiled as part of the model.
     """
-    calls = []
-
-    def note(layer, z, norm, x, act):
-        spec = TensorSpec.of(z)
-        if not is_plain_bn(norm, z):
-            # Another norm costs the same on all paths, and may wait for other
-            # processes; so may what hooks do. Its output is like x where there
-            # is a choice of paths, also if autocast runs it in float32.
-            learns = spec.requires_grad or _learns(norm)
-            norm = nn.Identity()
-            spec = replace(TensorSpec.of(x), requires_grad=learns)
-        act = act if type(act) is nn.ReLU and not has_hooks(act) else nn.Identity()
-        call = TailCall(layer, norm, act, spec, TensorSpec.of(x), _autocast_dtype(z))
-        if spec.requires_grad or call.x.requires_grad or _learns(layer):
-            calls.append(call)
-
-    with random_states_kept(), torch.enable_grad(), observe_tails(note):
-        forward(copy.deepcopy(model))
+    calls: list[TailCall] = []
+    model = copy.deepcopy(model)
+    classes = {
+        m: type(m) for m in model.modules() if getattr(m, 'has_fused_tail', False)
+    }
+    for layer, cls in classes.items():
+        layer.__class__ = _recording(cls, calls)
+    with random_states_kept(), torch.enable_grad():
+        forward(model)
+    for layer, cls in classes.items():
+        layer.__class__ = cls
     return calls
 
 
-def choose(calls: list[TailCall], steps: int) -> Choice:
+def _recording(cls: Any, calls: list[TailCall]) -> Any:
+    """A subclass of an attention that adds a record of each tail to ``calls``."""
+
+    class Recording(cls):
+        def tail(self, z, norm, x, act):
+            if not is_compiling():
+                call = _record(self, z, norm, x, act)
+                if call.z.requires_grad or call.x.requires_grad or _learns(self):
+                    calls.append(call)
+            return super().tail(z, norm, x, act)
+
+    return Recording
+
+
+def _record(layer, z, norm, x, act):
+    spec, learns = z, z.requires_grad
+    if not is_plain_bn(norm, z):
+        # Another norm costs the same on all paths, and may wait for other
+        # processes; so may what hooks do. Its output is like x where there
+        # is a choice of paths, also if autocast runs it in float32.
+        spec, learns = x, learns or _learns(norm)
+        norm = nn.Identity()
+    act = act if type(act) is nn.ReLU and not has_hooks(act) else nn.Identity()
+    spec = torch.empty_like(spec, device='meta', requires_grad=learns)
+    x = torch.empty_like(x, device='meta', requires_grad=x.requires_grad)
+    return TailCall(layer, norm, act, spec, x, z.device, _autocast_dtype(z))
+
+
+def compare_paths(calls: list[TailCall], steps: int) -> Choice:
     """Measure the paths that apply, and compilation where it pays."""
-    fused = any(
-        is_plain_bn(c.norm, torch.empty(c.z.shape, device='meta')) for c in calls
-    )
-    eager = ['reference', 'given', *(['fused'] if fused else [])]
-    device = calls[0].z.device
+    fused = any(is_plain_bn(c.norm, c.z) for c in calls)
+    eager = ['reference', 'fused_sum', *(['fused'] if fused else [])]
+    device = calls[0].device
     try:
         inputs = _inputs(calls)
-        seconds, notes = measure(calls, inputs, eager)
+        seconds, notes = time_paths(calls, inputs, eager)
         if not seconds:
             raise torch.cuda.OutOfMemoryError('no path fits into the memory')
         best = min(seconds.values())
@@ -207,7 +202,7 @@ def choose(calls: list[TailCall], steps: int) -> Choice:
         else:
             # Beside the best eager path, so that both meet the same machine.
             rival = min(seconds, key=seconds.__getitem__)
-            again, failed = measure(calls, inputs, [rival, 'compiled'])
+            again, failed = time_paths(calls, inputs, [rival, 'compiled'])
             notes |= failed
             if 'compiled' in failed:
                 warnings.warn(failed['compiled'], CompilationFailed, stacklevel=2)
@@ -224,7 +219,7 @@ def choose(calls: list[TailCall], steps: int) -> Choice:
     return Choice(path, seconds, notes)
 
 
-def measure(
+def time_paths(
     calls: list[TailCall],
     inputs: list[list[Tensor]],
     paths: list[str],
@@ -233,8 +228,8 @@ def measure(
     """Time one step of all tails on each path.
 
     In each round every path runs once, and which goes first alternates; the
-    figure is the shortest time. After ``limit_s`` no round starts, but for the
-    first 3.
+    figure is the shortest time. After ``limit_s`` and three rounds, no further
+    round starts.
 
     Returns:
         tuple: The seconds of each path, and the reasons of those that failed.
@@ -244,18 +239,18 @@ def measure(
         with warnings.catch_warnings():
             warnings.simplefilter('error', CompilationFailed)
             try:
-                _seconds(calls, inputs, path)
+                _time_step(calls, inputs, path)
             except torch.cuda.OutOfMemoryError:
                 failed[path] = 'out of memory'
             except CompilationFailed as e:
                 failed[path] = str(e)
     times: dict[str, list[float]] = {p: [] for p in paths if p not in failed}
     start = time.perf_counter()
-    for i in range(ROUNDS[1]):
-        if i >= ROUNDS[0] and time.perf_counter() - start > limit_s:
+    for i in range(MAX_ROUNDS):
+        if i >= MIN_ROUNDS and time.perf_counter() - start > limit_s:
             break
         for path in list(times)[:: 1 if i % 2 else -1]:
-            times[path].append(_seconds(calls, inputs, path))
+            times[path].append(_time_step(calls, inputs, path))
     return {path: min(values) for path, values in times.items()}, failed
 
 
@@ -302,23 +297,27 @@ def _learns(module):
 
 
 def _inputs(calls):
-    """z, x and dy of each call; calls with the same shapes share them."""
-    generators, made = {}, {}
-    for call in calls:
-        key = call.z, call.x
-        if key not in made:
-            device = call.z.device
-            if device not in generators:
-                generators[device] = torch.Generator(device).manual_seed(0)
-            made[key] = [
-                spec.random(generators[device]) for spec in (call.z, call.x, call.x)
-            ]
-            made[key][2].requires_grad_(False)
-    return [made[call.z, call.x] for call in calls]
+    """Random z, x and dy of each call; calls with the same shapes share them."""
+    made: dict[tuple, tuple] = {}
+    with random_states_kept():
+        for call in calls:
+            if _key(call) not in made:
+                specs = call.z, call.x, call.x
+                z, x, dy = (torch.randn_like(t, device=call.device) for t in specs)
+                z.requires_grad_(call.z.requires_grad)
+                x.requires_grad_(call.x.requires_grad)
+                made[_key(call)] = z, x, dy
+    return [made[_key(call)] for call in calls]
 
 
-def _seconds(calls, inputs, path):
-    device = calls[0].z.device
+def _key(call):
+    return call.device, *(
+        (t.shape, t.stride(), t.dtype, t.requires_grad) for t in (call.z, call.x)
+    )
+
+
+def _time_step(calls, inputs, path):
+    device = calls[0].device
     with force_path(path), torch.enable_grad():
         start = _now(device)
         outputs = [call(z, x) for call, (z, x, _) in zip(calls, inputs)]

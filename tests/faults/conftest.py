@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ra_mm.engine.checkpoint_hook import SafeCheckpointHook
-from ra_mm.layers import force_path
+from ra_mm.ops import force_path
 
 
 @pytest.fixture(autouse=True)

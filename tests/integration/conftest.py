@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ra_mm.conversion import AttentionBlock
-from ra_mm.layers import ReverseAttention, force_path
+from ra_mm.layers import ReverseAttention
 from ra_mm.models import build_model
+from ra_mm.ops import force_path
 
 MOBILENET = """
 _base_ = '{configs}/classifier.py'

@@ -12,7 +12,7 @@ from benchmarks.cost_tables import cost_table, describe_choice
 from benchmarks.measuring import Step, measure_case
 from benchmarks.recording import read_results
 from ra_mm._torch import COMPILES_FUNCTIONS, cpu_mixes_dtypes
-from ra_mm.ops import dispatch, tuning
+from ra_mm.ops import tuning
 
 SMALL = '--model resnet18 --batch 2 --size 32 --device cpu'.split()
 
@@ -114,14 +114,13 @@ def test_bytes(main, capsys):
 
 
 @pytest.mark.skipif(not COMPILES_FUNCTIONS, reason='PyTorch < 2.5 compiles nothing')
-def test_failing_compiler(main, message, monkeypatch, tmp_path, capsys):
+def test_failing_compiler(main, message, use_compiler, tmp_path, capsys):
     """The uncompiled code is not measured in its place, nor counted."""
 
-    def compile(function):
+    def compile(function, **kwargs):
         raise RuntimeError('no such compiler')
 
-    monkeypatch.setattr(dispatch, '_compilation_failed', False)
-    monkeypatch.setattr(dispatch, '_compile', compile)
+    use_compiler(compile)
     argv = [*SMALL, '--variants', 'ra-compiled']
     text = message(main, 'tail', *argv, '--out', tmp_path / 'a.json')
     assert 'no such compiler' in text and '--variants' in text
@@ -181,7 +180,16 @@ def test_a_file_without_results(text, tmp_path, main, message):
 
 @pytest.mark.parametrize(
     'variant',
-    ['plain', 'se', 'cbam', 'ra-naive', 'ra-given', 'ra-fused', 'simam', 'static_gate'],
+    [
+        'plain',
+        'se',
+        'cbam',
+        'ra-naive',
+        'ra-fused_sum',
+        'ra-fused',
+        'simam',
+        'static_gate',
+    ],
 )
 def test_steps_learn(variant):
     """Every parameter has a gradient, and keeps its value."""
@@ -205,7 +213,7 @@ def test_chosen_path(monkeypatch):
     monkeypatch.setattr(tuning, 'compiler_available', lambda device: False)
     chosen = step('ra')
     assert chosen.path == chosen.choice['path']
-    assert set(chosen.choice['tails_ms']) == {'reference', 'given', 'fused'}
+    assert set(chosen.choice['tails_ms']) == {'reference', 'fused_sum', 'fused'}
     m = measure_case(case(size=32, batch=2), ['ra', 'ra-naive'], 2, lambda text: None)
     assert m['choice']['path'] in m['choice']['steps_ms']
     assert describe_choice(m['choice']) in cost_table(m)
@@ -246,11 +254,11 @@ def test_bytes_of_the_compiled_path(monkeypatch):
         one = [(torch.Size([2, 16, 48, 48]), True)]
         monkeypatch.setattr(module, 'tails', lambda case: one)
     case = Case('tail', 'resnet18', 'cpu', 'fp32', 'nchw', batch=2, size=0)
-    compiled, fused, given = (
+    compiled, fused, sum_alone = (
         tail_bytes.count_bytes(case, f'ra-{path}')
-        for path in ('compiled', 'fused', 'given')
+        for path in ('compiled', 'fused', 'fused_sum')
     )
-    assert tail_bytes.lower_bound(case) <= compiled < min(fused, given)
+    assert tail_bytes.lower_bound(case) <= compiled < min(fused, sum_alone)
     # Of the 13 tensors that it takes in 3 passes forward and 2 backward,
     # vectors are all that may come on top.
     assert compiled < 1.1 * 13 / 9 * tail_bytes.lower_bound(case)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ra_mm.conversion import AttentionBlock, convert
-from ra_mm.layers import force_path
+from ra_mm.ops import force_path
 
 
 def openmmlab(toolbox, name, *args, **kwargs):

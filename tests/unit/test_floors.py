@@ -72,8 +72,8 @@ def test_no_import_upwards(path):
         ('layers/se.py', 'from ra_mm import cli', 'ra_mm.cli'),
         ('layers/se.py', 'from ra_mm.registry import MODELS', 'ra_mm.registry'),
         ('layers/se.py', 'import tools.train', 'tools'),
-        ('ops/dispatch.py', 'from ra_mm.layers import SE', 'ra_mm.layers'),
-        ('ops/dispatch.py', 'from ..engine import runner', 'ra_mm.engine'),
+        ('ops/paths.py', 'from ra_mm.layers import SE', 'ra_mm.layers'),
+        ('ops/paths.py', 'from ..engine import runner', 'ra_mm.engine'),
         ('_torch.py', 'from . import ops', 'ra_mm.ops'),
         ('errors.py', 'from .validation import shorten', 'ra_mm.validation'),
         ('engine/runner.py', 'def f():\n    import ra_mm.hooks', 'ra_mm.hooks'),
@@ -95,15 +95,16 @@ for name in ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'argparse'):
 import torch
 import ra_mm
 from ra_mm.conversion import add_chain
-from ra_mm.layers import NAMES, MGRN, ResidualSum, ReverseAttention, force_path
+from ra_mm.layers import ATTENTIONS, MGRN, ResidualSum, ReverseAttention
+from ra_mm.ops import force_path
 
 x = torch.randn(2, 16, 4, 4, requires_grad=True)
 F = torch.randn(2, 16, 4, 4)
 layers = [ResidualSum()]
-layers += [kind(16) for name, kind in NAMES.items() if name != 'on_residual']
+layers += [kind(16) for name, kind in ATTENTIONS.items() if name != 'on_residual']
 layers += [ReverseAttention(16, aggregation='l1', normalization='bn')]
 for layer in layers:
-    for path in ('reference', 'given', 'fused'):
+    for path in ('reference', 'fused_sum', 'fused'):
         with force_path(path):
             y = layer.tail(F, torch.nn.BatchNorm2d(16), x, torch.nn.ReLU())
         (grad,) = torch.autograd.grad(y.square().sum(), [x])

@@ -10,7 +10,7 @@ from mmcv.cnn import fuse_conv_bn
 from mmengine import ConfigDict
 from mmengine.model import ExponentialMovingAverage
 
-from ra_mm.layers import force_path
+from ra_mm.ops import force_path
 
 FAMILIES = ('RAResNet', 'RAResNeXt', 'RAMobileNetV2')
 RA = dict(type='ra_mm.ReverseAttention')
@@ -34,7 +34,7 @@ def tails(*outs):
             names.append(node.name())
             todo.extend(n for n, _ in node.next_functions)
     return dict(
-        fused=names.count('_BNTailBackward'), given=names.count('_TailBackward')
+        fused=names.count('BNTailBackward'), given=names.count('FusedSumBackward')
     )
 
 

@@ -12,7 +12,8 @@ from mmengine.registry import MODELS, init_default_scope
 from ra_mm.backbones import RAResNet
 from ra_mm.conversion import AttentionBlock
 from ra_mm.errors import UserError
-from ra_mm.layers import SE, ReverseAttention, force_path
+from ra_mm.layers import SE, ReverseAttention
+from ra_mm.ops import force_path
 
 RESNET = dict(depth=18, base_channels=8, stem_channels=8)
 

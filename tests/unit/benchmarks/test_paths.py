@@ -17,8 +17,8 @@ def results(**steps_ms):
 @pytest.mark.parametrize(
     'steps, is_right, word',
     [
-        ({'ra-fused': 2, 'ra-given': 2}, True, 'right'),
-        ({'ra-fused': 2, 'ra-given': 3}, False, 'wrong'),
+        ({'ra-fused': 2, 'ra-fused_sum': 2}, True, 'right'),
+        ({'ra-fused': 2, 'ra-fused_sum': 3}, False, 'wrong'),
         ({'ra-fused': 2, 'ra': 2}, True, 'right'),
         ({'ra-fused': 2, 'ra': 3}, False, 'wrong'),
         ({'ra-fused': 2}, None, 'not measured'),
@@ -26,7 +26,7 @@ def results(**steps_ms):
 )
 def test_verdict(steps, is_right, word):
     """'ra' is the variant of the path that was chosen."""
-    choice = dict(path='given', tails_ms=dict(given=1.0), notes={}, cost_s=1.0)
+    choice = dict(path='fused_sum', tails_ms=dict(fused_sum=1.0), notes={}, cost_s=1.0)
     choice = compare_with_steps(choice, results(**steps))
     assert choice['is_right'] is is_right
-    assert f'**given** ({word})' in describe_choice(choice)
+    assert f'**fused_sum** ({word})' in describe_choice(choice)

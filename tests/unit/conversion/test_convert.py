@@ -15,7 +15,8 @@ from torchvision.models import resnet, squeezenet1_1
 import ra_mm
 from ra_mm._torch import COMPILES_FUNCTIONS
 from ra_mm.conversion import AttentionBlock
-from ra_mm.layers import CBAM, MGRN, SE, ReverseAttention, force_path
+from ra_mm.layers import CBAM, MGRN, SE, ReverseAttention
+from ra_mm.ops import force_path
 
 
 def converted(model):

@@ -10,7 +10,7 @@ from torch import nn
 import ra_mm
 from ra_mm.conversion import IDENTITY, AttentionBlock, add_chain, add_rule
 from ra_mm.conversion.rules import _RULES, split_norm
-from ra_mm.layers import force_path
+from ra_mm.ops import force_path
 
 DOCS = Path(__file__).parents[3] / 'docs'
 

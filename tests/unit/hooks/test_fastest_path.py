@@ -11,7 +11,8 @@ from torch import nn
 
 from ra_mm.hooks import FastestPathHook, fastest_path
 from ra_mm.layers import ReverseAttention
-from ra_mm.ops import dispatch, force_path
+from ra_mm.ops import PATHS, force_path, get_path
+from ra_mm.ops.paths import max_path
 from ra_mm.ops.tuning import Choice
 
 
@@ -49,9 +50,9 @@ class Record(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.losses.append(outputs['loss'])
-        self.paths.append(dispatch.max_path(torch.ones(1, requires_grad=True)))
+        self.paths.append(max_path(torch.ones(1, requires_grad=True)))
         with torch.no_grad():
-            self.val_paths.append(dispatch.max_path(torch.ones(1)))
+            self.val_paths.append(max_path(torch.ones(1)))
 
 
 @pytest.fixture
@@ -62,9 +63,7 @@ def trained(run):
         record, runner = run(
             FastestPathHook(), record=Record(), model=model or Block(), **kwargs
         )
-        assert dispatch.max_path(torch.ones(1, requires_grad=True)) == (
-            dispatch.get_path() or 'fused'
-        )
+        assert max_path(torch.ones(1, requires_grad=True)) == (get_path() or 'fused')
         return runner, record
 
     return call
@@ -75,11 +74,11 @@ def choices(monkeypatch):
     """The numbers of tails and of steps with which a choice was asked for."""
     asked = []
 
-    def choose(calls, steps):
+    def compare_paths(calls, steps):
         asked.append((len(calls), steps))
-        return Choice('given', dict(fused=2.0, given=1.0), {})
+        return Choice('fused_sum', dict(fused=2.0, fused_sum=1.0), {})
 
-    monkeypatch.setattr(fastest_path, 'choose', choose)
+    monkeypatch.setattr(fastest_path, 'compare_paths', compare_paths)
     return asked
 
 
@@ -91,7 +90,7 @@ def test_losses_are_those_of_the_forced_path(trained):
     """Bit for bit: weights, statistics and random numbers stay as they were."""
     runner, measured = trained()
     path = saved_path(runner)
-    assert path in dispatch.PATHS and set(measured.paths) == {path}
+    assert path in PATHS and set(measured.paths) == {path}
     with force_path(path):
         other, forced = trained()
     assert saved_path(other) is None
@@ -105,14 +104,25 @@ def test_losses_are_those_of_the_forced_path(trained):
 def test_for_training_only(trained, choices):
     _, record = trained()
     assert choices == [(1, 12)]  # 4 epochs of 3 iterations
-    assert set(record.paths) == {'given'} and set(record.val_paths) == {'fused'}
+    assert set(record.paths) == {'fused_sum'} and set(record.val_paths) == {'fused'}
 
 
 def test_resumed_run_takes_the_same_path(trained, choices, monkeypatch):
     trained(epochs=1)
-    monkeypatch.setattr(fastest_path, 'choose', None)
+    monkeypatch.setattr(fastest_path, 'compare_paths', None)
     runner, record = trained(epochs=2, resume=True)
-    assert saved_path(runner) == 'given' and set(record.paths) == {'given'}
+    assert saved_path(runner) == 'fused_sum' and set(record.paths) == {'fused_sum'}
+
+
+def test_resumed_run_measures_an_unknown_path_anew(trained, choices, tmp_path):
+    """The name of a path may be that of an earlier version."""
+    trained(epochs=1)
+    path = tmp_path / 'epoch_1.pth'
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint['message_hub']['runtime_info'][fastest_path.TRAINING_PATH] = 'given'
+    torch.save(checkpoint, path)
+    runner, record = trained(epochs=2, resume=True)
+    assert len(choices) == 2 and record.paths == ['fused_sum'] * 3
 
 
 def test_first_process_decides_for_all(trained, choices, monkeypatch):
@@ -120,10 +130,10 @@ def test_first_process_decides_for_all(trained, choices, monkeypatch):
     monkeypatch.setattr(
         fastest_path,
         'broadcast_object_list',
-        lambda found: found.__setitem__(0, 'given'),
+        lambda found: found.__setitem__(0, 'fused_sum'),
     )
     _, record = trained(epochs=1)
-    assert not choices and set(record.paths) == {'given'}
+    assert not choices and set(record.paths) == {'fused_sum'}
 
 
 @pytest.fixture
@@ -150,7 +160,7 @@ def test_a_failure_does_not_stop_the_training(trained, monkeypatch):
     def fail(*_):
         raise RuntimeError('no clock')
 
-    monkeypatch.setattr(fastest_path, 'choose', fail)
+    monkeypatch.setattr(fastest_path, 'compare_paths', fail)
     warnings = []
     monkeypatch.setattr(
         'mmengine.logging.MMLogger.warning',

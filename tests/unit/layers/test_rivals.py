@@ -7,10 +7,10 @@ from torch import nn
 from torch.autograd import gradcheck
 
 from ra_mm.layers import (
+    ATTENTIONS,
     ECA,
     GRN,
     MGRN,
-    NAMES,
     GatedResidual,
     OnResidual,
     ReverseAttention,
@@ -157,11 +157,11 @@ def test_low_precision(kind, dtype):
     )
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', ATTENTIONS)
 def test_registered(name):
     from ra_mm.registry import MODELS
 
-    kind = NAMES[name]
+    kind = ATTENTIONS[name]
     kwargs = dict(layer=nn.Identity) if kind is OnResidual else {}
     cfg = dict(type=f'ra_mm.{kind.__name__}', channels=8, **kwargs)
     assert type(MODELS.build(cfg)) is kind

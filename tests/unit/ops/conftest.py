@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from ra_mm.layers import ReverseAttention, force_path
+from ra_mm.layers import ReverseAttention
+from ra_mm.ops import force_path
 
-NODES = dict(_TailBackward='given', _BNTailBackward='fused')
+NODES = dict(FusedSumBackward='fused_sum', BNTailBackward='fused')
 
 
 class Tail(nn.Module):
@@ -64,11 +65,6 @@ def _run(path, module, z, x):
     ), y
 
 
-def _error(a, exact):
-    scale = exact.double().norm()
-    return ((a.double() - exact.double()).norm() / scale.clamp(min=1)).item()
-
-
 @pytest.fixture(scope='session')
 def tail_and_inputs():
     return _tail_and_inputs
@@ -82,9 +78,3 @@ def path_of():
 @pytest.fixture(scope='session')
 def run():
     return _run
-
-
-@pytest.fixture(scope='session')
-def error():
-    """The relative error of a tensor; absolute if the exact one is small."""
-    return _error

@@ -13,7 +13,7 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
 from ra_mm._torch import COMPILES_FUNCTIONS
-from ra_mm.layers import force_path
+from ra_mm.ops import force_path
 
 
 @pytest.mark.skipif(not COMPILES_FUNCTIONS, reason='torch.export before PyTorch 2.5')
@@ -51,7 +51,7 @@ def test_function_transforms(tail_and_inputs):
 
 
 @pytest.mark.skipif(not COMPILES_FUNCTIONS, reason='graph breaks before PyTorch 2.5')
-@pytest.mark.parametrize('path', ['fused', 'given'])
+@pytest.mark.parametrize('path', ['fused', 'fused_sum', 'reference'])
 @pytest.mark.parametrize('training', [True, False])
 def test_changing_temp_does_not_recompile(path, training, tail_and_inputs):
     """One graph without breaks for all temps, with the same results."""
@@ -116,7 +116,7 @@ def train_on_share(rank, store, results, tail_and_inputs, path_of):
     z, x = z[share].requires_grad_(), x[share].requires_grad_()
     ddp = DistributedDataParallel(module)
     y = ddp(z, x)
-    assert path_of(y) == 'given'
+    assert path_of(y) == 'fused_sum'
     (2 * y.square().sum()).backward()  # DDP averages over the 2
     if rank == 0:
         torch.save({k: p.grad for k, p in module.named_parameters()}, results)

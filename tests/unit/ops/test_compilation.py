@@ -1,4 +1,7 @@
-"""How often the tails are compiled."""
+"""How often the tails are compiled, and what happens if they cannot be."""
+
+import functools
+import warnings
 
 import pytest
 import torch
@@ -6,11 +9,14 @@ from torch import nn
 
 from ra_mm._torch import COMPILES_FUNCTIONS
 from ra_mm.layers import ReverseAttention
-from ra_mm.ops import dispatch, force_path
+from ra_mm.ops import CompilationFailed, force_path, retry_compilation
+
+pytestmark = pytest.mark.skipif(
+    not COMPILES_FUNCTIONS, reason='PyTorch < 2.5 runs them eagerly'
+)
 
 
-@pytest.mark.skipif(not COMPILES_FUNCTIONS, reason='PyTorch < 2.5 runs them eagerly')
-def test_one_compilation_serves_all_shapes(monkeypatch):
+def test_one_compilation_serves_all_shapes(use_compiler):
     """Blocks of any width, images of any size: one graph each way.
 
     There is one for each dtype, and for batch norm in training and frozen.
@@ -24,15 +30,7 @@ def test_one_compilation_serves_all_shapes(monkeypatch):
         graphs.append(graph)
         return graph.forward
 
-    compiled = {}
-
-    def compile(function):
-        if function not in compiled:
-            compiled[function] = torch.compile(function, dynamic=True, backend=backend)
-        return compiled[function]
-
-    monkeypatch.setattr(dispatch, '_compile', compile)
-    torch._dynamo.reset()
+    use_compiler(functools.partial(torch.compile, backend=backend))
 
     def step(dtype, training, channels, size):
         layer, norm = ReverseAttention(channels), nn.BatchNorm2d(channels)
@@ -49,5 +47,24 @@ def test_one_compilation_serves_all_shapes(monkeypatch):
                 for channels in (8, 12, 4):
                     step(dtype, training, channels, size)
             counts.append(len(graphs))
-    assert counts == [2, 4, 6, 8]
-    assert len(compiled) == 2 and not dispatch._compilation_failed
+    assert counts == [2, 4, 6, 8] and not retry_compilation()
+
+
+def test_failure(use_compiler, tail_and_inputs, run):
+    """One warning, the results of the eager path, and no further attempt."""
+    attempts = []
+
+    def broken(function, **kwargs):
+        attempts.append(function)
+        raise RuntimeError('no such compiler\ndetails')
+
+    use_compiler(broken)
+    module, z, x = tail_and_inputs()
+    expected, _ = run('fused', module, z, x)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        ours, _ = run('compiled', module, z, x)
+    assert [w.category for w in caught] == [CompilationFailed]
+    assert 'no such compiler' in str(caught[0].message)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+    assert len(attempts) == 1 and retry_compilation() and not retry_compilation()

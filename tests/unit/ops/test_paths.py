@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from ra_mm.layers import ReverseAttention, force_path
-from ra_mm.ops import dispatch
+from ra_mm.layers import GatedResidual, ReverseAttention
+from ra_mm.ops import force_path, paths
 
 
 class OtherBN(nn.BatchNorm2d):
@@ -49,31 +49,32 @@ def patched(module):
         (hooked('act', 'register_forward_hook'), 'fused'),
         (replaced('act', nn.GELU()), 'fused'),
         (replaced('act', nn.ReLU6(inplace=True)), 'fused'),
-        (hooked('norm', 'register_forward_hook'), 'given'),
-        (hooked('norm', 'register_forward_pre_hook'), 'given'),
-        (hooked('norm', 'register_full_backward_hook'), 'given'),
-        (hooked('norm', 'register_full_backward_pre_hook'), 'given'),
-        (patched, 'given'),
-        (replaced('norm', OtherBN(4)), 'given'),
-        (replaced('norm', nn.SyncBatchNorm(4).eval()), 'given'),
-        (replaced('norm', nn.GroupNorm(2, 4)), 'given'),
-        (replaced('norm', nn.Identity()), 'given'),
-        (replaced('norm', nn.Dropout(0.5)), 'given'),
+        (hooked('norm', 'register_forward_hook'), 'fused_sum'),
+        (hooked('norm', 'register_forward_pre_hook'), 'fused_sum'),
+        (hooked('norm', 'register_full_backward_hook'), 'fused_sum'),
+        (hooked('norm', 'register_full_backward_pre_hook'), 'fused_sum'),
+        (patched, 'fused_sum'),
+        (replaced('norm', OtherBN(4)), 'fused_sum'),
+        (replaced('norm', nn.SyncBatchNorm(4).eval()), 'fused_sum'),
+        (replaced('norm', nn.GroupNorm(2, 4)), 'fused_sum'),
+        (replaced('norm', nn.Identity()), 'fused_sum'),
+        (replaced('norm', nn.Dropout(0.5)), 'fused_sum'),
         (hooked('attention', 'register_forward_hook'), 'reference'),
         (hooked('attention', 'register_forward_pre_hook'), 'reference'),
         (lambda m: m.attention.gate.register_forward_hook(hook), 'reference'),
         (replaced('attention', ReverseAttention(4, aggregation='l1')), 'reference'),
         (replaced('attention', ReverseAttention(4, normalization='bn')), 'reference'),
-        (replaced('attention', type('Own', (ReverseAttention,), {})(4)), 'reference'),
+        (replaced('attention', type('Same', (ReverseAttention,), {})(4)), 'fused'),
+        (replaced('attention', GatedResidual(4)), 'reference'),
     ],
 )
 def test_choice(change, path, tail_and_inputs, path_of, run):
     module, z, x = tail_and_inputs(dtype=torch.float32)
     change(module)
-    for forced in ('fused', 'given', 'reference'):
+    for forced in ('fused', 'fused_sum', 'reference'):
         torch.manual_seed(0)  # of the dropout
         ours, y = run(forced, module, z, x)
-        simplest = max(forced, path, key=['fused', 'given', 'reference'].index)
+        simplest = max(forced, path, key=['fused', 'fused_sum', 'reference'].index)
         assert path_of(y) == simplest
         torch.manual_seed(0)
         expected, _ = run('reference', module, z, x)
@@ -123,18 +124,18 @@ def test_force_path(tail_and_inputs, path_of):
             pass
     with pytest.raises(ZeroDivisionError):
         with force_path('reference'):
-            with force_path('given'):
-                assert path_of(module(z, x)) == 'given'
+            with force_path('fused_sum'):
+                assert path_of(module(z, x)) == 'fused_sum'
             assert path_of(module(z, x)) == 'reference'
             raise ZeroDivisionError
     assert path_of(module(z, x)) == 'fused'
 
 
-@pytest.mark.parametrize('value, path', [('given', 'given'), ('fast', None)])
+@pytest.mark.parametrize('value, path', [('fused_sum', 'fused_sum'), ('fast', None)])
 def test_environment_variable(value, path, monkeypatch, recwarn):
     """An unknown path is ignored with a warning that names the variable."""
     monkeypatch.setenv('RA_MM_TAIL', value)
-    spec = importlib.util.spec_from_file_location('fresh_dispatch', dispatch.__file__)
+    spec = importlib.util.spec_from_file_location('fresh_paths', paths.__file__)
     fresh = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fresh)
     assert fresh.get_path() == path
@@ -142,14 +143,14 @@ def test_environment_variable(value, path, monkeypatch, recwarn):
 
 
 def test_hook_dicts_exist():
-    """The hooks that dispatch looks at are those of the installed PyTorch."""
+    """The hooks that are looked at are those of the installed PyTorch."""
     module = nn.ReLU()
     source = inspect.getsource(nn.Module._call_impl)
     fast_path = source[: source.index('return forward_call')]
-    for name in dispatch.MODULE_HOOKS:
+    for name in paths.MODULE_HOOKS:
         assert not getattr(module, name)
         fast_path = re.sub(rf'self\.{name}\b', '', fast_path)
-    for name in dispatch.GLOBAL_HOOKS:
+    for name in paths.GLOBAL_HOOKS:
         assert not getattr(nn.modules.module, name)
         fast_path = re.sub(rf'\b{name}\b', '', fast_path)
     assert 'hooks' not in fast_path.split('if not', 1)[1]
