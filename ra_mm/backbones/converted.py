@@ -1,13 +1,12 @@
 """Any backbone of OpenMMLab with an attention in its residual blocks."""
 
-import functools
 from collections.abc import Iterable, Mapping
 
 from mmengine.logging import print_log
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import nn
 
-from ra_mm.conversion import convert
+from ra_mm.conversion import convert, summarize
 from ra_mm.registry import MODELS
 from ra_mm.validation import BUILD_CFG, check_arg
 
@@ -48,7 +47,7 @@ def build_converted(
     """
     check_arg(BUILD_CFG, backbone=backbone)
     model = MMENGINE_MODELS.build({**kwargs, **backbone})
-    log = functools.partial(print_log, logger='current')
-    convert(model, attention, names, skip, log)
+    convert(model, attention, names, skip)
+    print_log(summarize(model), logger='current')
     model.register_load_state_dict_post_hook(refuse_foreign_weights)
     return model

@@ -42,7 +42,7 @@ class RAMobileNetV2(StrictPretrained, mobilenet_v2.MobileNetV2):
         **kwargs,
     ) -> None:
         super().__init__(widen_factor=widen_factor, **kwargs)
-        convert(self, attention, log=None)
+        convert(self, attention)
 
     def rename_keys(self, state: Mapping) -> Mapping:
         """torchvision and timm have the same entries in the same order."""

@@ -7,7 +7,6 @@ from torch import nn
 
 from ra_mm.conversion import convert
 from ra_mm.registry import MODELS
-from ra_mm.validation import BOOL, check_arg, one_of
 
 from .pretrained import StrictPretrained
 
@@ -37,7 +36,8 @@ class RAResNet(StrictPretrained, resnet.ResNet):
             ``norm_eval``, ``dilations``.
 
     Raises:
-        ValueError: If there is no such depth, or ``attention`` cannot be built.
+        KeyError: If there is no such depth.
+        ValueError: If ``attention`` cannot be built.
     """
 
     def __init__(
@@ -47,11 +47,9 @@ class RAResNet(StrictPretrained, resnet.ResNet):
         contract_dilation: bool = False,
         **kwargs,
     ) -> None:
-        check_arg(BOOL, contract_dilation=contract_dilation)
-        check_arg(one_of(*self.arch_settings), depth=depth)
         self.contract_dilation = contract_dilation  # for make_res_layer
         super().__init__(depth, **kwargs)
-        convert(self, attention, log=None)
+        convert(self, attention)
 
     def make_res_layer(self, dilation: int, **kwargs) -> nn.Module:
         layer = super().make_res_layer(dilation=dilation, **kwargs)

@@ -1,4 +1,22 @@
-"""The residual block whose sum is an attention."""
+"""The residual block whose sum is an attention.
+
+The way of x through a block in training, with the files that have the steps::
+
+    AttentionBlock.forward(x)                            this file
+    |- operands(x) -> z, norm, shortcut, act             rules*.py
+    `- attention.tail(z, norm, shortcut, act)            ra_mm/layers/
+       |- other attentions:
+       |     act(attention(norm(z), shortcut))           residual_sum.py
+       `- ReverseAttention, by resolve_path():           ra_mm/ops/paths.py
+          |- 'reference'
+          |     act(attention(norm(z), shortcut))        reverse_attention.py, m_grn.py
+          |- 'fused_sum'
+          |     fused_sum(norm(z), shortcut, scale)      ra_mm/ops/residual_tail.py
+          |- 'fused'
+          |     bn_tail(z, norm, shortcut, scale)        ra_mm/ops/residual_tail.py
+          `- 'compiled'
+                one of these two by torch.compile        ra_mm/ops/compilation.py
+"""
 
 import functools
 from collections.abc import Callable
@@ -15,13 +33,13 @@ from .rules import Rule, find_rule, full_name
 class AttentionBlock:
     """Mixin that replaces the sum of a residual block with its ``attention``.
 
-    This is the only forward pass of all attention blocks: the rule computes the
-    residual branch up to the last norm, the shortcut and the activation, and
+    All attention blocks have this forward pass: the rule computes the residual
+    branch up to the last norm, the shortcut and the activation, and
     ``attention.tail`` does the rest, see :class:`ra_mm.layers.ResidualSum`.
 
     A converted block is an instance of a subclass of this mixin and of its
-    own class. Everything but the forward pass, with the names in the state
-    dict, stays the block's.
+    own class, so that ``isinstance`` and the names in the state dict stay as
+    they are; ``type(block) is BasicBlock`` is no longer true.
     """
 
     attention: ResidualSum
@@ -52,7 +70,7 @@ class AttentionBlock:
 
 
 def insert_attention(block: nn.Module, rule: Rule, attention: ResidualSum) -> None:
-    """Make a block an :class:`AttentionBlock`, by the rule for its class."""
+    """Turn a block into an :class:`AttentionBlock`, by the rule for its class."""
     block.attention = attention
     cls: Any = type(block)  # mypy takes no nn.Module for hashable
     block.__class__ = _attention_class(cls, rule)

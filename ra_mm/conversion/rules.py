@@ -1,7 +1,6 @@
-"""Rules: how each kind of residual block computes the operands of its sum."""
+"""Rules that say how a kind of residual block computes the operands of its sum."""
 
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -110,24 +109,24 @@ def add_chain(
         act (str): Name of the activation after the sum.
         has_shortcut (callable): As for :func:`add_rule`.
     """
-    first = branch.split()
-    last = first.pop()
+    chains = [_parse(names.split()) for names in (branch, after, shortcut, act)]
+    *body, (norm_name, _) = chains[0]
 
     def operands(block, x):
-        z, norm = split_norm(getattr(block, last), _through(block, first, x))
-        tail = [m for m in _modules(block, after.split()) if not _does_nothing(m)]
-        if tail:
+        z, norm = split_norm(getattr(block, norm_name), _through(block, body, x))
+        rest = [m for m in _modules(block, chains[1]) if not _does_nothing(m)]
+        if rest:
             z = norm(z)
-            for module in tail[:-1]:
+            for module in rest[:-1]:
                 z = module(z)
-            norm = tail[-1]
-        activation = next(_modules(block, act.split()), IDENTITY)
-        return z, norm, _through(block, shortcut.split(), x), activation
+            norm = rest[-1]
+        activation = next(_modules(block, chains[3]), IDENTITY)
+        return z, norm, _through(block, chains[2], x), activation
 
     def channels(block):
         return [
             m.out_channels
-            for part in _modules(block, branch.split())
+            for part in _modules(block, chains[0])
             for m in part.modules()
             if isinstance(m, nn.Conv2d)
         ][-1]
@@ -146,21 +145,10 @@ def full_name(cls: type) -> str:
     return f'{cls.__module__}.{cls.__qualname__}'
 
 
-def absent_classes() -> list[str]:
-    """List classes that rules name but that their imported modules do not have."""
-    absent = []
-    for cls in _RULES:
-        if isinstance(cls, str):
-            module, _, name = cls.rpartition('.')
-            if module in sys.modules and not hasattr(sys.modules[module], name):
-                absent.append(cls)
-    return absent
-
-
 def split_norm(module: Any, x: Tensor) -> tuple[Tensor, Callable]:
-    """z and norm such that ``module(x) = norm(z)``.
+    """Return z and norm such that ``module(x) = norm(z)``.
 
-    norm is the batch norm that ends the module, if one does, so that the fused
+    norm is the batch norm at the end of the module, if there is one, so that the fused
     tail of reverse attention can compute it. The module may be a batch norm
     itself, a Sequential, or mmcv's ConvModule. Hooks on it see what they would
     see if it was called.
@@ -180,22 +168,26 @@ def split_norm(module: Any, x: Tensor) -> tuple[Tensor, Callable]:
     return module(x), IDENTITY
 
 
-def _modules(block, names: Iterable[str]):
-    for name in names:
-        optional = name.endswith('?')
-        found = getattr(block, name[:-1], None) if optional else getattr(block, name)
-        if isinstance(found, list):
-            yield from _modules(block, found)
-        elif found is not None:
-            yield found
+def _parse(names):
+    """Split off the '?' of a name that may be absent: pairs (name, optional)."""
+    return [(name.removesuffix('?'), name.endswith('?')) for name in names]
 
 
-def _through(block, names, x):
-    for module in _modules(block, names):
+def _modules(block, chain):
+    for name, optional in chain:
+        module = getattr(block, name, None) if optional else getattr(block, name)
+        if isinstance(module, list):  # the names of plugins
+            yield from _modules(block, _parse(module))
+        elif module is not None:
+            yield module
+
+
+def _through(block, chain, x):
+    for module in _modules(block, chain):
         x = module(x)
     return x
 
 
 def _does_nothing(module):
-    """An Identity, or a dropout or stochastic depth of probability 0."""
+    """Whether it is an Identity, or a dropout or stochastic depth of probability 0."""
     return isinstance(module, nn.Identity) or getattr(module, 'p', None) == 0

@@ -126,12 +126,6 @@ def test_not_a_class(cls):
         add_rule(cls, channels=lambda block: 4)
 
 
-def test_class_that_does_not_exist():
-    add_chain(f'{__name__}.Blokc', branch='conv1 bn1')
-    with pytest.raises(ValueError, match=r"do not exist: \['.*test_rules.Blokc'\]"):
-        ra_mm.convert(model())
-
-
 def test_class_without_rule_is_not_unpickled(tmp_path):
     chain()
     torch.save(ra_mm.convert(model()), tmp_path / 'a.pt')
