@@ -4,7 +4,6 @@ from mmpretrain.models.heads import LinearClsHead
 from torch import Tensor, nn
 
 from ra_mm.registry import MODELS
-from ra_mm.validation import check_arg, integer, number
 
 
 @MODELS.register_module()
@@ -21,14 +20,12 @@ class DropoutClsHead(LinearClsHead):
         **kwargs: As for :class:`mmpretrain.models.LinearClsHead`.
 
     Raises:
-        ValueError: If the rate is not in [0, 1], or one of the other two < 1.
+        ValueError: If the rate is not in [0, 1].
     """
 
     def __init__(
         self, dropout_rate: float, num_classes: int, in_channels: int, **kwargs
     ) -> None:
-        check_arg(number(0, 1), dropout_rate=dropout_rate)
-        check_arg(integer(1), num_classes=num_classes, in_channels=in_channels)
         super().__init__(num_classes, in_channels, **kwargs)
         self.dropout = nn.Dropout(dropout_rate)
 

@@ -11,8 +11,6 @@ original shares one), and no batch norm after the 7x7 convolution.
 import torch
 from torch import Tensor, nn
 
-from ra_mm.validation import check_arg, integer
-
 from .residual_sum import ResidualSum
 from .se import bottleneck_mlp
 
@@ -22,13 +20,9 @@ class CBAM(ResidualSum):
 
     Args:
         channels (int): Channels C of F(x) and of x.
-
-    Raises:
-        ValueError: If channels < 1.
     """
 
     def __init__(self, channels: int) -> None:
-        check_arg(integer(1), channels=channels)
         super().__init__()
         self.mlp_avg = bottleneck_mlp(channels)
         self.mlp_max = bottleneck_mlp(channels)

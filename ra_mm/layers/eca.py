@@ -10,8 +10,6 @@ import math
 
 from torch import Tensor, nn
 
-from ra_mm.validation import check_arg, integer
-
 from .residual_sum import ResidualSum
 
 
@@ -20,13 +18,9 @@ class ECA(ResidualSum):
 
     Args:
         channels (int): Channels C of F(x) and of x.
-
-    Raises:
-        ValueError: If channels < 1.
     """
 
     def __init__(self, channels: int) -> None:
-        check_arg(integer(1), channels=channels)
         super().__init__()
         t = int(abs(math.log2(channels) + 1) / 2)
         k = t if t % 2 else t + 1  # Eq. 12: the nearest odd number

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from ra_mm.ops.cpu_reductions import accum_dtype
-from ra_mm.validation import check_arg, integer
 
 from .residual_sum import ResidualSum
 
@@ -25,13 +24,9 @@ class GRN(ResidualSum):
 
     Args:
         channels (int): Channels C of F(x) and of x.
-
-    Raises:
-        ValueError: If channels < 1.
     """
 
     def __init__(self, channels: int) -> None:
-        check_arg(integer(1), channels=channels)
         super().__init__()
         self.gamma = nn.Parameter(torch.zeros(channels))
         self.beta = nn.Parameter(torch.zeros(channels))

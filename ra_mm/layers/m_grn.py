@@ -96,7 +96,7 @@ class MGRN(nn.Module):
 
     'bn' is a :class:`torch.nn.BatchNorm1d` without weight and bias: it uses
     running statistics in evaluation, obeys ``norm_eval``, can become SyncBN,
-    and has eps under the root.
+    and has eps under the root. In training it needs batches of two images.
 
     Args:
         channels (int): Channels C of F(x).
@@ -107,8 +107,7 @@ class MGRN(nn.Module):
             1e-6.
 
     Raises:
-        ValueError: If a step has no such value, channels < 1 or eps <= 0. In
-            a forward pass, if 'bn' trains on a batch of one image.
+        ValueError: If a step has no such value, channels < 1 or eps <= 0.
     """
 
     temp: Tensor
@@ -152,21 +151,11 @@ class MGRN(nn.Module):
             Tensor: G of shape (N, C), float32 (float64 for a float64 F).
         """
         P = aggregate(F, self.aggregation)  # Eq. 3
-        N = self._normalize(P)  # Eq. 5
+        if self.normalization == 'bn':
+            N = self.bn(P)  # Eq. 4 over the images of a batch
+        else:
+            N = NORMALIZATIONS[self.normalization](P, self.eps)  # Eq. 5
         return ACTIVATIONS[self.activation](self.gamma * N / self.temp)  # Eq. 8
-
-    def _normalize(self, P):
-        if self.normalization != 'bn':
-            return NORMALIZATIONS[self.normalization](P, self.eps)
-        # SyncBN, which is not a BatchNorm1d, also sees other processes' images.
-        if len(P) == 1 and self.bn.training and isinstance(self.bn, nn.BatchNorm1d):
-            raise ValueError(
-                "normalization='bn' computes statistics over the images of a batch "
-                'and cannot train on a batch of 1: use larger batches '
-                '(drop_last=True if only the last one is so small), SyncBN, or '
-                'norm_eval=True'
-            )
-        return self.bn(P)  # Eq. 4 over the images of a batch
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         state_dict.setdefault(prefix + 'temp', torch.ones_like(self.temp))

