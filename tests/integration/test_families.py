@@ -13,32 +13,49 @@ from ra_mm.conversion import AttentionBlock, convert
 from ra_mm.ops import force_path
 
 
-def openmmlab(toolbox, name, *args, **kwargs):
-    def build():
-        module = pytest.importorskip(f'{toolbox}.models.backbones')
-        return getattr(module, name)(*args, **kwargs)
+def openmmlab(toolbox):
+    def row(name, blocks, *args, id='', **kwargs):
+        def build():
+            module = pytest.importorskip(f'{toolbox}.models.backbones')
+            return getattr(module, name)(*args, **kwargs)
 
-    return build
+        return pytest.param((build, blocks), id=f'{toolbox} {name} {id}'.strip())
+
+    return row
 
 
-def torchvision(build):
-    return lambda: build(pytest.importorskip('torchvision.models'))
+def torchvision(name, blocks, build=None, **kwargs):
+    def build_by_name():
+        models = pytest.importorskip('torchvision.models')
+        return build(models) if build else getattr(models, name)(**kwargs)
+
+    return pytest.param((build_by_name, blocks), id=f'torchvision {name}')
 
 
-def timm(name, **kwargs):
+def torchvision_resnet(name, block, **kwargs):
+    def build(models):
+        block_class = getattr(models.resnet, block)
+        return models.resnet.ResNet(block_class, [1, 2, 1, 1], **kwargs)
+
+    return torchvision(name, 5, build)
+
+
+def torchvision_convnext(models):
+    config = models.convnext.CNBlockConfig
+    stages = [config(8, 16, 1), config(16, None, 2)]
+    return models.ConvNeXt(stages, stochastic_depth_prob=0.3)
+
+
+def timm(name, blocks, **kwargs):
     def build():
         return pytest.importorskip('timm').create_model(name, num_classes=4, **kwargs)
 
-    return build
+    return pytest.param((build, blocks), id=f'timm {name}')
 
 
-def _torchvision_resnet(block, **kwargs):
-    return torchvision(
-        lambda tv: tv.resnet.ResNet(getattr(tv.resnet, block), [1, 2, 1, 1], **kwargs)
-    )
-
-
+mmpretrain, mmdet, mmseg = map(openmmlab, ('mmpretrain', 'mmdet', 'mmseg'))
 SMALL = dict(base_channels=8, stem_channels=8)
+GROUPS = dict(groups=2, width_per_group=4)
 HRNET = {
     f'stage{i + 1}': dict(
         num_modules=1,
@@ -49,180 +66,92 @@ HRNET = {
     )
     for i in range(4)
 }
+CONVNEXT = dict(depths=[1, 1, 2, 1], channels=[8, 16, 32, 64])
+GRN = dict(use_grn=True, layer_scale_init_value=0.0, linear_pw_conv=False)
 DROP = dict(drop_path_rate=0.3)
+PLUGINS = [
+    dict(
+        cfg=dict(type='ContextBlock', ratio=1 / 4, postfix=i), position=f'after_conv{i}'
+    )
+    for i in (1, 2, 3)
+]
 
-# Family: (a function that builds it, the number of blocks with a shortcut)
-FAMILIES = {
-    'mmpretrain ResNet-18': (openmmlab('mmpretrain', 'ResNet', depth=18, **SMALL), 8),
-    'mmpretrain ResNet-50': (
-        openmmlab('mmpretrain', 'ResNet', depth=50, **SMALL, **DROP),
-        16,
-    ),
-    'mmpretrain ResNetV1c': (
-        openmmlab('mmpretrain', 'ResNetV1c', depth=50, **SMALL),
-        16,
-    ),
-    'mmpretrain ResNetV1d': (
-        openmmlab('mmpretrain', 'ResNetV1d', depth=50, **SMALL),
-        16,
-    ),
-    'mmpretrain ResNeXt': (
-        openmmlab(
-            'mmpretrain', 'ResNeXt', depth=50, **SMALL, groups=2, width_per_group=4
-        ),
-        16,
-    ),
-    'mmpretrain SEResNet': (openmmlab('mmpretrain', 'SEResNet', depth=50, **SMALL), 16),
-    'mmpretrain SEResNeXt': (
-        openmmlab(
-            'mmpretrain', 'SEResNeXt', depth=50, **SMALL, groups=2, width_per_group=4
-        ),
-        16,
-    ),
-    'mmpretrain Res2Net': (
-        openmmlab('mmpretrain', 'Res2Net', depth=50, **SMALL, base_width=26),
-        16,
-    ),
-    'mmpretrain RegNet': (openmmlab('mmpretrain', 'RegNet', 'regnetx_400mf'), 22),
-    'mmpretrain ResNeSt': (openmmlab('mmpretrain', 'ResNeSt', depth=50, **SMALL), 16),
-    'mmpretrain HRNet': (openmmlab('mmpretrain', 'HRNet', extra=HRNET), 10),
-    'mmpretrain MobileNetV2': (
-        openmmlab('mmpretrain', 'MobileNetV2', widen_factor=0.25),
-        11,
-    ),
-    'mmpretrain MobileNetV3': (openmmlab('mmpretrain', 'MobileNetV3', 'small'), 6),
-    'mmpretrain EfficientNet': (openmmlab('mmpretrain', 'EfficientNet', 'b0'), 9),
-    'mmpretrain EfficientNet-EdgeTPU': (
-        openmmlab('mmpretrain', 'EfficientNet', 'es', drop_path_rate=0.2),
-        12,
-    ),
-    'mmpretrain EfficientNetV2': (
-        openmmlab('mmpretrain', 'EfficientNetV2', 's', **DROP),
-        35,
-    ),
-    'mmpretrain ConvNeXt': (
-        openmmlab(
-            'mmpretrain',
-            'ConvNeXt',
-            dict(depths=[1, 1, 2, 1], channels=[8, 16, 32, 64]),
-            **DROP,
-        ),
-        5,
-    ),
-    'mmpretrain ConvNeXt V2': (
-        openmmlab(
-            'mmpretrain',
-            'ConvNeXt',
-            dict(depths=[1, 1, 2, 1], channels=[8, 16, 32, 64]),
-            use_grn=True,
-            layer_scale_init_value=0.0,
-            linear_pw_conv=False,
-        ),
-        5,
-    ),
-    'mmdet ResNet': (openmmlab('mmdet', 'ResNet', 50, base_channels=8), 16),
-    'mmdet ResNet with plugins': (
-        openmmlab(
-            'mmdet',
-            'ResNet',
-            50,
-            base_channels=8,
-            plugins=[
-                dict(
-                    cfg=dict(type='ContextBlock', ratio=1 / 4, postfix=i),
-                    position=f'after_conv{i}',
-                )
-                for i in (1, 2, 3)
-            ],
-        ),
-        16,
-    ),
-    'mmdet ResNeXt': (
-        openmmlab('mmdet', 'ResNeXt', depth=50, groups=2, base_width=4),
-        16,
-    ),
-    'mmdet RegNet': (openmmlab('mmdet', 'RegNet', 'regnetx_400mf'), 22),
-    'mmdet Res2Net': (
-        openmmlab('mmdet', 'Res2Net', depth=50, base_channels=16, base_width=16),
-        16,
-    ),
-    'mmdet ResNeSt': (openmmlab('mmdet', 'ResNeSt', depth=50, base_channels=16), 16),
-    'mmdet HRNet': (openmmlab('mmdet', 'HRNet', HRNET), 10),
-    'mmdet MobileNetV2': (openmmlab('mmdet', 'MobileNetV2', widen_factor=0.25), 11),
-    'mmdet EfficientNet': (openmmlab('mmdet', 'EfficientNet', 'b0'), 9),
-    'mmdet Darknet': (openmmlab('mmdet', 'Darknet', 53), 23),
-    'mmdet CSPDarknet': (
-        openmmlab('mmdet', 'CSPDarknet', deepen_factor=0.33, widen_factor=0.125),
-        7,
-    ),
-    'mmdet CSPNeXt': (
-        openmmlab('mmdet', 'CSPNeXt', deepen_factor=0.167, widen_factor=0.125),
-        3,
-    ),
-    'mmseg ResNetV1c': (openmmlab('mmseg', 'ResNetV1c', depth=18, base_channels=8), 8),
-    'mmseg ResNet': (openmmlab('mmseg', 'ResNet', depth=50, base_channels=8), 16),
-    'mmseg ResNeXt': (
-        openmmlab('mmseg', 'ResNeXt', depth=50, groups=2, base_width=4),
-        16,
-    ),
-    'mmseg ResNeSt': (openmmlab('mmseg', 'ResNeSt', depth=50, base_channels=16), 16),
-    'mmseg HRNet': (openmmlab('mmseg', 'HRNet', HRNET), 10),
-    'mmseg MobileNetV2': (openmmlab('mmseg', 'MobileNetV2', widen_factor=0.25), 11),
-    'mmseg MobileNetV3': (openmmlab('mmseg', 'MobileNetV3', 'small'), 6),
-    'torchvision ResNet-18': (_torchvision_resnet('BasicBlock'), 5),
-    'torchvision ResNet-50': (_torchvision_resnet('Bottleneck'), 5),
-    'torchvision ResNeXt': (
-        _torchvision_resnet('Bottleneck', groups=4, width_per_group=4),
-        5,
-    ),
-    'torchvision Wide ResNet': (
-        _torchvision_resnet('Bottleneck', width_per_group=128),
-        5,
-    ),
-    'torchvision RegNet': (torchvision(lambda tv: tv.regnet_x_400mf()), 22),
-    'torchvision RegNet Y': (torchvision(lambda tv: tv.regnet_y_400mf()), 16),
-    'torchvision MobileNetV2': (torchvision(lambda tv: tv.mobilenet_v2()), 10),
-    'torchvision MobileNetV3': (torchvision(lambda tv: tv.mobilenet_v3_small()), 6),
-    'torchvision MNASNet': (torchvision(lambda tv: tv.mnasnet0_5()), 10),
-    'torchvision EfficientNet': (torchvision(lambda tv: tv.efficientnet_b0()), 9),
-    'torchvision EfficientNetV2': (torchvision(lambda tv: tv.efficientnet_v2_s()), 35),
-    'torchvision ConvNeXt': (
-        torchvision(
-            lambda tv: tv.ConvNeXt(
-                [
-                    tv.convnext.CNBlockConfig(8, 16, 1),
-                    tv.convnext.CNBlockConfig(16, None, 2),
-                ],
-                stochastic_depth_prob=0.3,
-            )
-        ),
-        3,
-    ),
-    'timm ResNet-18': (timm('resnet18'), 8),
-    'timm ResNet-26d': (timm('resnet26d', **DROP), 8),
-    'timm ResNet-26t': (timm('resnet26t'), 8),
-    'timm ResNet with BlurPool': (timm('resnetblur18'), 8),
-    'timm ResNeXt': (timm('resnext50_32x4d', layers=(1, 2, 1, 1), base_width=2), 5),
-    'timm SE-ResNet': (timm('seresnet18'), 8),
-    'timm ECA-ResNet': (timm('ecaresnet26t'), 8),
-    'timm HRNet': (timm('hrnet_w18_small'), None),
-    'timm RegNet': (timm('regnetx_002'), 13),
-    'timm RegNet Y': (timm('regnety_002', **DROP), 13),
-    'timm RegNet V': (timm('regnetv_040', **DROP), 22),
-    'timm MobileNetV2': (timm('mobilenetv2_050'), 10),
-    'timm MobileNetV3': (timm('mobilenetv3_small_100'), 6),
-    'timm MobileNetV4': (timm('mobilenetv4_conv_small_050'), None),
-    'timm EfficientNet': (timm('efficientnet_b0', **DROP), 9),
-    'timm EfficientNetV2': (timm('tf_efficientnetv2_b0'), 15),
-    'timm ConvNeXt': (timm('test_convnext', **DROP), None),
-    'timm ConvNeXt V2': (timm('test_convnext2'), None),
-}
+# The name of a model, and its number of blocks with a shortcut
+FAMILIES = [
+    mmpretrain('ResNet', 8, depth=18, id='18', **SMALL),
+    mmpretrain('ResNet', 16, depth=50, id='50', **SMALL, **DROP),
+    mmpretrain('ResNetV1c', 16, depth=50, **SMALL),
+    mmpretrain('ResNetV1d', 16, depth=50, **SMALL),
+    mmpretrain('ResNeXt', 16, depth=50, **SMALL, **GROUPS),
+    mmpretrain('SEResNet', 16, depth=50, **SMALL),
+    mmpretrain('SEResNeXt', 16, depth=50, **SMALL, **GROUPS),
+    mmpretrain('Res2Net', 16, depth=50, **SMALL, base_width=26),
+    mmpretrain('RegNet', 22, 'regnetx_400mf'),
+    mmpretrain('ResNeSt', 16, depth=50, **SMALL),
+    mmpretrain('HRNet', 10, extra=HRNET),
+    mmpretrain('MobileNetV2', 11, widen_factor=0.25),
+    mmpretrain('MobileNetV3', 6, 'small'),
+    mmpretrain('EfficientNet', 9, 'b0'),
+    mmpretrain('EfficientNet', 12, 'es', drop_path_rate=0.2, id='EdgeTPU'),
+    mmpretrain('EfficientNetV2', 35, 's', **DROP),
+    mmpretrain('ConvNeXt', 5, CONVNEXT, **DROP),
+    mmpretrain('ConvNeXt', 5, CONVNEXT, **GRN, id='V2'),
+    mmdet('ResNet', 16, 50, base_channels=8),
+    mmdet('ResNet', 16, 50, base_channels=8, plugins=PLUGINS, id='with plugins'),
+    mmdet('ResNeXt', 16, depth=50, groups=2, base_width=4),
+    mmdet('RegNet', 22, 'regnetx_400mf'),
+    mmdet('Res2Net', 16, depth=50, base_channels=16, base_width=16),
+    mmdet('ResNeSt', 16, depth=50, base_channels=16),
+    mmdet('HRNet', 10, HRNET),
+    mmdet('MobileNetV2', 11, widen_factor=0.25),
+    mmdet('EfficientNet', 9, 'b0'),
+    mmdet('Darknet', 23, 53),
+    mmdet('CSPDarknet', 7, deepen_factor=0.33, widen_factor=0.125),
+    mmdet('CSPNeXt', 3, deepen_factor=0.167, widen_factor=0.125),
+    mmseg('ResNetV1c', 8, depth=18, base_channels=8),
+    mmseg('ResNet', 16, depth=50, base_channels=8),
+    mmseg('ResNeXt', 16, depth=50, groups=2, base_width=4),
+    mmseg('ResNeSt', 16, depth=50, base_channels=16),
+    mmseg('HRNet', 10, HRNET),
+    mmseg('MobileNetV2', 11, widen_factor=0.25),
+    mmseg('MobileNetV3', 6, 'small'),
+    torchvision_resnet('ResNet-18', 'BasicBlock'),
+    torchvision_resnet('ResNet-50', 'Bottleneck'),
+    torchvision_resnet('ResNeXt', 'Bottleneck', groups=4, width_per_group=4),
+    torchvision_resnet('Wide ResNet', 'Bottleneck', width_per_group=128),
+    torchvision('regnet_x_400mf', 22),
+    torchvision('regnet_y_400mf', 16),
+    torchvision('mobilenet_v2', 10),
+    torchvision('mobilenet_v3_small', 6),
+    torchvision('mnasnet0_5', 10),
+    torchvision('efficientnet_b0', 9),
+    torchvision('efficientnet_v2_s', 35),
+    torchvision('ConvNeXt', 3, torchvision_convnext),
+    timm('resnet18', 8),
+    timm('resnet26d', 8, **DROP),
+    timm('resnet26t', 8),
+    timm('resnetblur18', 8),
+    timm('resnext50_32x4d', 5, layers=(1, 2, 1, 1), base_width=2),
+    timm('seresnet18', 8),
+    timm('ecaresnet26t', 8),
+    timm('hrnet_w18_small', None),
+    timm('regnetx_002', 13),
+    timm('regnety_002', 13, **DROP),
+    timm('regnetv_040', 22, **DROP),
+    timm('mobilenetv2_050', 10),
+    timm('mobilenetv3_small_100', 6),
+    timm('mobilenetv4_conv_small_050', None),
+    timm('efficientnet_b0', 9, **DROP),
+    timm('tf_efficientnetv2_b0', 15),
+    timm('test_convnext', None, **DROP),
+    timm('test_convnext2', None),
+]
 
 
 @pytest.fixture(params=FAMILIES)
 def family(request):
     """A plain model of each family, randomised, and its number of blocks."""
-    build, blocks = FAMILIES[request.param]
+    build, blocks = request.param
     torch.manual_seed(0)
     model = build()
     g = torch.Generator().manual_seed(0)

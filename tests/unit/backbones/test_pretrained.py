@@ -99,29 +99,6 @@ def test_wrong_weights(
         pretrained(family, tmp_path / 'a.pth', **{**small[family], **kwargs})
 
 
-@pytest.mark.parametrize(
-    'content, message',
-    [
-        (b'', 'truncated'),
-        (b'not a checkpoint', 'is not a PyTorch checkpoint'),
-        ('truncated', 'truncated'),
-        (b'cos\nsystem\n(S"touch pwned"\ntR.', 'is not a PyTorch checkpoint'),
-    ],
-)
-def test_not_a_checkpoint(
-    content, message, tmp_path, monkeypatch, pretrained, build, small
-):
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / 'a.pth'
-    if content == 'truncated':
-        torch.save(build('RAResNet').state_dict(), path)
-        content = path.read_bytes()[:-1000]
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=f'a.pth.*{message}'):
-        pretrained('RAResNet', path, **small['RAResNet'])
-    assert not (tmp_path / 'pwned').exists()
-
-
 def test_no_checkpoint(tmp_path, pretrained):
     with pytest.raises(UserError, match='a.pth'):
         pretrained('RAResNet', tmp_path / 'a.pth', depth=18)

@@ -28,30 +28,12 @@ def test_every_block_has_attention(model, depths):
             assert len(layers) == blocks
 
 
-def test_frozen_stages_and_norm_eval():
-    model = RAResNet(18, frozen_stages=1, norm_eval=True).train()
-    frozen = {k for k, p in model.named_parameters() if not p.requires_grad}
-    assert {'conv1.weight', 'layer1.1.attention.gate.gamma'} <= frozen
-    assert 'layer2.0.attention.gate.gamma' not in frozen
-    assert not any(
-        m.training for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)
-    )
-    assert model.eval() is model
-
-
 @pytest.mark.parametrize('model', [RAResNet, RAResNeXt])
 def test_zero_init_residual(model):
     model = model(50)
     model.init_weights()
     assert not model.layer3[2].bn3.weight.any()
     assert model.layer3[2].bn2.weight.all()
-
-
-def test_unknown_depth():
-    with pytest.raises(ValueError, match='depth=51: .* one of 18, 34, 50'):
-        RAResNet(51)
-    with pytest.raises(ValueError, match='depth=18: .* one of 50, 101, 152'):
-        RAResNeXt(18)
 
 
 @pytest.mark.parametrize(
