@@ -39,7 +39,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     parser.set_defaults(device='cpu', threads=1, commit=None)
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
     for what, text in STEPS.items():
-        command = add_step(commands, what, text, measure)
+        command = add_step(commands, what, text, run_cases)
         add_variants(command)
         command.add_argument('--rounds', type=positive_int, default=15)
         help = 'write the results after each measurement'
@@ -163,7 +163,7 @@ def print_progress(name: str, text: str) -> None:
     print(f'{name}: {text}', file=sys.stderr, flush=True)
 
 
-def measure(args: Namespace, environment: dict) -> None:
+def run_cases(args: Namespace, environment: dict) -> None:
     """Measure each case, and print and write its results."""
     cases = list_cases(args)
     data = dict(environment=environment, sweep=args.what == 'sweep', measurements=[])

@@ -121,7 +121,9 @@ def compare(path: str, images: list[Tensor], expected: list[tuple]) -> float:
     """Print the relative error for each batch and return the largest."""
     print('\n  batch, height, width    relative error')
     errors = []
-    for image, ours, theirs in zip(images, onnx_export.run(path, images), expected):
+    for image, ours, theirs in zip(
+        images, onnx_export.run_onnx(path, images), expected
+    ):
         errors.append(max(map(onnx_export.relative_error, ours, theirs)))
         n, _, height, width = image.shape
         print(f'{n:7}, {height:6}, {width:5}{errors[-1]:18.1e}')
@@ -138,7 +140,7 @@ def main(argv=None):
         network = load_network(cfg, args.checkpoint)
         channels = count_channels(network.model.backbone)
         images = onnx_export.get_test_images(*args.shape, channels)
-        expected = onnx_export.compute(network, images)
+        expected = onnx_export.run_torch(network, images)
         dtype = torch.float16 if args.half else torch.float32
         if args.half:
             onnx_export.to_half(network)

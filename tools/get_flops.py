@@ -59,7 +59,7 @@ def parse_args(argv):
     add_cfg_options(parser)
     parser.add_argument(
         '--paper',
-        type=table,
+        type=table_number,
         nargs='*',
         choices=(2, 3, 4),
         metavar='TABLE',
@@ -74,7 +74,7 @@ def parse_args(argv):
     return args
 
 
-def table(name: str) -> int:
+def table_number(name: str) -> int:
     """Parse a table's number: '4' or 'table4'."""
     return int(name.removeprefix('table'))
 

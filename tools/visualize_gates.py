@@ -9,7 +9,7 @@ model. The images go through the config's test pipeline one by one and then
 through the backbone only. A segmenter that tests in sliding windows sees
 complete images here. The tool writes
 
-- ``gates.json``: all numbers, see :func:`ra_mm.analysis.gates.measure`;
+- ``gates.json``: all numbers, see :func:`ra_mm.analysis.gates.measure_gates`;
 - ``gates.png``: G of each channel in the chosen blocks, by class;
 - ``spread.png``: how G spreads over channels and classes, by depth;
 - ``strip.png``: how the gates change the shortcuts of one image.
@@ -116,13 +116,13 @@ def main(argv=None):
         batches = (
             (label, read(path)[0]) for label, path in show_progress(images, args.images)
         )
-        numbers = gates.measure(model.backbone, batches, chosen)
+        numbers = gates.measure_gates(model.backbone, batches, chosen)
 
         with atomic_write(out / 'gates.json') as file:
             json.dump(numbers, file)
         print(out / 'gates.json')
         for name, figure in (
-            ('gates', gates.plot(numbers)),
+            ('gates', gates.plot_gates(numbers)),
             ('spread', gates.plot_spread(numbers)),
             ('strip', strip),
         ):

@@ -127,7 +127,7 @@ def run_with_gates(
             handle.remove()
 
 
-def measure(
+def measure_gates(
     backbone: nn.Module, images: Iterable[tuple[str, Tensor]], chosen: list[str]
 ) -> dict:
     """Average the gates over the images of each class.
@@ -188,7 +188,7 @@ def check_claims(measured: list[dict]) -> list[str]:
     1 if a spread grows from each block to the next, and -1 if it shrinks.
 
     Args:
-        measured (list[dict]): Results of :func:`measure` for models of one
+        measured (list[dict]): Results of :func:`measure_gates` for models of one
             architecture.
 
     Returns:
@@ -223,14 +223,14 @@ def _rounded(numbers):
     return numbers.round(decimals=6).tolist()
 
 
-def plot(gates: dict) -> Figure:
+def plot_gates(gates: dict) -> Figure:
     """Draw Fig. 5: G of each channel in the chosen blocks, one line per class.
 
     Channels are sorted by G. In the order of their index, as in the paper, the
     last line hides the others.
 
     Args:
-        gates (dict): The result of :func:`measure`.
+        gates (dict): The result of :func:`measure_gates`.
     """
     blocks = {k: v for k, v in gates['blocks'].items() if 'G' in v}
     classes = gates['classes']
@@ -265,7 +265,7 @@ def plot_spread(gates: dict) -> Figure:
     """Draw ``mean``, ``spread`` and ``class_spread`` of all blocks by depth.
 
     Args:
-        gates (dict): The result of :func:`measure`.
+        gates (dict): The result of :func:`measure_gates`.
     """
     blocks = gates['blocks']
     fig = Figure((3.5 + 0.25 * len(blocks), 6), layout='constrained')

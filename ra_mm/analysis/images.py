@@ -10,6 +10,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from PIL import Image
 from torch import Tensor, nn
 
+from ra_mm.engine.config import iter_unwrapped
 from ra_mm.errors import UserError
 from ra_mm.validation import shorten
 
@@ -78,9 +79,8 @@ def get_reader(
     Raises:
         UserError: If the config has no test pipeline.
     """
-    dataset = cfg.get('test_dataloader') or {}
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
+    root = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    _, dataset = next(iter_unwrapped(root, 'test_dataloader.dataset'), ('', {}))
     if not dataset.get('pipeline'):
         raise UserError(
             f'{cfg.filename} has no test_dataloader with a pipeline to read images'

@@ -2,7 +2,7 @@
 
 :class:`ExportedNetwork` is the part of a model that is exported,
 :func:`to_half` converts it to float16, :func:`export` writes the file,
-:func:`compute` and :func:`run` give the outputs of PyTorch and onnxruntime,
+:func:`run_torch` and :func:`run_onnx` give the outputs of PyTorch and onnxruntime,
 and :func:`relative_error` compares them.
 """
 
@@ -189,7 +189,7 @@ def export(
     return names
 
 
-def run(path: str, images: list[Tensor]) -> Iterator[list[Tensor]]:
+def run_onnx(path: str, images: list[Tensor]) -> Iterator[list[Tensor]]:
     """Run an ONNX file with onnxruntime on the CPU.
 
     Args:
@@ -252,7 +252,9 @@ def get_test_images(height: int, width: int, channels: int = 3) -> list[Tensor]:
 
 
 @torch.no_grad()
-def compute(network: ExportedNetwork, images: list[Tensor]) -> list[tuple[Tensor, ...]]:
+def run_torch(
+    network: ExportedNetwork, images: list[Tensor]
+) -> list[tuple[Tensor, ...]]:
     """Compute the network's outputs for each batch of images in PyTorch.
 
     Raises:

@@ -327,7 +327,9 @@ def gate_figures(ledger: dict) -> Iterator[tuple[str, str]]:
 def _gate_images(run_id, measured):
     measured = json.loads(measured)
     return [
-        _to_html(gates.plot(measured), f'{run_id}: G by channel and class', 'png'),
+        _to_html(
+            gates.plot_gates(measured), f'{run_id}: G by channel and class', 'png'
+        ),
         _to_html(gates.plot_spread(measured), f'{run_id}: G by depth', 'png'),
     ]
 

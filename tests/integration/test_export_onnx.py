@@ -107,31 +107,6 @@ def test_export(name, half, export, configs, weights, models, tmp_path, capsys):
             assert np.abs(a - b.numpy()).max() < tolerance * b.abs().max()
 
 
-@pytest.mark.skipif(not cpu_mixes_dtypes(), reason='PyTorch 2.1 on a CPU')
-def test_large_activations(models, tmp_path):
-    """F = 200 on maps of 200x336, in the first stage of a float16 model."""
-    network = onnx_export.ExportedNetwork(copy.deepcopy(models['classifier']))
-    for name, norm in network.model.backbone.named_modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            if name.startswith('layer1.') and name.endswith('bn2'):
-                nn.init.constant_(norm.bias, 200.0)
-            if name.startswith('layer2.0.'):
-                norm.running_var.fill_(1e4)
-    F = []
-    gate = network.model.backbone.layer1[1].attention.gate
-    handle = gate.register_forward_pre_hook(lambda _, args: F.append(args[0]))
-    image = randn(1, 3, 800, 1344)
-    (expected,) = onnx_export.compute(network, [image])
-    assert F[0].shape[2:] == (200, 336) and 150 < F[0].mean() < 250
-    handle.remove()
-
-    path = str(tmp_path / 'a.onnx')
-    onnx_export.to_half(network)
-    onnx_export.export(network, image[..., :64, :64].half(), 1, path)
-    (ours,) = onnx_export.run(path, [image.half()])
-    assert onnx_export.relative_error(ours[0], expected[0]) < 2e-2
-
-
 @pytest.mark.parametrize('name', ['classifier', 'detector'])
 def test_folded_batch_norms(name, models):
     """Folding batch norms with mmcv does not change the scores."""
@@ -163,7 +138,6 @@ def fails(export, message):
     'argv, named',
     [
         (['--shape', '0'], '--shape 0'),
-        (['--shape', '64', '-1'], '--shape 64 -1'),
         (['--shape', '1', '2', '3'], '--shape 1 2 3'),
         (['--out', 'a.pth'], '--out a.pth'),
     ],
@@ -176,18 +150,7 @@ def test_wrong_arguments(fails, argv, named):
     'argv, named',
     [
         (['a.py', 'a.pth'], 'a.py'),
-        (['classifier.py', 'a.pth'], 'a.pth'),
         (['classifier.py', 'classifier.py'], 'classifier.py is not a PyTorch'),
-        (['classifier.py', 'detector.pth'], 'does not fit the model'),
-        (
-            [
-                'classifier.py',
-                'classifier.pth',
-                '--cfg-options',
-                'model.backbone.depth=34',
-            ],
-            'backbone.layer',
-        ),
         (
             ['classifier.py', 'classifier.pth', '--out', 'classifier.py/a.onnx'],
             'classifier.py',

@@ -175,12 +175,8 @@ RA_R18 = paper.CONFIGS / 'imagenet/ra_r18.py'
     'argv, named',
     [
         ([], ['config', '--paper']),
-        (['a.py', '--paper'], ['config', '--paper']),
         (['--paper', '5'], ['--paper', '5']),
         (['--paper', '--shape', '64'], ['--paper', '--shape']),
-        (['--paper', '--cfg-options', 'a=1'], ['--paper', '--cfg-options']),
-        (['a.py', '--shape', '0'], ['--shape 0']),
-        (['a.py', '--shape', '1', '2', '3'], ['--shape 1 2 3']),
         (['a.py', '--cfg-options', 'a'], ["'a'", 'KEY=VALUE']),
     ],
 )
@@ -192,7 +188,6 @@ def test_wrong_arguments(tool, message, argv, named):
 @pytest.mark.parametrize(
     'argv, named',
     [
-        (['none.py'], 'none.py'),
         ([RA_R18, '--cfg-options', 'model.backbone.depth=17'], 'depth=17'),
         ([RA_R18, '--cfg-options', 'model.backbone.out_indices=[0]'], 'ra_r18.py'),
         (['empty.py'], 'empty.py'),

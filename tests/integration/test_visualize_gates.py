@@ -7,10 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from PIL import Image
-
-from ra_mm.models import build_model
 
 ALL = ['RA_2_1', 'RA_2_2', 'RA_3_1', 'RA_3_2', 'RA_4_1', 'RA_4_2', 'RA_5_1', 'RA_5_2']
 
@@ -19,18 +16,11 @@ ALL = ['RA_2_1', 'RA_2_2', 'RA_3_1', 'RA_3_2', 'RA_4_1', 'RA_4_2', 'RA_5_1', 'RA
 def run(tool, configs, saved_models, images, tmp_path, capsys):
     """Run the tool and return the content of gates.json and the output."""
 
-    def call(name, *argv, images=images, checkpoint=None):
+    def call(name, *argv):
         out = tmp_path / 'out'
-        tool('visualize_gates')(
-            configs / f'{name}.py',
-            checkpoint or saved_models[name][1],
-            images,
-            '--out',
-            out,
-            '--device',
-            'cpu',
-            *argv,
-        )
+        positional = configs / f'{name}.py', saved_models[name][1], images
+        options = '--out', out, '--device', 'cpu'
+        tool('visualize_gates')(*positional, *options, *argv)
         return json.loads((out / 'gates.json').read_text()), capsys.readouterr()
 
     return call
@@ -105,52 +95,17 @@ def test_numbers(run, saved_models, images, name, argv, how):
     assert f'The strip shows {sorted(folders[0].iterdir())[0]}' in printed.out
 
 
-def test_mobilenet(run, saved_models, images):
-    numbers, _ = run('mobilenet', '--max-images', '1')
-    assert list(numbers['blocks']) == [
-        'RA_3_2',
-        'RA_4_2',
-        'RA_4_3',
-        'RA_5_2',
-        'RA_5_3',
-        'RA_5_4',
-        'RA_6_2',
-        'RA_6_3',
-        'RA_7_2',
-        'RA_7_3',
-    ]
-    model, _ = saved_models['mobilenet']
-    path = sorted((images / 'star').iterdir())[0]
-    np.testing.assert_allclose(
-        numbers['blocks']['RA_7_3']['G']['star'],
-        gates_by_hand(model, prepare(path), model.backbone.layer6[2].attention),
-        rtol=1e-4,
-    )
-
-
 def test_pictures_and_choice(run, tmp_path, shapes):
     """Four complete files, of the requested classes, number and image."""
     image = sorted((shapes / 'images/val').iterdir())[0]
-    numbers, printed = run(
-        'classifier',
-        '--classes',
-        'star',
-        'circle',
-        '--max-images',
-        '1',
-        '--image',
-        image,
-    )
+    argv = '--classes star circle --max-images 1 --image'.split()
+    numbers, printed = run('classifier', *argv, image)
     assert numbers['images'] == dict(star=1, circle=1)
     assert '2/2' in printed.err or '100%' in printed.err
     assert f'The strip shows {image}' in printed.out
     out = tmp_path / 'out'
-    assert sorted(os.listdir(out)) == [
-        'gates.json',
-        'gates.png',
-        'spread.png',
-        'strip.png',
-    ]
+    names = ['gates.json', 'gates.png', 'spread.png', 'strip.png']
+    assert sorted(os.listdir(out)) == names
     for name in os.listdir(out):
         assert str(out / name) in printed.out
         if name.endswith('.png'):
@@ -158,75 +113,62 @@ def test_pictures_and_choice(run, tmp_path, shapes):
                 assert np.asarray(picture.convert('L')).std() > 5
 
 
-def test_gamma_0(run, configs, saved_models, tmp_path):
-    """An untrained model: G is 1 for every image."""
-    model = build_model(Config.fromfile(configs / 'classifier.py'))
-    torch.save(model.state_dict(), tmp_path / 'new.pth')
-    numbers, _ = run('classifier', checkpoint=tmp_path / 'new.pth')
-    assert numbers['temp'] == 1
-    for block in numbers['blocks'].values():
-        assert block['mean'] == 1 and block['spread'] == 0
-        for G in block.get('G', {}).values():
-            assert set(G) == {1.0}
-
-
-def test_kinds_of_images(run, saved_models, tmp_path):
-    """Alpha channels, grey-scale, other sizes and formats; other files are skipped."""
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 255, (40, 56, 3), dtype=np.uint8)
-    grey = rng.integers(0, 255, (33, 47), dtype=np.uint8)
-    images = dict(
-        rgb=('a.png', pixels),
-        alpha=(
-            'a.PNG',
-            np.dstack([pixels, rng.integers(0, 255, (40, 56), dtype=np.uint8)]),
-        ),
-        bmp=('a.bmp', pixels),
-        grey=('a.png', grey),
-        three=('a.tif', np.dstack([grey] * 3)),
-    )
-    for folder, (name, array) in images.items():
-        (tmp_path / 'images' / folder).mkdir(parents=True)
-        Image.fromarray(array).save(tmp_path / 'images' / folder / name)
-    (tmp_path / 'images/both').mkdir()
-    Image.fromarray(pixels).save(tmp_path / 'images/both/a.png')
-    Image.fromarray(grey).save(tmp_path / 'images/both/b.png')
-    # No images of a class:
-    (tmp_path / 'images/notes.txt').write_text('')
-    (tmp_path / 'images/both/notes.txt').write_text('')
-    (tmp_path / 'images/both/._b.png').write_text('')
-    (tmp_path / 'images/.cache').mkdir()
-
-    numbers, _ = run('classifier', images=tmp_path / 'images')
-    assert numbers['images'] == dict(alpha=1, bmp=1, both=2, grey=1, rgb=1, three=1)
-    G = {k: np.array(v) for k, v in numbers['blocks']['RA_2_2']['G'].items()}
-    assert (G['rgb'] == G['alpha']).all() and (G['rgb'] == G['bmp']).all()
-    assert (G['grey'] == G['three']).all()
-    assert abs(G['grey'] - G['rgb']).max() > 1e-3
-    np.testing.assert_allclose(G['both'], (G['rgb'] + G['grey']) / 2, atol=2e-6)
-
-
 def test_work_dir(tool, configs, saved_models, images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    tool('visualize_gates')(
-        configs / 'classifier.py',
-        saved_models['classifier'][1],
-        images,
-        '--max-images',
-        1,
-    )
+    argv = configs / 'classifier.py', saved_models['classifier'][1], images
+    tool('visualize_gates')(*argv, '--max-images', 1)
     assert (tmp_path / 'work_dirs/classifier/gates/gates.json').is_file()
 
 
-def test_old_names_of_weights(run, saved_models, tmp_path):
-    """Checkpoints from before the gates were modules have the same gates."""
-    model, _ = saved_models['classifier']
-    weights = {
-        key.replace('.attention.gate.', '.attention.'): value
-        for key, value in model.state_dict().items()
-    }
-    torch.save(weights, tmp_path / 'old.pth')
-    argv = '--max-images', 1
-    old, _ = run('classifier', *argv, checkpoint=tmp_path / 'old.pth')
-    new, _ = run('classifier', *argv)
-    assert old == new
+@pytest.fixture
+def fails(tool, message, configs, saved_models, images, tmp_path):
+    """Run the tool on wrong input; check that it writes nothing; return its message."""
+
+    def call(checkpoint=None, images=images, argv=()):
+        checkpoint = checkpoint or saved_models['classifier'][1]
+        options = '--out', tmp_path / 'out', *argv
+        positional = configs / 'classifier.py', checkpoint, images
+        text = message(tool('visualize_gates'), *positional, *options)
+        assert not (tmp_path / 'out').exists()
+        return text
+
+    return call
+
+
+@pytest.mark.parametrize(
+    'argv, named',
+    [
+        (['--blocks', 'RA_2_1', 'RA_2_3'], f'RA_2_3: the model has {", ".join(ALL)}'),
+        (['--device', 'nvidia'], '--device nvidia: Expected one of cpu, cuda'),
+        (['--image', 'none.png'], 'none.png'),
+        (
+            ['--cfg-options', 'model.backbone.type=mmpretrain.ResNet'],
+            'ResNet has no reverse attention',
+        ),
+        (['--cfg-options', 'test_dataloader=None'], 'test_dataloader'),
+    ],
+)
+def test_mistakes(fails, argv, named):
+    assert named in fails(argv=argv)
+
+
+def test_number_of_images(tool, message):
+    argv = ('a.py', 'a.pth', 'images', '--max-images', '0')
+    assert '--max-images: 0' in message(tool('visualize_gates'), *argv, status=2)
+
+
+def test_weights_without_gates(fails, saved_models, tmp_path):
+    (model, _), plain = saved_models['classifier'], tmp_path / 'plain.pth'
+    torch.save(
+        {k: v for k, v in model.state_dict().items() if 'attention' not in k}, plain
+    )
+    assert f'{plain} was trained without reverse attention' in fails(checkpoint=plain)
+
+
+def test_broken_image(fails, images, tmp_path):
+    """Its path is named, and nothing is written for the intact one before it."""
+    intact = sorted((images / 'star').iterdir())[0].read_bytes()
+    (tmp_path / 'in/star').mkdir(parents=True)
+    (tmp_path / 'in/star/a.jpg').write_bytes(intact)
+    (tmp_path / 'in/star/b.jpg').write_bytes(intact[: len(intact) // 2])
+    assert 'star/b.jpg' in fails(images=tmp_path / 'in')

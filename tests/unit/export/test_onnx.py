@@ -68,7 +68,7 @@ def test_gates_are_float32(aggregation, tmp_path):
     expected = torch.tensor([800.0, 300.0, 0.0])[None, :, None, None]
     for y in (
         reference.ReferenceEvaluator(path).run(None, {'image': image.numpy()})[0],
-        next(onnx_export.run(path, [image]))[0].numpy(),
+        next(onnx_export.run_onnx(path, [image]))[0].numpy(),
     ):
         np.testing.assert_allclose(
             y, expected.expand(1, 3, 200, 336).numpy(), rtol=2e-3
@@ -111,39 +111,12 @@ def test_operators(tmp_path):
     )
 
 
-@pytest.mark.parametrize('has_dynamo', [True, False])
-def test_tracing_exporter_of_every_torch(has_dynamo, monkeypatch):
-    """Older torch has no argument ``dynamo``."""
-    passed = []
-
-    def new(model, args, path, *, dynamo=True, **kwargs):
-        passed.append(dynamo)
-
-    def old(model, args, path, **kwargs):
-        passed.append('dynamo' in kwargs)
-
-    monkeypatch.setattr(torch.onnx, 'export', new if has_dynamo else old)
-    onnx_export.export(Gated(), randn(1, 3, 4, 4), 1, 'a.onnx')
-    assert passed == [False]
-
-
 def test_relative_error():
     expected = torch.tensor([1.0, -4.0])
     assert onnx_export.relative_error(torch.tensor([1.0, -3.0]), expected) == 0.25
     for wrong in ([1.0, torch.nan], [1.0, torch.inf], [1.0]):
         error = onnx_export.relative_error(torch.tensor(wrong), expected)
         assert error == float('inf')
-
-
-def test_test_images():
-    shapes = [tuple(image.shape) for image in onnx_export.get_test_images(64, 96)]
-    assert shapes == [
-        (2, 3, 64, 96),
-        (1, 3, 64, 96),
-        (3, 3, 97, 96),
-        (2, 3, 64, 142),
-        (1, 3, 33, 33),
-    ]
 
 
 def test_other_kinds_of_models():
@@ -163,4 +136,4 @@ def test_preprocessing():
 def test_images_that_are_too_small():
     network = nn.Conv2d(3, 4, kernel_size=9)
     with pytest.raises(UserError, match='2 images of 8 x 10 pixels'):
-        onnx_export.compute(network, [torch.zeros(2, 3, 8, 10)])
+        onnx_export.run_torch(network, [torch.zeros(2, 3, 8, 10)])

@@ -96,7 +96,7 @@ def measured_gates():
     for layer in gates.find_blocks(backbone.eval()).values():
         torch.nn.init.normal_(dict(layer.named_parameters()).popitem()[1])
     images = [(label, torch.rand(1, 3, 32, 32)) for label in ('cat', 'dog')]
-    measured = gates.measure(backbone, images, ['RA_2_1', 'RA_5_2'])
+    measured = gates.measure_gates(backbone, images, ['RA_2_1', 'RA_5_2'])
     return json.loads(json.dumps(measured))
 
 
