@@ -32,7 +32,9 @@ def main(argv=None):
     init_default_scope(args.toolbox)
     toolbox = importlib.import_module(args.toolbox)
     folder = Path(toolbox.__file__).parent / '.mim/configs'
-    names = args.families or sorted(p.name for p in folder.iterdir() if p.is_dir())
+    names = args.families or sorted(
+        p.name for p in folder.iterdir() if p.is_dir() and p.name != '_base_'
+    )
     for name in names:
         if configs := [p for p in (folder / name).glob('*.py') if p.stem != 'metafile']:
             config = min(configs, key=_cost)
@@ -58,13 +60,13 @@ def try_config(path: Path, toolbox: str) -> str:
         model = registry.build(model_cfg)
         inputs = mmdet_inputs if toolbox == 'mmdet' else mmseg_inputs
         step = 'loss'
-        batch = model.data_preprocessor(inputs(model_cfg), True)
+        batch = model.data_preprocessor(inputs(model_cfg, 2), True)
         losses = model.forward(**batch, mode='loss')
         model.parse_losses(losses)[0].backward()
         step = 'predict'
         model.eval()
         with torch.no_grad():
-            batch = model.data_preprocessor(inputs(model_cfg), False)
+            batch = model.data_preprocessor(inputs(model_cfg, 1), False)
             model.forward(**batch, mode='predict')
     except Exception as e:
         lacking = re.search(r'does not have (\w+)', str(e))
@@ -94,31 +96,31 @@ def num_classes(node) -> int:
     return min(found, default=2)
 
 
-def mmdet_inputs(cfg: ConfigDict) -> dict:
+def mmdet_inputs(cfg: ConfigDict, count: int) -> dict:
     from mmdet.testing import demo_mm_inputs
 
     return demo_mm_inputs(
-        2,
-        [[3, SIZE, SIZE]] * 2,
+        count,
+        [[3, SIZE, SIZE]] * count,
         num_classes=num_classes(cfg),
-        num_items=[3, 2],
+        num_items=[3] * count,
         with_mask=True,
         with_semantic='semantic' in str(cfg),
     )
 
 
-def mmseg_inputs(cfg: ConfigDict) -> dict:
+def mmseg_inputs(cfg: ConfigDict, count: int) -> dict:
     from mmseg.structures import SegDataSample
 
     samples = []
-    for _ in range(2):
+    for _ in range(count):
         mask = torch.randint(num_classes(cfg), (1, SIZE, SIZE))
         meta = dict(ori_shape=(SIZE, SIZE), img_shape=(SIZE, SIZE))
         sample = SegDataSample(metainfo=meta)
         sample.gt_sem_seg = PixelData(data=mask)
         samples.append(sample)
-    images = [torch.randint(256, (3, SIZE, SIZE), dtype=torch.uint8) for _ in range(2)]
-    return dict(inputs=images, data_samples=samples)
+    images = torch.randint(256, (count, 3, SIZE, SIZE), dtype=torch.uint8)
+    return dict(inputs=[*images], data_samples=samples)
 
 
 if __name__ == '__main__':
