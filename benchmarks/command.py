@@ -78,10 +78,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add('--tiny', action='store_true', help=help)
     add('--commit', help='recorded with the results, where git cannot tell it')
 
-    args = parser.parse_args(argv)
-    if args.device == 'cuda' and not torch.cuda.is_available():
-        parser.error('--device cuda: PyTorch finds no GPU')
-    return args
+    return parser.parse_args(argv)
 
 
 def add_step(commands, what: str, text: str, run) -> ArgumentParser:
@@ -223,6 +220,8 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     with report_user_errors(PROG):
         args = parse_args(argv)
+        if args.device == 'cuda' and not torch.cuda.is_available():
+            raise UserError('--device cuda: PyTorch finds no GPU')
         torch.set_num_threads(args.threads)
         torch.backends.cudnn.benchmark = True
         # A fallback to eager mode would be measured as if it were compiled. This

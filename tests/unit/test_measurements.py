@@ -17,7 +17,7 @@ VARIANTS = {
     'RA, chosen': 'ra',
     'RA, default': 'ra',
 }
-VARIANTS |= {f'RA, {path}': f'ra-{path}' for path in ('given', 'fused', 'compiled')}
+VARIANTS |= {f'RA, {path}': f'ra-{path}' for path in ('fused', 'compiled')}
 VARIANTS['RA, reference'] = 'ra-naive'
 
 
