@@ -11,8 +11,8 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from ra_mm.checks.report import format_report
-from ra_mm.checks.rules import check
-from ra_mm.checks.run import audit, build_datasets
+from ra_mm.checks.rules import build_datasets, check_config, check_samples
+from ra_mm.checks.sample import load_parts
 from ra_mm.checks.sheet import draw_sheet
 from ra_mm.cli import add_cfg_options, load_config, positive_int, report_user_errors
 from ra_mm.errors import UserError
@@ -49,26 +49,22 @@ def main(argv=None):
         if args.out:
             check_writable('--out', args.out)
         cfg = load_config(args.config, args.cfg_options)
-        problems = []
-        try:
-            warnings = check(cfg, 'data')
-        except UserError as e:
-            problems, warnings = [str(e)], []
+        found = check_config(cfg, 'data')
         try:
             datasets = build_datasets(cfg, ('train', 'val'))
-        except UserError as e:  # the preflight says more of the same fault
-            raise UserError(problems[0] if problems else str(e)) from e
-        found = audit(datasets, args.num, seconds=0, scan_seconds=60, limit=math.inf)
-        found.warnings[:0] = warnings
-        found.errors[:0] = problems
-        report = format_report(found, cfg)
+        except UserError:
+            found.raise_errors()  # they say more of the same fault
+            raise
+        parts = load_parts(datasets, args.num, 0, scan_seconds=60, limit=math.inf)
+        found += check_samples(parts)
+        report = format_report(parts, found, cfg)
         print(report)
         if args.out:
             args.out.mkdir(parents=True, exist_ok=True)
             (args.out / 'report.txt').write_text(report + '\n')
-            for data in found.parts:
-                path = args.out / f'{data.leaf.key}.png'
-                if draw_sheet(data, path):
+            for part in parts:
+                path = args.out / f'{part.key}.png'
+                if draw_sheet(part, path):
                     print(path)
         if found.cause is not None:
             raise UserError('some data cannot be loaded, see above') from found.cause

@@ -16,7 +16,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.evaluator import DumpResults
 
 from ra_mm.checks.operators import check_operators
-from ra_mm.checks.rules import check
+from ra_mm.checks.rules import check_config
 from ra_mm.cli import build_runner, get_parser, load_config, report_user_errors
 from ra_mm.engine.config import get_toolbox, iter_unwrapped
 from ra_mm.engine.cpu_distributed import end_processes
@@ -144,7 +144,8 @@ def main(argv=None):
         cfg.load_from = args.checkpoint
         cfg.resume = False
         toolbox = get_toolbox(cfg)
-        warnings = check(cfg, 'test')
+        found = check_config(cfg, 'test')
+        found.raise_errors()
         if args.out:
             check_writable('--out', Path(args.out).parent)
         if args.show or args.show_dir:
@@ -153,7 +154,7 @@ def main(argv=None):
             augment(cfg)
         runner = build_runner(cfg)
         check_operators(runner.model)
-        for warning in warnings:
+        for warning in found.warnings:
             runner.logger.warning(warning)
         if args.show_dir:
             warn_of_equal_names(runner)

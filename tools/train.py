@@ -8,9 +8,9 @@
 
 import os
 
-from ra_mm.checks.hook import AuditHook
+from ra_mm.checks.hook import DataCheckHook
 from ra_mm.checks.operators import check_operators
-from ra_mm.checks.rules import check
+from ra_mm.checks.rules import check_config
 from ra_mm.cli import build_runner, get_parser, load_config, report_user_errors
 from ra_mm.engine.checkpoint_io import latest_checkpoint
 from ra_mm.engine.cpu_distributed import end_processes
@@ -77,13 +77,14 @@ def main(argv=None):
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         run.work_dir = cfg.work_dir
         merge_args(cfg, args)
-        warnings = check(cfg, 'train', args.resume)
+        found = check_config(cfg, 'train', args.resume)
+        found.raise_errors()
         runner = build_runner(cfg)
         check_operators(runner.model)
-        for warning in warnings:
+        for warning in found.warnings:
             runner.logger.warning(warning)
         if args.data_check:
-            runner.register_hook(AuditHook())
+            runner.register_hook(DataCheckHook())
         if not any(isinstance(hook, FastestPathHook) for hook in runner.hooks):
             runner.register_hook(FastestPathHook())
         runner.train()

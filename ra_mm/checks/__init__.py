@@ -1,1 +1,4 @@
-"""What the pipelines of a config hand to the network, against what lies on disk."""
+"""Checks of a config and its data before training: one rule for each fault.
+
+:mod:`ra_mm.checks.rules` lists all rules.
+"""

@@ -1,149 +1,163 @@
-"""Checks of all boxes of COCO annotation files, and of what a metric needs."""
+"""Boxes: within their images, around their masks, and not lost on their way."""
 
 from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
-from mmengine.config import Config
 
-from ra_mm.engine.config import get_value, iter_unwrapped
+from ra_mm.checks.annotations import iter_coco
+from ra_mm.checks.coco import is_coco
+from ra_mm.checks.context import Context
+from ra_mm.checks.finding import Finding, error
+from ra_mm.checks.images import has_other_size
+from ra_mm.checks.sample import Part, Sample, get_instances
 from ra_mm.validation import shorten
 
-from .coco import CocoFile, is_coco
-
-# Of the boxes: more that leave their images are no accident.
-FEW = 0.1
+MIN_BOXES = 8  # to tell the format of boxes from their values
+MAX_OUTSIDE = 0.1  # fraction of boxes out of their image that the format explains
 
 
-def check_annotations(
-    dataset, key: str, coco: CocoFile, is_train: bool, warnings: list[str]
-) -> Iterator[str]:
-    """Yield problems of the boxes of a file, and of what is left of it."""
-    yield from _check_box_format(dataset.ann_file, coco, warnings)
-    names = Counter(coco.file_names.values())
-    twice = [name for name, n in names.items() if n > 1]
-    if twice:
-        warnings.append(
-            f'{dataset.ann_file}: {len(twice)} files are listed as several images, each '
-            f'with a part of the annotations: {shorten(twice)}'
+def check_coco_boxes(context: Context) -> Iterator[Finding]:
+    """Boxes of annotation files are x, y, width, height in pixels."""
+    for _, coco in iter_coco(context):
+        listed = coco.image_of >= 0
+        images = coco.image_of[listed]
+        names = np.array(list(coco.file_names.values()), dtype=object)[images]
+        yield from _judge(
+            coco.path, coco.boxes[listed], coco.image_sizes[images], names
         )
-    if is_train:
-        yield from _check_filter(dataset, key, coco, warnings)
 
 
-def _check_box_format(path, coco, warnings):
-    """Boxes are x, y, width, height in pixels."""
-    listed = coco.image_of >= 0
-    boxes, size = coco.boxes[listed], coco.image_sizes[coco.image_of[listed]]
-    if not len(boxes):
+def check_loaded_boxes(part: Part) -> Iterator[Finding]:
+    """Boxes of other datasets lie inside their image, as it is loaded."""
+    if is_coco(part.dataset):  # whose file has more of them
         return
-    if len(boxes) >= 8 and (boxes <= 1).all():
-        yield (
-            f'{path}: all boxes are within 0 and 1, expected x, y, width, height in '
+    boxes, sizes, names = [], [], []
+    for sample in part.loaded:
+        # Another size is a fault of its own.
+        if sample.boxes is not None and sample.size and not has_other_size(sample):
+            if sample.boxes.shape[1] == 4:
+                boxes += [(x, y, u - x, v - y) for x, y, u, v in sample.boxes]
+                sizes += [sample.size] * len(sample.boxes)
+                names += [sample.path] * len(sample.boxes)
+    if boxes:
+        yield from _judge('loaded boxes', np.array(boxes), np.array(sizes), names)
+
+
+def _judge(source, boxes, sizes, names):
+    """Judge boxes by the sizes of their images.
+
+    Args:
+        source: Where they come from, to begin a message with.
+        boxes: x, y, width, height as they should be, (N, 4).
+        sizes: Width and height of their images, (N, 2).
+        names: Of their images.
+    """
+    first, second = boxes[:, :2], boxes[:, 2:]
+    if len(boxes) >= MIN_BOXES and (boxes <= 1).all():
+        yield error(
+            f'{source}: all boxes are within 0 and 1, expected x, y, width, height in '
             'pixels; multiply them by the width and the height of their images'
         )
         return
-    first, second = boxes[:, :2], boxes[:, 2:]
-    slack = 2 + 0.02 * size.max(1, keepdims=True)
-    outside = ((first + second > size + slack) | (first < -slack)).any(1)
-    if outside.sum() <= FEW * len(boxes):
-        return
-    text = f'{path}: {outside.sum()} of {len(boxes)} boxes leave their image'
-    is_corners = (second >= first) & (second <= size + slack)
-    is_center = (first - second / 2 >= -slack) & (first + second / 2 <= size + slack)
-    swapped = (boxes[:, [1, 0]] + boxes[:, [3, 2]] <= size + slack) & (first >= -slack)
-    for fits, what, remedy in (
-        (is_corners, 'x1, y1, x2, y2', 'x1, y1, x2 - x1, y2 - y1'),
-        (is_center, 'a centre, width and height', 'x - width / 2, y - height / 2'),
-        (swapped, 'y, x, height, width', 'the second, first, fourth and third'),
+    slack = 2 + 0.02 * sizes.max(1, keepdims=True, initial=0)
+    outside = ((first + second > sizes + slack) | (first < -slack)).any(1)
+    text = f'{source}: {outside.sum()} of {len(boxes)} boxes exceed their image'
+    flipped = boxes[:, [1, 0]] + boxes[:, [3, 2]]
+    for fits, form, advice in (
+        (
+            (second >= first) & (second <= sizes + slack),
+            *('x1, y1, x2, y2', 'x1, y1, x2 - x1, y2 - y1'),
+        ),
+        (
+            (first - second / 2 >= -slack) & (first + second / 2 <= sizes + slack),
+            *('a centre, width and height', 'x - width / 2, y - height / 2'),
+        ),
+        (
+            (flipped <= sizes + slack) & (first >= -slack),
+            *('y, x, height, width', 'the second, first, fourth and third'),
+        ),
     ):
-        if len(boxes) >= 8 and fits.all(1).mean() > 0.98:
-            yield (
-                f'{text}, but none as {what}: write them as x, y, width, height '
-                f'({remedy})'
+        is_format = len(boxes) >= MIN_BOXES and fits.all(1).mean() > 0.98
+        if is_format and outside.sum() > MAX_OUTSIDE * len(boxes):
+            yield error(
+                f'{text}; read as {form}, all fit: write them as x, y, width, height '
+                f'({advice})'
             )
             return
-    warnings.append(f'{text}; are they x, y, width, height in pixels of these images?')
-
-
-def _check_filter(dataset, key, coco, warnings):
-    """Some images and objects of each class are left to train on."""
-    classes = list(dataset.metainfo['classes'])
-    ids = {id for id, name in coco.categories.items() if name in classes}
-    in_classes = np.array([id in ids for id in coco.category_of], dtype=bool)
-    listed = coco.image_of >= 0
-    used = listed & coco.is_taken & coco.is_counted
-    if ids and coco.is_trainable and not (used & in_classes).any():
-        yield f'{dataset.ann_file} has no object to train on of {shorten(classes)}'
-        return
-    filter_cfg = dataset.filter_cfg or {}
-    kept = np.ones(len(coco.image_sizes), dtype=bool)
-    reasons = []
-    if filter_cfg.get('filter_empty_gt'):
-        has = np.zeros(len(kept), dtype=bool)
-        has[coco.image_of[listed & in_classes]] = True
-        kept &= has
-        option = f'{key}.filter_cfg.filter_empty_gt=False'
-        reasons.append(
-            (len(has) - has.sum(), 'have no annotation of its classes', option)
-        )
-    minimum = filter_cfg.get('min_size', 0)
-    large = coco.image_sizes.min(1) >= minimum
-    option = f'{key}.filter_cfg.min_size={int(coco.image_sizes.min())}'
-    reasons.append((len(large) - large.sum(), f'are smaller than {minimum}', option))
-    kept &= large
-    left_out = len(kept) - kept.sum()
-    said = [f'{n} {why} ({option})' for n, why, option in reasons if n]
-    text = f'{dataset.ann_file}: {key}.filter_cfg leaves out {left_out} of {len(kept)} '
-    text += f'images: {", ".join(said)}'
-    if not kept.any():
-        yield text
-    elif left_out > 0.5 * len(kept):
-        warnings.append(text)
-    used[listed] &= kept[coco.image_of[listed]]
-    ids_used = Counter(id for id, use in zip(coco.category_of, used) if use)
-    # Names that the file does not know are a problem of their own.
-    missing = [coco.categories[id] for id in ids if not ids_used[id]]
-    if missing and kept.any() and coco.is_trainable:
-        warnings.append(
-            f'{dataset.ann_file} has no object to train on of {shorten(missing)}'
+    if outside.any():
+        i = outside.argmax()
+        yield Finding(
+            outside.sum() > 0.5 * len(boxes),
+            f'{text}; the first is {shorten(f"{v:g}" for v in boxes[i])} in the '
+            f'{sizes[i][0]:g} x {sizes[i][1]:g} pixels of {names[i]}. Are they x, y, '
+            'width, height in pixels of these images?',
         )
 
 
-def check_validation_data(cfg: Config, key: str, path: str, datasets, read):
-    """Yield what the annotations of a CocoMetric lack, which fails after an epoch."""
-    evaluator = get_value(cfg, key.removesuffix('.ann_file'), {})
-    metrics = evaluator.get('metric', 'bbox')
-    metrics = [metrics] if isinstance(metrics, str) else list(metrics or ())
-    part = key.split('_')[0]
-    if evaluator.get('format_only') or not any(
-        name.startswith(f'{part}_') and is_coco(dataset)
-        for name, dataset in datasets.items()
+def check_instance_masks(part: Part) -> Iterator[Finding]:
+    """The mask of an object lies in its box, and is not empty."""
+    total, empty, beside = 0, [], []
+    for sample in part.loaded:
+        if sample.mask_boxes is None or sample.boxes is None:
+            continue
+        for i in np.flatnonzero(~sample.ignored):
+            total += 1
+            if not sample.mask_boxes[i].any():
+                empty.append(sample)
+            elif _iou(sample.boxes[i], sample.mask_boxes[i]) < 0.2:
+                beside.append(sample)
+    for samples, what in (
+        (empty, 'have a mask without a pixel in the image'),
+        (beside, 'have a mask that hardly meets their box'),
     ):
-        return
-    coco = read(path)
-    if coco is None:
-        return
-    total = coco.category_counts.total()
-    if not total and part == 'val':
-        yield f'{path} has no annotations, which {key.split(".")[0]} needs'
-    if coco.num_without_crowd and set(metrics) & {'bbox', 'segm'}:
-        yield (
-            f'{path}: {coco.num_without_crowd} of {total} annotations have no iscrowd, '
-            'which the evaluation needs; add "iscrowd": 0'
+        if samples:
+            yield Finding(
+                len(samples) > 0.2 * total,
+                f'{len(samples)} of {total} objects {what}; the first is in '
+                f'{samples[0].path}. Polygons are x1, y1, x2, y2, ... in pixels, and '
+                'the size of an RLE is height, width',
+            )
+
+
+def _iou(a, b):
+    low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:] + 1, b[2:] + 1)
+    overlap = np.prod(np.clip(high - low, 0, None))
+    union = np.prod(a[2:] + 1 - a[:2]) + np.prod(b[2:] + 1 - b[:2]) - overlap
+    return overlap / max(union, 1e-6)
+
+
+def check_lost_objects(part: Part) -> Iterator[Finding]:
+    """The objects of the entries reach the loss."""
+    lost: Counter = Counter()
+    samples = [s for s in part.loaded if s.boxes is not None]
+    for sample in samples:
+        lost += count_lost(sample)
+    total = sum(len(s.boxes) for s in samples)
+    if part.is_train and lost.total() > 0.5 * total:
+        reasons = ', '.join(f'{n} {why}' for why, n in lost.items())
+        yield Finding(
+            lost.total() == total,
+            f'{lost.total()} of {total} objects of {len(part.loaded)} images do not '
+            f'reach the loss: {reasons}',
         )
-    if 'segm' in metrics and coco.num_without_mask:
-        others = ','.join(f"'{m}'" for m in metrics if m != 'segm') or "'bbox'"
-        options = [
-            f'{key.removesuffix(".ann_file")}.metric=[{others}]'.replace("'", '')
-        ]
-        root = get_value(cfg, f'{part}_dataloader.dataset')
-        for name, node in iter_unwrapped(root, f'{part}_dataloader.dataset'):
-            for i, step in enumerate(node.get('pipeline', [])):
-                if step.get('with_mask'):
-                    options.append(f'{name}.pipeline.{i}.with_mask=False')
-        yield (
-            f'{path}: {coco.num_without_mask} of {total} annotations have no '
-            'segmentation, which metric=segm needs; add them, or pass --cfg-options '
-            f'{" ".join(options)}'
-        )
+
+
+def count_lost(sample: Sample) -> Counter:
+    """Count the objects of a sample that do not reach the loss, by reason."""
+    lost: Counter = Counter()
+    for instance, ignored in zip(sample.info.get('instances', ()), sample.ignored):
+        if ignored and instance.get('ignore_flag'):
+            lost['marked as crowd'] += 1
+        elif ignored and isinstance(instance.get('mask'), dict):
+            lost['with an RLE, which poly2mask=False ignores'] += 1
+        elif ignored:
+            lost['with a polygon of less than three points'] += 1
+    left = int((~sample.ignored).sum())
+    kept = get_instances(sample.packed)
+    if sample.packed is None:
+        lost['dropped with their image by the pipeline'] += left
+    elif kept is not None:
+        # Mixing adds objects, so there may be more of them.
+        lost['cropped or filtered by the pipeline'] += max(left - len(kept[0]), 0)
+    return +lost

@@ -1,10 +1,11 @@
-"""Checks of the checkpoints that a config loads, and their download."""
+"""The checkpoints that a config loads, and their download."""
 
 from collections.abc import Iterator
 
-from mmengine.config import Config
 from mmengine.registry import MODELS
 
+from ra_mm.checks.context import Context
+from ra_mm.checks.finding import Finding, error, remedy
 from ra_mm.engine.checkpoint_io import get_weights, read_checkpoint
 from ra_mm.engine.config import get_type, get_value, iter_dicts
 from ra_mm.engine.strict_load import (
@@ -26,46 +27,41 @@ BACKBONE_KEYS = (
 )
 
 
-def check_checkpoints(
-    cfg: Config, mode: str, resume: str | None, remote: bool
-) -> Iterator[str]:
-    """Read the checkpoints that a run would load.
-
-    Args:
-        cfg (Config): The complete config.
-        mode (str): 'train' or 'test'.
-        resume (str, optional): The value of ``--resume``, see :func:`.check`.
-        remote (bool): Whether to read those with a URL, which downloads them to
-            mmengine's cache, or the others.
-
-    Yields:
-        str: One problem each.
-    """
-    if resume == 'auto' and not cfg.get('load_from'):
-        yield (
-            f'--resume: {cfg.work_dir} has no checkpoint; train without --resume, or '
-            'name the checkpoint (--resume FILE) or its folder (--work-dir DIR)'
+def check_resume(context: Context) -> Iterator[Finding]:
+    """There is a checkpoint to resume from."""
+    if context.resume == 'auto' and not context.cfg.get('load_from'):
+        yield error(
+            f'--resume: {context.cfg.work_dir} has no checkpoint; train without '
+            '--resume, or name the checkpoint (--resume FILE) or its folder '
+            '(--work-dir DIR)'
         )
-    for key, path in _iter_checkpoints(cfg, mode):
-        if ('://' in path) == remote:
+
+
+def check_local_checkpoints(context: Context) -> Iterator[Finding]:
+    """Checkpoint files can be read, and fit."""
+    yield from _check_all(context, is_remote=False)
+
+
+def check_remote_checkpoints(context: Context) -> Iterator[Finding]:
+    """Checkpoints with a URL can be downloaded, to MMEngine's cache, and fit."""
+    yield from _check_all(context, is_remote=True)
+
+
+def _check_all(context, is_remote):
+    for key, path in _iter_checkpoints(context):
+        if ('://' in path) == is_remote:
             try:
-                _check_checkpoint(cfg, key, path)
+                _check(context.cfg, key, path)
             except (UserError, OSError) as e:
-                yield f'{_name_source(key, mode, resume)}{e}'
+                yield error(f'{_name_source(key, context)}{e}')
 
 
-def _name_source(key, mode, resume):
-    """Name the option or the key that a checkpoint comes from."""
-    if key == 'load_from' and mode == 'test':
-        return ''  # the argument of the tool
-    return '--resume: ' if key == 'load_from' and resume else f'{key}: '
-
-
-def _iter_checkpoints(cfg, mode):
+def _iter_checkpoints(context):
     """Yield each dotted path in the config with the file or URL that it names."""
+    cfg = context.cfg
     if cfg.get('load_from'):
         yield 'load_from', cfg.load_from
-    if mode == 'train':  # a test does not initialize weights
+    if context.mode == 'train':  # a test does not initialize weights
         for key, node in iter_dicts(cfg.model, 'model'):
             is_init = get_type(node) in ('Pretrained', 'PretrainedInit')
             name = 'checkpoint' if is_init else 'pretrained'
@@ -73,14 +69,21 @@ def _iter_checkpoints(cfg, mode):
                 yield f'{key}.{name}', node[name]
 
 
-def _check_checkpoint(cfg, key, path):
+def _name_source(key, context):
+    """Name the option or the key that a checkpoint comes from."""
+    if key == 'load_from' and context.mode == 'test':
+        return ''  # the argument of the tool
+    return '--resume: ' if key == 'load_from' and context.resume else f'{key}: '
+
+
+def _check(cfg, key, path):
     checkpoint = read_checkpoint(path)
     if key == 'load_from':
         get_weights(checkpoint, path)
         if cfg.get('resume') and not RESUMABLE <= checkpoint.keys():
             raise UserError(
                 f'{path} has only weights and cannot be resumed from; to start from '
-                f'them, leave out --resume and pass --cfg-options load_from={path}'
+                f'them, leave out --resume and {remedy({"load_from": path})}'
             )
     elif key in BACKBONE_KEYS:
         _check_plain_backbone(cfg, checkpoint, path)
@@ -105,10 +108,10 @@ def _check_plain_backbone(cfg, checkpoint, path):
     found = load_weights(backbone, strip_prefix(weights, prefix))
     if found['missing'] or found['size mismatch']:  # a classifier is unexpected
         other = None if prefix else find_prefix(list(backbone.state_dict()), weights)
-        remedy = 'give a checkpoint of the same backbone'
+        advice = 'give a checkpoint of the same backbone'
         if other:
-            remedy = f'pass --cfg-options model.backbone.init_cfg.prefix={other}'
+            advice = remedy({'model.backbone.init_cfg.prefix': other})
         raise UserError(
             f'{path} does not fit model.backbone, a {get_type(node)}: '
-            f'{format_mismatch(found)}; {remedy}'
+            f'{format_mismatch(found)}; {advice}'
         )

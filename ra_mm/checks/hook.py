@@ -1,15 +1,16 @@
-"""The audit within a run: its datasets are built by then, and nothing is trained."""
+"""Check the data of a run after it is built, before the first iteration."""
 
 import time
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 
-from ra_mm.checks.run import audit
+from ra_mm.checks.rules import check_samples
+from ra_mm.checks.sample import load_parts
 
 
-class AuditHook(Hook):
-    """Audit the training and validation data just before training.
+class DataCheckHook(Hook):
+    """Check samples of the training and validation data just before training.
 
     Only the first process does. It is no part of a config: ``tools/train.py``
     registers it.
@@ -22,15 +23,20 @@ class AuditHook(Hook):
         if not is_main_process():
             return
         start = time.monotonic()
-        datasets = {'train_dataloader.dataset': runner.train_loop.dataloader.dataset}
-        if runner.val_loop is not None:
-            datasets['val_dataloader.dataset'] = runner.val_loop.dataloader.dataset
-        found = audit(datasets)
+        loops = {'train': runner.train_loop, 'val': runner.val_loop}
+        parts = load_parts(
+            {
+                f'{name}_dataloader.dataset': loop.dataloader.dataset
+                for name, loop in loops.items()
+                if loop is not None
+            }
+        )
+        found = check_samples(parts)
         for warning in found.warnings:
             runner.logger.warning(warning)
         found.raise_errors()
-        images = sum(len(data.samples) for data in found.parts)
         runner.logger.info(
-            f'data check: {images} images as the network gets them, '
-            f'{len(found.warnings)} warning(s), {time.monotonic() - start:.1f} s'
+            f'data check: {sum(len(part.samples) for part in parts)} images as the '
+            f'network gets them, {len(found.warnings)} warning(s), '
+            f'{time.monotonic() - start:.1f} s'
         )

@@ -1,108 +1,91 @@
-"""Checks of mmpretrain's lists of labels and class folders, before they are read."""
+"""Lists of labels and class folders of mmpretrain, before it reads them."""
 
 import os
 import os.path as osp
-import sys
 from collections.abc import Iterator
 
+from ra_mm.checks.context import Context
+from ra_mm.checks.files import find_missing
+from ra_mm.checks.finding import Finding, error
+from ra_mm.checks.labels import describe_bad_labels, is_custom
+from ra_mm.engine.config import get_value
 from ra_mm.validation import shorten
 
-
-def _is_custom(dataset) -> bool:
-    # If it is one of mmpretrain's, mmpretrain has been imported.
-    module = sys.modules.get('mmpretrain.datasets')
-    return (
-        module is not None
-        and isinstance(dataset, module.CustomDataset)
-        and type(dataset).load_data_list is module.CustomDataset.load_data_list
-        and dataset.with_label
-    )
+MAX_LISTED = 2000  # images that are looked for, of a list that may have a million
 
 
-def check_label_lists(dataset, key: str, num_classes: int | None) -> Iterator[str]:
-    """Yield the first line of a list that is not an image and a label.
+def check_label_lists(context: Context) -> Iterator[Finding]:
+    """Each line of a list is an image and the number of its class."""
+    number = get_value(context.cfg, 'model.head.num_classes')
+    for entry in context.datasets:
+        if is_custom(entry.dataset) and entry.dataset.ann_file:
+            yield from _check_list(entry.key, entry.dataset, number)
 
-    Args:
-        dataset: Any dataset; those without such a list are passed over.
-        key: Its key in the config.
-        num_classes: That of the model, for lists without names of classes.
-    """
-    path = getattr(dataset, 'ann_file', '')
-    if not (_is_custom(dataset) and path and osp.isfile(path)):
-        return
+
+def _check_list(key, dataset, num_classes):
+    """Check a list; its labels are those of the model if its classes have no names."""
+    path = dataset.ann_file
     with open(path, encoding='utf-8', errors='surrogateescape') as file:
         lines = file.read().splitlines()
-    count = len(dataset.metainfo.get('classes') or ()) or num_classes or 0
     expected = 'expected an image, one space and the number of its class'
     if not any(line.strip() for line in lines):
-        yield f'{path} is empty: {expected} in each line'
+        yield error(f'{path} is empty: {expected} in each line')
         return
-    labels = {}  # the first line of each
+    names, first = [], {}  # line of each label
     for number, line in enumerate(lines, 1):
         name, _, label = line.strip().rpartition(' ')
         try:
-            labels.setdefault(int(label), number)
+            first.setdefault(int(label), number)
         except ValueError:
             name = ''
         if not name.strip():
-            yield f'{path}, line {number}: {expected}, found {line!r}'
+            yield error(f'{path}, line {number}: {expected}, found {line!r}')
             return
-    wrong = sorted(label for label in labels if not 0 <= label < count)
-    if count and wrong:
-        hint = ''
-        if min(labels) == 1 and max(labels) == count:
-            hint = '; they begin at 1, so subtract 1'
-        yield (
-            f'{path}, line {labels[wrong[0]]}: the label is {wrong[0]}, but the '
-            f'{count} classes of {key} are numbered 0 to {count - 1}{hint}'
-        )
-    yield from _check_listed_images(dataset, path, lines)
+        names.append(name)
+    count = len(dataset.metainfo.get('classes') or ()) or num_classes or 0
+    bad, text = describe_bad_labels(first, count)
+    if bad:
+        yield error(f'{path}, line {first[bad[0]]}: {text}')
+    step = max(1, len(names) // MAX_LISTED)
+    paths = [osp.join(dataset.img_prefix, name) for name in names[::step]]
+    yield from find_missing(paths, f'images of {path}')
 
 
-def _check_listed_images(dataset, path, lines):
-    """A few of the first, the last and in between: a list may have a million."""
-    names = [line.strip().rpartition(' ')[0] for line in lines]
-    step = max(1, len(names) // 2000)
-    folder = dataset.img_prefix
-    for i in sorted({*range(0, len(names), step), len(names) - 1}):
-        if not osp.exists(osp.join(folder, names[i])):
-            yield f'{path}, line {i + 1}: there is no image {osp.join(folder, names[i])}'
-            return
+def check_class_folders(context: Context) -> Iterator[Finding]:
+    """Each folder is a class, and has images."""
+    for entry in context.datasets:
+        folder = entry.dataset.data_prefix.get('img_path') or ''
+        if is_custom(entry.dataset) and not entry.dataset.ann_file and folder:
+            yield from _check_folders(entry.key, entry.dataset, folder)
 
 
-def check_label_folders(dataset, key: str) -> Iterator[str]:
-    """Yield folders that would become classes by mistake."""
-    folder = dataset.data_prefix.get('img_path')
-    if not _is_custom(dataset) or dataset.ann_file or not osp.isdir(folder or ''):
-        return
+def _check_folders(key, dataset, folder):
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir())
     hidden = [name for name in names if name.startswith(('.', '__'))]
+    if not names:
+        yield error(f'{folder} has no folders: expected one for each class of {key}')
     if hidden:
-        yield (
+        paths = ' '.join(repr(osp.join(folder, name)) for name in hidden[:8])
+        yield error(
             f'{folder} has folders that are no classes, but would be taken as such: '
-            f'{shorten(hidden)}; remove them (rm -r '
-            f'{" ".join(repr(osp.join(folder, name)) for name in hidden[:8])})'
+            f'{shorten(hidden)}; remove them (rm -r {paths})'
         )
-    elif not names:
-        yield f'{folder} has no folders: expected one for each class of {key}'
-        return
     empty = [
         name
-        for name in names
-        if name not in hidden and not _has_image(dataset, osp.join(folder, name))
+        for name in sorted(set(names) - set(hidden))
+        if not _has_image(dataset, osp.join(folder, name))
     ]
     if empty:
-        yield (
+        yield error(
             f'{folder}: the class folders {shorten(empty)} have no image with '
             f'{shorten(sorted(dataset.extensions))}; remove them, or add images'
         )
 
 
 def _has_image(dataset, folder):
-    for _, _, names in os.walk(folder):
-        if any(
-            dataset.is_valid_file(name) and not name.startswith('.') for name in names
-        ):
-            return True
-    return False
+    return any(
+        dataset.is_valid_file(name) and not name.startswith('.')
+        for _, _, names in os.walk(folder)
+        for name in names
+    )

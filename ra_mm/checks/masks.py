@@ -1,128 +1,100 @@
-"""Images and masks as they are stored, before a pipeline changes them."""
+"""Masks of segmentation: one value a pixel, and the classes that these values are."""
 
-import os
-import os.path as osp
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
-
-from ra_mm.errors import describe
-
-ORIENTATION = 0x0112  # the EXIF tag
-PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
+from ra_mm.checks.finding import Finding, error, warning
+from ra_mm.checks.sample import Part
+from ra_mm.engine.samples import find_unknown_labels
+from ra_mm.validation import shorten
 
 
-@dataclass
-class StoredImage:
-    """The header of an image file, and whether all of it can be decoded."""
-
-    size: tuple[int, int]  # width and height of the stored pixels
-    orientation: int  # of EXIF, 1 for upright
-    has_16_bits: bool = False
-    problem: str | None = None
-
-
-def read_image(path: str) -> StoredImage | None:
-    """Read an image with Pillow, or return None if it does not know the format."""
-    try:
-        with Image.open(path) as image:
-            size = image.size
-            orientation = image.getexif().get(ORIENTATION, 1)
-            stored = StoredImage(size, orientation, image.mode.startswith('I'))
-            try:
-                image.load()  # OpenCV fills what is missing with grey
-            except (OSError, SyntaxError, ValueError) as e:
-                stored.problem = describe(e)
-            return stored
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
-        return None
-
-
-def read_mask(
-    path: str, loaded: np.ndarray, shape: tuple | None
-) -> tuple[Counter | None, str | None]:
-    """Count the pixels of a mask by stored and loaded value.
-
-    Args:
-        path: The mask file.
-        loaded: What the pipeline made of it.
-        shape: Height and width of the image.
-
-    Returns:
-        tuple: The counts by (stored value, loaded value), or None if they
-        cannot be compared; and what is wrong with the file, or None.
-    """
-    try:
-        with Image.open(path) as image:
-            mode, kind, stored = image.mode, image.format, np.array(image)
-    except (UnidentifiedImageError, OSError):
-        stored = kind = None
-    if kind == 'JPEG':
-        return None, 'it is a JPEG, which changes values: save masks as PNG'
-    if loaded.ndim != 2 or (stored is not None and stored.ndim != 2):
-        # The loader may have read a palette as colours, or the other way round.
-        if stored is not None and stored.ndim == 3:
-            return None, (
-                f'it has {stored.shape[2]} channels ({mode}), expected one: the number '
-                'of the class at each pixel. Convert its colours to these numbers'
-            )
-        return None, f'it is loaded with shape {loaded.shape}, expected two axes'
-    if shape is not None and loaded.shape != tuple(shape[:2]):
-        return None, (
-            f'it has {loaded.shape[1]} x {loaded.shape[0]} pixels, the image '
-            f'{shape[1]} x {shape[0]}'
+def check_mask_files(part: Part) -> Iterator[Finding]:
+    """Masks have one value a pixel, and the size of their image."""
+    bad = [s for s in part.loaded if s.mask_problem]
+    if bad:
+        yield error(
+            f'{part.share(bad)} have a mask that does not fit; the first is '
+            f'{bad[0].info["seg_map_path"]}: {bad[0].mask_problem}'
         )
-    if stored is None or stored.shape != loaded.shape:
-        stored = loaded
-    return _count_pairs(stored, loaded), None
 
 
-def _count_pairs(stored, loaded):
-    small = (np.bool_, np.uint8)
-    if stored.dtype in small and loaded.dtype in small:  # much faster than sorting
-        codes = stored.ravel().astype(np.int32) * 256 + loaded.ravel()
-        counts = np.bincount(codes)
-        return Counter(
-            {(int(c) // 256, int(c) % 256): int(counts[c]) for c in counts.nonzero()[0]}
+def count_values(part: Part) -> Counter:
+    """Count the pixels of all masks by (stored, loaded) value."""
+    total: Counter = Counter()
+    for sample in part.loaded:
+        total.update(sample.mask_values or {})
+    return total
+
+
+def check_mask_values(part: Part) -> Iterator[Finding]:
+    """The values in the files are classes, and enough pixels of each reach the loss."""
+    counts, classes = count_values(part), part.classes
+    ignore = getattr(part.dataset, 'ignore_index', None)  # only in mmseg
+    if not counts or not classes or ignore is None:
+        return
+    # The value -1 is an ignored one too.
+    large = {
+        v: label
+        for v, label in sorted(counts, reverse=True)
+        if (not 0 <= v <= 255 or v != int(v)) and (v, label) != (-1, ignore)
+    }
+    labels = {label for _, label in counts}
+    unknown = set(find_unknown_labels(labels, len(classes), ignore))
+    if large:
+        yield error(
+            'masks hold values that do not fit into 8 bits and are loaded as others: '
+            f'{shorten(f"{v} as {large[v]}" for v in sorted(large))}; one file is '
+            f'{_file_with(part, min(large))}. Number the classes from 0 to 254 and '
+            'save the masks with 8 bits'
         )
-    values, first = np.unique(stored, return_inverse=True)
-    labels, second = np.unique(loaded, return_inverse=True)
-    codes, counts = np.unique(
-        first.ravel() * len(labels) + second.ravel(), return_counts=True
+    elif unknown:
+        first = _first_number(part)
+        values = sorted({v for v, label in counts if label in unknown})
+        yield error(
+            f'masks hold the values {shorten(values)}, but the {len(classes)} classes '
+            f'are {first} to {len(classes) - 1 + first} in the files, {ignore} is '
+            f'ignored; one file is {_file_with(part, values[0])}. Change the masks, '
+            'metainfo.classes, ignore_index or reduce_zero_label'
+        )
+    elif part.is_train:
+        yield from _check_classes(part, counts, ignore)
+
+
+def _check_classes(part, counts, ignore):
+    """Check that there are pixels of each class, and that most are not ignored."""
+    present = {label for _, label in counts if label != ignore}
+    missing = [name for i, name in enumerate(part.classes) if i not in present]
+    ignored = {v: n for (v, label), n in counts.items() if label == ignore}
+    share = sum(ignored.values()) / counts.total()
+    masks = sum(s.mask_values is not None for s in part.loaded)
+    values = f'the value {shorten(ignored)} of the files is ignored, {share:.0%} of all'
+    because = f'; {values} pixels' if ignored else ''
+    is_one = len(present) <= 1 < len(part.classes)
+    is_enough = masks == part.scan.num_images or masks >= 8 * len(part.classes)
+    if missing and is_one and ignored and masks >= 8:
+        first = _first_number(part)
+        numbers = (f'{i + first} for {name}' for i, name in enumerate(part.classes))
+        yield error(
+            f'in {masks} masks no pixel of {shorten(missing)} reaches the loss{because}'
+            f'. Save each class with its own number, {shorten(numbers)}'
+        )
+    elif missing and (is_enough or is_one):
+        yield warning(
+            f'in {masks} masks there is no pixel of {shorten(missing)}{because}'
+        )
+    elif share > 0.5:
+        yield warning(f'in {masks} masks {values} pixels')
+
+
+def _first_number(part):
+    """Return the value of the first class in the files."""
+    return int(getattr(part.dataset, 'reduce_zero_label', False))
+
+
+def _file_with(part, value):
+    return next(
+        sample.info['seg_map_path']
+        for sample in part.loaded
+        if any(v == value for v, _ in sample.mask_values or ())
     )
-    return Counter(
-        {
-            (_integer(values[c // len(labels)]), _integer(labels[c % len(labels)])): n
-            for c, n in zip(codes.tolist(), counts.tolist())
-        }
-    )
-
-
-def _integer(value):
-    return int(value) if float(value).is_integer() else float(value)
-
-
-def list_left_out(folder: str, taken: set[str]) -> Counter:
-    """Count the images below a folder that a dataset does not take, by suffix.
-
-    Args:
-        folder: Where the dataset looks for images.
-        taken: The paths that it takes.
-    """
-    left_out: Counter = Counter()
-    taken = {osp.normpath(path) for path in taken}
-    stems = {osp.splitext(path)[0] for path in taken}
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith('.')]
-        for name in names:
-            stem, suffix = osp.splitext(osp.normpath(osp.join(parent, name)))
-            if (
-                suffix.lower() in PICTURES
-                and not name.startswith('.')
-                and stem + suffix not in taken
-                and stem not in stems  # a mask beside its image, for one
-            ):
-                left_out[suffix] += 1
-    return left_out

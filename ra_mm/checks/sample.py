@@ -6,7 +6,7 @@ import random
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,25 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ra_mm.checks.masks import StoredImage, read_image, read_mask
+from ra_mm.checks.disk import StoredImage, read_image, read_mask
+from ra_mm.engine.config import iter_unwrapped
 from ra_mm.engine.samples import run_step
+from ra_mm.errors import UserError
 
 SEED = 0
-
-
-@dataclass
-class Leaf:
-    """A dataset that is not a wrapper, and where it is in the config."""
-
-    key: str
-    dataset: Any
-    is_train: bool
-    mixed_by: Any = None  # a wrapper with a pipeline, such as MultiImageMixDataset
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the classes, empty if the dataset has none."""
-        return tuple(getattr(self.dataset, 'metainfo', {}).get('classes') or ())
+MIN_SCANNED = 32  # entries, however little time there is
+MAX_TRIES = 5  # a random crop may drop a sample
 
 
 @dataclass
@@ -42,7 +31,7 @@ class Scan:
     num_images: int
     num_scanned: int = 0
     images: Counter = field(default_factory=Counter)  # by class
-    objects: Counter = field(default_factory=Counter)  # by class
+    objects: Counter = field(default_factory=Counter)  # by class, without crowds
     folders: dict = field(default_factory=lambda: defaultdict(Counter))  # of labels
     strata: dict = field(default_factory=dict)  # index: folder and classes
     paths: set = field(default_factory=set)  # of the images
@@ -59,33 +48,76 @@ class Sample:
     path: str
     info: dict
     stored: StoredImage | None = None
-    error: Exception | None = None
+    error: UserError | None = None
     size: tuple[int, int] | None = None  # loaded, width and height
     brightest: float = 255  # the largest value of the loaded pixels
-    boxes: np.ndarray | None = None  # loaded, (N, 4)
+    boxes: np.ndarray | None = None  # loaded, (N, 4): x1, y1, x2, y2
     labels: np.ndarray | None = None
     ignored: np.ndarray | None = None
     mask_boxes: np.ndarray | None = None  # (N, 4), all 0 for an empty mask
     mask_values: Counter | None = None  # pixels by (stored, loaded) value
     mask_problem: str | None = None
-    # Of the picture that the network gets, over that of its boxes and masks: they
-    # are loaded after resizing in evaluations.
+    # Network input size divided by the size that boxes and masks refer to: they are
+    # loaded after resizing in evaluations.
     scale: tuple[float, float] = (1, 1)
     packed: dict | None = None  # None if the pipeline drops the sample
 
 
-def iter_leaves(dataset, key: str, is_train: bool, mixed_by=None) -> Iterator[Leaf]:
-    """Yield the datasets within wrappers such as RepeatDataset."""
-    children = getattr(dataset, 'datasets', None)
-    child = getattr(dataset, 'dataset', None)
-    if children is not None:
-        for i, each in enumerate(children):
-            yield from iter_leaves(each, f'{key}.datasets.{i}', is_train, mixed_by)
-    elif child is not None:
-        mixer = dataset if getattr(dataset, 'pipeline', None) else mixed_by
-        yield from iter_leaves(child, f'{key}.dataset', is_train, mixer)
-    else:
-        yield Leaf(key, dataset, is_train, mixed_by)
+@dataclass
+class Part:
+    """A dataset that is not a wrapper, its entries, and the loaded samples."""
+
+    key: str  # its path in the config
+    dataset: Any
+    root: Any  # the outermost wrapper, which may mix images
+    scan: Scan
+    samples: list[Sample]
+
+    @property
+    def is_train(self) -> bool:
+        return self.key.startswith('train')
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, empty if the dataset has none."""
+        return tuple(getattr(self.dataset, 'metainfo', {}).get('classes') or ())
+
+    @property
+    def loaded(self) -> list[Sample]:
+        return [s for s in self.samples if s.error is None]
+
+    def share(self, some: list) -> str:
+        return f'{len(some)} of {len(self.samples)} images that were looked at'
+
+
+def load_parts(
+    datasets: Mapping[str, Any],
+    num: int = 32,
+    seconds: float = 1,
+    scan_seconds: float = 5,
+    limit: float = 30,
+) -> list[Part]:
+    """Load samples of datasets.
+
+    The state of the random number generators stays as it is.
+
+    Args:
+        datasets: Datasets or wrappers of them, by their key in the config. Those
+            whose key begins with "train" are trained on.
+        num: The number of images to load from each, at least.
+        seconds: More are loaded until this time is up.
+        scan_seconds: The time to read the entries of each, without images.
+        limit: Seconds after which no more images of a dataset are loaded.
+    """
+    parts = []
+    with fixed_randomness():
+        for root_key, root in datasets.items():
+            for key, dataset in iter_unwrapped(root, root_key):
+                if hasattr(dataset, 'get_data_info'):  # one of mmengine's
+                    scan = scan_entries(dataset, scan_seconds)
+                    samples = _load_samples(dataset, scan, num, seconds, limit)
+                    parts.append(Part(key, dataset, root, scan, samples))
+    return parts
 
 
 @contextmanager
@@ -103,43 +135,42 @@ def fixed_randomness() -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-def scan(leaf: Leaf, seconds: float) -> Scan:
+def scan_entries(dataset, seconds: float) -> Scan:
     """Read the entries of a dataset in random order until the time is up."""
-    found = Scan(len(leaf.dataset))
-    order = list(range(len(leaf.dataset)))
+    scan = Scan(len(dataset))
+    order = list(range(len(dataset)))
     random.Random(SEED).shuffle(order)
     end = time.monotonic() + seconds
     for index in order:
-        info = leaf.dataset.get_data_info(index)
-        labels = get_labels(info)
-        found.num_scanned += 1
-        found.objects.update(labels)
-        found.images.update(set(labels))
+        info = dataset.get_data_info(index)
+        labels = _get_labels(info)
+        scan.num_scanned += 1
+        scan.objects.update(labels)
+        scan.images.update(set(labels))
         path = str(info.get('img_path') or '')
         folder = osp.dirname(path)
-        found.paths.add(path)
+        scan.paths.add(path)
         if np.ndim(info.get('gt_label', [])) == 0:  # not a list of labels
-            found.folders[folder][labels[0]] += 1
-        found.strata[index] = (folder, *set(labels))
-        if found.num_scanned >= 32 and time.monotonic() > end:
+            scan.folders[folder][labels[0]] += 1
+        scan.strata[index] = (folder, *set(labels))
+        if scan.num_scanned >= MIN_SCANNED and time.monotonic() > end:
             break
-    return found
+    return scan
 
 
-def get_labels(info: dict) -> list[int]:
+def _get_labels(info):
     """Return the labels of an entry: of its objects, or of the image."""
     if 'instances' in info:
-        labels = [x['bbox_label'] for x in info['instances'] if 'bbox_label' in x]
-    else:
-        labels = np.atleast_1d(info.get('gt_label', [])).tolist()
-    return [int(label) for label in labels]
+        objects = [x for x in info['instances'] if not x.get('ignore_flag')]
+        return [int(x['bbox_label']) for x in objects if 'bbox_label' in x]
+    return [int(label) for label in np.atleast_1d(info.get('gt_label', []))]
 
 
-def choose(found: Scan) -> list[int]:
+def _choose(scan):
     """Order the entries so that the first ones cover all classes and folders."""
     seen: set = set()
     first, others = [], []
-    for index, names in found.strata.items():
+    for index, names in scan.strata.items():
         (others if seen.issuperset(names) else first).append(index)
         seen.update(names)
     # Half of them at random, in case there are many classes.
@@ -147,51 +178,34 @@ def choose(found: Scan) -> list[int]:
     return mixed + first[len(others) :] + others[len(first) :]
 
 
-def load_samples(
-    leaf: Leaf, found: Scan, num: int, seconds: float, limit: float
-) -> list[Sample]:
-    """Load images through the pipeline of a dataset.
-
-    Args:
-        leaf: The dataset.
-        found: Its entries.
-        num: At least this many images, or all.
-        seconds: More are loaded until this time is up.
-        limit: No more are loaded after this time.
-    """
+def _load_samples(dataset, scan, num, seconds, limit):
     start = time.monotonic()
-    samples = []
-    steps = _copy_steps(leaf.dataset)
-    for index in choose(found):
+    samples: list = []
+    # A copy, since some transforms keep images for the next sample.
+    pipeline = getattr(dataset, 'pipeline', None)
+    steps = copy.deepcopy(getattr(pipeline, 'transforms', []))
+    for index in _choose(scan):
         passed = time.monotonic() - start
         if passed > limit or (len(samples) >= num and passed > seconds):
             break
-        samples.append(load_sample(leaf.dataset, index, steps))
+        samples.append(_load_sample(dataset, index, steps))
     return samples
 
 
-def _copy_steps(dataset):
-    # A copy, since some transforms keep images for the next sample.
-    steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
-    return [copy.deepcopy(s) for s in steps]
-
-
-def load_sample(dataset, index: int, steps: list) -> Sample:
+def _load_sample(dataset, index, steps):
     """Load one image, and keep what its loading steps have loaded."""
     info = dataset.get_data_info(index)
     path = info.get('img_path')
     sample = Sample(str(path or f'sample {index}'), info)
     if path and osp.isfile(path):
         sample.stored = read_image(path)
-    for _ in range(5):  # a random crop may drop the sample
+    for _ in range(MAX_TRIES):
         try:
-            data = _run(sample, copy.deepcopy(info), steps)
-        except Exception as e:
-            traceback.clear_frames(e.__traceback__)  # which hold the image
+            sample.packed = _run(sample, copy.deepcopy(info), steps)
+        except UserError as e:
+            traceback.clear_frames(e.__cause__.__traceback__)  # which hold the image
             sample.error = e
-            break
-        if data is not None:
-            sample.packed = data
+        if sample.error or sample.packed:
             break
     return sample
 
@@ -199,7 +213,7 @@ def load_sample(dataset, index: int, steps: list) -> Sample:
 def _run(sample, data, steps):
     for step in steps:
         data = run_step(step, data)
-        if data is None or not isinstance(data, dict):
+        if not isinstance(data, dict):
             return None
         if 'Load' in type(step).__name__:
             _keep_loaded(sample, data)
@@ -212,8 +226,7 @@ def _keep_loaded(sample, data):
         sample.size = image.shape[1], image.shape[0]
         sample.brightest = float(image.max())
     if 'gt_bboxes' in data and sample.boxes is None:
-        boxes = data['gt_bboxes']
-        boxes = to_array(getattr(boxes, 'tensor', boxes))
+        boxes = _to_array(data['gt_bboxes'])
         sample.boxes = boxes.reshape(-1, boxes.shape[-1])
         sample.scale = tuple(data.get('scale_factor', (1, 1)))
         sample.labels = np.array(data.get('gt_bboxes_labels', ()))
@@ -222,11 +235,19 @@ def _keep_loaded(sample, data):
         sample.mask_boxes = data['gt_masks'].get_bboxes('hbox').tensor.numpy()
     mask, path = data.get('gt_seg_map'), data.get('seg_map_path')
     if mask is not None and path and sample.mask_values is None:
-        sample.mask_values, sample.mask_problem = read_mask(
-            path, mask, data.get('ori_shape')
-        )
+        found = read_mask(path, mask, data.get('ori_shape'))
+        sample.mask_values, sample.mask_problem = found
 
 
-def to_array(values) -> np.ndarray:
-    """Copy a tensor or an array."""
+def get_instances(packed: dict | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the boxes and labels that the network gets, if there are any."""
+    instances = getattr((packed or {}).get('data_samples'), 'gt_instances', None)
+    if instances is None or 'bboxes' not in instances:
+        return None
+    return _to_array(instances.bboxes), _to_array(instances.labels)
+
+
+def _to_array(values):
+    """Copy boxes, a tensor or an array."""
+    values = getattr(values, 'tensor', values)
     return values.numpy().copy() if hasattr(values, 'numpy') else np.array(values)

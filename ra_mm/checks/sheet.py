@@ -1,140 +1,90 @@
 """A contact sheet: pictures with boxes, masks and names, as the network gets them."""
 
-import functools
 from pathlib import Path
 
+import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
 
-from ra_mm.checks.images import Observed, get_instances
-from ra_mm.checks.sample import fixed_randomness
+from ra_mm.checks.sample import Part, fixed_randomness, get_instances
 
-SIDE = 320  # of a picture, in pixels
+MAX_NAMES = 60  # in the legend
 
 
-def draw_sheet(data: Observed, path: Path, num: int = 24, columns: int = 6) -> int:
+def draw_sheet(part: Part, path: Path, num: int = 24, columns: int = 6) -> int:
     """Draw samples of a dataset, and write them to ``path``.
 
     Returns:
         int: The number of pictures; nothing is written if it is 0.
     """
-    packed = [(s.path, s.packed, s.scale) for s in data.loaded if s.packed]
-    mixer = data.leaf.mixed_by
-    if mixer is not None:  # the network gets mixed images
-        with fixed_randomness():
-            packed = [('mixed', mixer[i], (1, 1)) for i in range(min(num, len(mixer)))]
-    tiles = [
-        _draw(image, sample, scale, data.leaf.classes)
-        for image, sample, scale in packed[:num]
-        if hasattr(sample.get('inputs'), 'shape')
+    found = [
+        (Path(s.path).name, s.packed, s.scale) for s in part.loaded[:num] if s.packed
     ]
-    if not tiles:
+    if getattr(part.root, 'pipeline', None) and part.root is not part.dataset:
+        with fixed_randomness():  # the network gets mixed images
+            indices = range(min(num, len(part.root)))
+            found = [('mixed', part.root[i], (1, 1)) for i in indices]
+    found = [sample for sample in found if hasattr(sample[1].get('inputs'), 'shape')]
+    if not found:
         return 0
-    columns = min(columns, len(tiles))
-    rows = -(-len(tiles) // columns)
-    height = max(tile.height for tile in tiles)
-    legend = _make_legend(data.leaf.classes, columns * SIDE)
-    sheet = Image.new('RGB', (columns * SIDE, rows * height + legend.height), 'white')
-    for i, tile in enumerate(tiles):
-        sheet.paste(tile, (i % columns * SIDE, i // columns * height))
-    sheet.paste(legend, (0, rows * height))
-    sheet.save(path)
-    return len(tiles)
+    columns = min(columns, len(found))
+    rows = -(-len(found) // columns)
+    figure = Figure(figsize=(3.2 * columns, 3.4 * rows + 0.6), layout='constrained')
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for ax in axes:
+        ax.axis('off')
+    for ax, (title, packed, scale) in zip(axes, found):
+        _draw(ax, title, packed, scale, part.classes)
+    names = [*part.classes[:MAX_NAMES]] + ['...'] * (len(part.classes) > MAX_NAMES)
+    patches = [Patch(color=_color(i), label=name) for i, name in enumerate(names)]
+    figure.legend(handles=patches, loc='outside lower center', ncols=2 * columns)
+    figure.savefig(path, dpi=100)
+    return len(found)
 
 
-def get_color(label: int) -> tuple[int, int, int]:
+def _color(label, alpha=1.0):
     """Return one of many colours that differ well."""
-    hue = label * 0.618034 % 1
-    value = 1 if label % 2 == 0 else 0.75
-    phases = np.clip(np.abs((hue + np.array([0, 2 / 3, 1 / 3])) % 1 * 6 - 3) - 1, 0, 1)
-    return tuple(int(255 * value * v) for v in 0.15 + 0.85 * phases)
+    return (*matplotlib.colormaps['hsv'](label * 0.618034 % 1)[:3], alpha)
 
 
-def _draw(path, packed, box_scale, classes):
-    inputs = packed['inputs'].float().numpy()
-    pixels = np.moveaxis(inputs[-3:], 0, -1)
-    if pixels.shape[-1] == 3:
-        pixels = pixels[..., ::-1]  # BGR to RGB
-    else:
-        pixels = np.repeat(pixels[..., :1], 3, axis=-1)
+def _draw(ax, title, packed, scale, classes):
+    pixels = np.moveaxis(packed['inputs'].float().numpy()[-3:], 0, -1)
+    # Grey, or BGR to RGB
+    pixels = pixels[..., ::-1] if pixels.shape[-1] == 3 else pixels[..., [0, 0, 0]]
     if pixels.min() < 0 or pixels.max() > 255:  # normalized by the pipeline
         pixels = (pixels - pixels.min()) / max(np.ptp(pixels), 1e-6) * 255
-    height, width = pixels.shape[:2]
+    ax.imshow(pixels.astype(np.uint8))
     sample = packed.get('data_samples')
-    pixels = _paint_masks(pixels.copy(), sample)
-    scale = SIDE / max(height, width)
-    picture = Image.fromarray(pixels.astype(np.uint8)).resize(
-        (max(1, round(width * scale)), max(1, round(height * scale)))
-    )
-    draw = ImageDraw.Draw(picture)
-    found = get_instances(packed)
-    for box, label in zip(*found) if found else ():
-        box = (box.reshape(-1, 2) * box_scale).tolist()
-        corners = [(x * scale, y * scale) for x, y in (box[0], box[-1])]
-        if corners[0][0] <= corners[1][0] and corners[0][1] <= corners[1][1]:
-            draw.rectangle(
-                [*corners[0], *corners[1]], outline=get_color(label), width=2
-            )
-            _write(draw, corners[0], _name(classes, label), get_color(label))
-    title = Path(path).name
+    height, width = pixels.shape[:2]
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)  # of masks of any size
+    for mask, color in _iter_masks(sample):
+        ax.imshow(mask[..., None] * np.array(color), extent=extent)
+    for box, label in zip(*(get_instances(packed) or ((), ()))):
+        (x, y), *_, (right, bottom) = box.reshape(-1, 2) * scale
+        color = _color(label)
+        ax.add_patch(Rectangle((x, y), right - x, bottom - y, fill=False, color=color))
+        ax.text(x, y, _name(classes, label), fontsize=7, backgroundcolor=color)
     labels = getattr(sample, 'gt_label', None)
     if labels is not None:
-        names = ', '.join(_name(classes, int(label)) for label in labels.reshape(-1))
-        title = f'{names}: {title}'
-    tile = Image.new('RGB', (SIDE, picture.height + 16), 'white')
-    tile.paste(picture, (0, 16))
-    ImageDraw.Draw(tile).text((2, 1), title[:52], fill='black', font=_font())
-    return tile
+        names = (_name(classes, int(label)) for label in labels.reshape(-1))
+        title = f'{", ".join(names)}: {title}'
+    ax.set_title(title[:40], fontsize=8)
 
 
-def _paint_masks(pixels, sample):
-    masks = getattr(getattr(sample, 'gt_instances', None), 'masks', None)
-    if masks is not None:
-        for mask, label in zip(masks.to_ndarray(), sample.gt_instances.labels):
-            _paint(pixels, mask > 0, get_color(int(label)))
+def _iter_masks(sample):
+    """Yield masks of instances, or of classes, with their colours."""
+    instances = getattr(sample, 'gt_instances', None)
+    if getattr(instances, 'masks', None) is not None:
+        for mask, label in zip(instances.masks.to_ndarray(), instances.labels):
+            yield mask > 0, _color(int(label), 0.5)
     semantic = getattr(sample, 'gt_sem_seg', None)
     if semantic is not None:
         labels = np.array(semantic.data).squeeze()
         for label in np.unique(labels):
-            color = (0, 0, 0) if label == 255 else get_color(int(label))
-            _paint(pixels, labels == label, color)
-    return pixels
-
-
-def _paint(pixels, where, color):
-    if where.shape != pixels.shape[:2]:  # an evaluation keeps the size on disk
-        size = pixels.shape[1], pixels.shape[0]
-        where = np.array(Image.fromarray(where).resize(size, Image.Resampling.NEAREST))
-    pixels[where] = 0.5 * pixels[where] + 0.5 * np.array(color)
-
-
-def _write(draw, corner, text, color):
-    """Write above a box, or in it at the top, on a patch of this colour."""
-    place = corner[0] + 1, corner[1] - 14 if corner[1] >= 14 else corner[1] + 1
-    draw.rectangle(draw.textbbox(place, text, font=_font()), fill=color)
-    ink = 'black' if np.dot(color, (0.3, 0.6, 0.1)) > 110 else 'white'
-    draw.text(place, text, fill=ink, font=_font())
+            ignored = (0, 0, 0, 0.5)
+            yield labels == label, ignored if label == 255 else _color(int(label), 0.5)
 
 
 def _name(classes, label):
     return classes[label] if 0 <= label < len(classes) else str(label)
-
-
-@functools.cache
-def _font():
-    # Pillow's own font lacks many scripts; matplotlib brings one that has more.
-    from matplotlib import font_manager
-
-    return ImageFont.truetype(font_manager.findfont('DejaVu Sans'), 11)
-
-
-def _make_legend(classes, width):
-    names = [*classes[:60]] + ['...'] * (len(classes) > 60)
-    per_row = max(1, width // 150)
-    legend = Image.new('RGB', (width, 18 * -(-len(names) // per_row) + 4), 'white')
-    draw = ImageDraw.Draw(legend)
-    for i, name in enumerate(names):
-        x, y = i % per_row * 150 + 4, i // per_row * 18 + 4
-        draw.rectangle([x, y, x + 12, y + 12], fill=get_color(i))
-        draw.text((x + 17, y - 1), name[:20], fill='black', font=_font())
-    return legend

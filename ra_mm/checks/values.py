@@ -1,4 +1,4 @@
-"""Checks of config values that would be wrong silently, or only after hours.
+"""Config values that would be wrong silently, or only after hours.
 
 Values that PyTorch, MMEngine or the toolboxes reject while they build the run
 are left to them.
@@ -7,10 +7,10 @@ are left to them.
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
-from mmengine.config import Config
-
 from ra_mm import validation as kinds
-from ra_mm.engine.config import get_value, iter_dicts
+from ra_mm.checks.context import Context
+from ra_mm.checks.finding import Finding, error
+from ra_mm.engine.config import iter_dicts
 
 # MMEngine accepts 1000.0, and some configs of the toolboxes have it.
 INTERVAL = kinds.Kind(
@@ -40,41 +40,29 @@ RULES = (
     (kinds.POSITIVE, ('param_scheduler*.gamma',)),
     (kinds.list_of(kinds.integer(0)), ('param_scheduler*.milestones',)),
 )
-NEEDED = dict(
+REQUIRED = dict(
     train=('model', 'train_cfg', 'train_dataloader', 'optim_wrapper'),
     test=('model', 'test_cfg', 'test_dataloader', 'test_evaluator'),
     data=('model', 'train_dataloader'),
 )
 TRAINING = ('optim_', 'param_', 'auto_')
-UNUSED = dict(
+NOT_READ = dict(
     train=('test_',), test=('train_', 'val_', *TRAINING), data=('test_', *TRAINING)
 )
 
 
-def check_values(cfg: Config, mode: str) -> Iterator[str]:
-    """Yield a problem for each missing or wrong value, with its path in the config."""
-    for name in NEEDED[mode]:
+def check_values(context: Context) -> Iterator[Finding]:
+    """All parts of a config are there, and its values are of the right kind."""
+    cfg = context.cfg
+    for name in REQUIRED[context.mode]:
         if cfg.get(name) is None:
-            yield f'{cfg.filename} has no {name}: pass a complete config'
+            yield error(f'{cfg.filename} has no {name}: pass a complete config')
     for parent, node in [('', cfg), *iter_dicts(cfg)]:
         for name, value in node.items():
             path = f'{parent}.{name}' if parent else name
-            if path.startswith(UNUSED[mode]):
+            if path.startswith(NOT_READ[context.mode]):
                 continue
             for rule, patterns in RULES:
                 is_ruled = any(fnmatchcase(path, pattern) for pattern in patterns)
                 if is_ruled and not rule.test(value):
-                    yield f'{path}={value!r}: expected {rule.expected}'
-
-
-def check_val_begin(cfg: Config) -> Iterator[str]:
-    """Yield a problem if a run would end without a validation."""
-    begin = get_value(cfg, 'train_cfg.val_begin', 1)
-    end = max(
-        get_value(cfg, f'train_cfg.max_{unit}', 0) for unit in ('epochs', 'iters')
-    )
-    if cfg.get('val_dataloader') is not None and begin > end > 0:
-        yield (
-            f'train_cfg.val_begin={begin}: the training ends at {end}, without a '
-            f'validation; pass --cfg-options train_cfg.val_begin={end}'
-        )
+                    yield error(f'{path}={value!r}: expected {rule.expected}')

@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
-from ra_mm.checks.rules import check
+from ra_mm.checks.rules import check_config
 from ra_mm.cli import build_runner, load_config
 from ra_mm.engine.checkpoint_io import read_state_dict
 from ra_mm.reproduce import paper
@@ -135,7 +135,7 @@ def run_step(cfg, tmp_path, monkeypatch):
     monkeypatch.setattr(Config, 'pretty_text', '')
     cfg.work_dir = str(tmp_path)
     cfg.experiment_name = tmp_path.name
-    check(cfg, 'train')
+    check_config(cfg, 'train').raise_errors()
     runner = build_runner(cfg)
     step = OneStep()
     runner.register_hook(step)

@@ -1,4 +1,4 @@
-"""Configs to spoil, and the message that the preflight has about them."""
+"""Configs to spoil, and the message that the checks have about them."""
 
 import copy
 import json
@@ -6,7 +6,10 @@ import json
 import pytest
 from mmengine.config import Config
 
-from ra_mm.checks.rules import check
+from ra_mm.checks import rules
+from ra_mm.checks.context import Context
+from ra_mm.checks.finding import Findings
+from ra_mm.checks.rules import check_config
 from ra_mm.errors import UserError
 
 
@@ -37,8 +40,38 @@ def load(configs, tmp_path):
     return load
 
 
+@pytest.fixture
+def found(load):
+    """Change one of the small configs; return (errors, warnings) about its parts."""
+
+    def run(name, options=None, mode='train'):
+        cfg, options = load(name), dict(options or {})
+        # The small configs train for less than their schedules.
+        cfg.param_scheduler = options.pop('param_scheduler', [])
+        cfg.pop('auto_scale_lr', None)
+        cfg.merge_from_dict(options)
+        context, found = Context(cfg, mode), Findings()
+        for rule in rules.DATA + (rules.TRAINING if mode == 'train' else ()):
+            found += rule(context)
+        return found.errors, found.warnings
+
+    return run
+
+
 @pytest.fixture(scope='session')
-def refused():
+def check():
+    """Check a config without errors, and return the warnings."""
+
+    def run(cfg, mode='train', **kwargs):
+        found = check_config(cfg, mode, **kwargs)
+        found.raise_errors()
+        return found.warnings
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def refused(check):
     """Check a config that has problems, and return the message."""
 
     def run(cfg, mode='train', **kwargs):

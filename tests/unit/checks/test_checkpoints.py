@@ -6,8 +6,6 @@ from mmengine.model.weight_init import PretrainedInit
 from mmengine.registry import MODELS
 from mmpretrain.models import ResNet
 
-from ra_mm.checks.rules import check
-
 
 @pytest.fixture
 def plain_cfg(cfg):
@@ -44,7 +42,7 @@ def bad(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['none', 'text', 'code', 'truncated'])
-def test_unreadable_file(cfg, refused, bad, name):
+def test_unreadable_file(check, cfg, refused, bad, name):
     path = str(bad / f'{name}.pth')
     cfg.load_from = path
     message = refused(cfg, 'train')
@@ -64,7 +62,7 @@ def test_file_in_the_older_style(cfg, refused):
     assert 'model.pretrained' in refused(cfg)
 
 
-def test_plain_backbone(plain_cfg, weights, refused):
+def test_plain_backbone(check, plain_cfg, weights, refused):
     plain_cfg.model.backbone.init_cfg = init_cfg(weights)
     check(plain_cfg, 'train')
     plain_cfg.model.backbone.base_channels = 16
@@ -77,7 +75,7 @@ def test_plain_backbone(plain_cfg, weights, refused):
     assert 'missing (layer1.2.conv1.weight' in refused(plain_cfg)
 
 
-def test_plain_backbone_with_types_that_are_classes(plain_cfg, weights, refused):
+def test_plain_backbone_with_types_that_are_classes(check, plain_cfg, weights, refused):
     plain_cfg.default_scope = None
     plain_cfg.model.backbone.update(type=ResNet, depth=34)
     plain_cfg.model.backbone.init_cfg = dict(init_cfg(weights), type=PretrainedInit)
@@ -86,7 +84,7 @@ def test_plain_backbone_with_types_that_are_classes(plain_cfg, weights, refused)
     check(plain_cfg, 'train')
 
 
-def test_prefix_that_is_missing(plain_cfg, weights, refused):
+def test_prefix_that_is_missing(check, plain_cfg, weights, refused):
     state_dict = torch.load(weights)['state_dict']
     torch.save({f'backbone.{k}': v for k, v in state_dict.items()}, weights)
     plain_cfg.model.backbone.init_cfg = init_cfg(weights)

@@ -5,8 +5,6 @@ import importlib.util
 import pytest
 import torch
 
-from ra_mm.checks.rules import check
-
 
 @pytest.fixture
 def gpus(monkeypatch):
@@ -33,13 +31,13 @@ def processes(cfg, monkeypatch):
     return pretend
 
 
-def test_no_gpu(cfg, gpus):
+def test_no_gpu(check, cfg, gpus):
     gpus(0)
     (warning,) = check(cfg, 'test')
     assert 'no GPU' in warning
 
 
-def test_learning_rate_for_another_batch_size(cfg, gpus, processes):
+def test_learning_rate_for_another_batch_size(check, cfg, gpus, processes):
     gpus(4)
     processes(4)
     cfg.auto_scale_lr.base_batch_size = 16
@@ -54,7 +52,7 @@ def test_learning_rate_for_another_batch_size(cfg, gpus, processes):
     assert check(cfg, 'train') == []
 
 
-def test_learning_rate_with_accumulation(cfg, gpus, processes, refused):
+def test_learning_rate_with_accumulation(check, cfg, gpus, processes, refused):
     gpus(4)
     processes(4)
     cfg.auto_scale_lr.base_batch_size = 16
@@ -98,7 +96,7 @@ def test_mmcv_without_operators(cfg, monkeypatch, refused):
     assert 'ra_mm.mmcv_ops install' in refused(cfg)
 
 
-def test_first_process_checks_for_the_others(cfg, monkeypatch, refused):
+def test_first_process_checks_for_the_others(check, cfg, monkeypatch, refused):
     cfg.train_dataloader.dataset.data_root = 'none'
     monkeypatch.setenv('LOCAL_RANK', '1')
     assert check(cfg, 'train') == []

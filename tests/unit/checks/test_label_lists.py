@@ -4,8 +4,6 @@ import shutil
 
 import pytest
 
-from ra_mm.checks.rules import check
-
 
 @pytest.fixture
 def copied(shapes, tmp_path):
@@ -39,7 +37,7 @@ def with_list(classifier, copied):
     return put
 
 
-def test_list(with_list):
+def test_list(check, with_list):
     check(with_list(lambda path, label: f'{path} {label}'), 'train')
 
 
@@ -52,9 +50,9 @@ def test_list(with_list):
         (lambda path, label: path, 'line 1: expected'),
         (lambda path, label: f'{path} {label}' if label else '', 'line 1: expected'),
         (lambda path, label: '', 'is empty'),
-        (lambda path, label: f'{path} {label - 1}', 'the label is -1'),
+        (lambda path, label: f'{path} {label - 1}', 'line 1: the labels (-1)'),
         (lambda path, label: f'{path} {label + 1}', 'subtract 1'),
-        (lambda path, label: f'{path}x {label}', 'line 1: there is no image'),
+        (lambda path, label: f'{path}x {label}', 'files are missing'),
     ],
 )
 def test_bad_list(refused, with_list, copied, change, expected):
@@ -62,7 +60,7 @@ def test_bad_list(refused, with_list, copied, change, expected):
     assert f'{copied}/list.txt' in text and expected in text
 
 
-def test_list_without_names(refused, with_list):
+def test_list_without_names(check, refused, with_list):
     """Then the labels fit the model."""
     check(with_list(lambda path, label: f'{path} {label}', names=False), 'train')
     bad = with_list(lambda path, label: f'{path} {label + 1}', names=False)

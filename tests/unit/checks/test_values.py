@@ -4,8 +4,6 @@ import math
 
 import pytest
 
-from ra_mm.checks.rules import check
-
 VALUES = [
     ('model', 'FasterRCNN'),
     ('model.data_preprocessor.mean', [math.nan]),
@@ -69,7 +67,7 @@ def test_value(cfg, refused, path, value):
     assert f'{path}=' in message and 'expected' in message
 
 
-def test_values_above_are_in_a_valid_config(cfg):
+def test_values_above_are_in_a_valid_config(check, cfg):
     check(cfg, 'train')
     cfg.train_cfg.val_interval = 1000.0  # as in some configs of the toolboxes
     check(cfg, 'train')
@@ -101,7 +99,7 @@ def test_missing_part(cfg, refused, mode, name, value):
     assert f'has no {name}' in refused(cfg, mode)
 
 
-def test_other_mode_is_not_checked(cfg):
+def test_other_mode_is_not_checked(check, cfg):
     cfg.test_dataloader.batch_size = 0
     check(cfg, 'train')
     cfg.test_dataloader.batch_size = 1
@@ -110,7 +108,7 @@ def test_other_mode_is_not_checked(cfg):
     check(cfg, 'test')
 
 
-def test_run_without_a_validation(cfg, refused):
+def test_run_without_a_validation(check, cfg, refused):
     cfg.train_cfg = dict(by_epoch=True, max_epochs=12, val_begin=13)
     assert 'train_cfg.val_begin=12' in refused(cfg)
     cfg.train_cfg = dict(by_epoch=False, max_iters=500, val_begin=501)

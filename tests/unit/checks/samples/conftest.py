@@ -1,4 +1,4 @@
-"""Small drawn data sets of each kind, to spoil, and the audit of them."""
+"""Small drawn data sets of each kind, to spoil, and the checks of their samples."""
 
 import json
 
@@ -7,7 +7,8 @@ import pytest
 from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 
-from ra_mm.checks.run import audit
+from ra_mm.checks.rules import check_samples
+from ra_mm.checks.sample import load_parts
 
 
 def write_image(path, size=(64, 48), seed=0, **kwargs):
@@ -167,7 +168,7 @@ def make_folders():
 
 @pytest.fixture(scope='session')
 def look():
-    """Audit settings of training data, and of others; return (errors, warnings)."""
+    """Check settings of training data, and of others; return (errors, warnings)."""
 
     def run(train, val=None):
         settings = dict(train=train, val=val)
@@ -176,7 +177,7 @@ def look():
             for part, node in settings.items()
             if node
         }
-        found = audit(datasets, num=32, seconds=0)
+        found = check_samples(load_parts(datasets, seconds=0))
         return found.errors, found.warnings
 
     return run

@@ -1,6 +1,8 @@
 """Boxes and instance masks, against the images as they are loaded."""
 
 import pytest
+from mmdet.datasets import CocoDataset
+from mmdet.registry import DATASETS
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -54,10 +56,19 @@ def test_one_image_of_another_size_is_a_warning(tmp_path, coco, warning):
     assert str(path) in warning(many.build())
 
 
+@DATASETS.register_module()
+class OwnDataset(CocoDataset):
+    """A dataset that is not read as COCO, as far as one can tell."""
+
+    def load_data_list(self):
+        return super().load_data_list()
+
+
 def test_boxes_beyond_the_images(coco, error):
     for annotation in coco.content['annotations']:
         annotation['bbox'][2] += 60
-    assert '24 of 24 boxes leave their image' in error(coco.build())
+    text = error(coco.build(type='OwnDataset'))
+    assert '24 of 24 boxes' in text and '64 x 48' in text and '.jpg' in text
 
 
 def test_masks_beside_their_boxes(coco, error):
@@ -108,6 +119,12 @@ def test_most_objects_are_crowds(coco, warning):
 def test_pipeline_that_loses_the_objects(coco, error):
     step = dict(type='FilterAnnotations', min_gt_bbox_wh=(30, 30))
     assert 'dropped with their image' in error(coco.build(steps=[step]))
+
+
+def test_class_whose_objects_are_all_crowds(coco, warning):
+    for annotation in coco.content['annotations']:
+        annotation['iscrowd'] = int(annotation['category_id'] == 7)
+    assert 'nothing of (dog)' in warning(coco.build())
 
 
 def test_class_without_objects(coco, warning):

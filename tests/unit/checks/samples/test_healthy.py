@@ -63,8 +63,7 @@ def test_wrappers(coco, look, wrap):
 
 
 def test_a_fault_within_wrappers(coco, error):
-    for annotation in coco.content['annotations']:
-        annotation['bbox'][2] += 60
+    (coco.root / 'images/003.jpg').write_bytes(b'')
     inner = dict(type='ConcatDataset', datasets=[coco.build()])
     text = error(dict(type='RepeatDataset', times=2, dataset=inner))
     assert text.startswith('train_dataloader.dataset.dataset.datasets.0: ')

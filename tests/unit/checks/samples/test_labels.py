@@ -24,16 +24,6 @@ def test_list_whose_labels_contradict_the_folders(folders, error):
     assert 'cat is dog' in error(folders.build(ann_file=list_file))
 
 
-@pytest.mark.parametrize('part', ['train', 'val'])
-def test_labels_that_begin_at_1(folders, error, part):
-    good = folders.build()
-    bad = folders.build(ann_file=folders.write_list(first=1))
-    parts = dict(train=(bad, good), val=(good, bad))
-    text = error(*parts[part])
-    assert text.startswith(f'{part}_dataloader.dataset') and '(3)' in text
-    assert '0 to 2' in text
-
-
 def test_folders_of_other_numbers_in_validation(tmp_path, make_folders, error):
     """Without names of classes, in both the folders are numbered as they are found."""
     train = make_folders(tmp_path / 'train').build(metainfo=None)

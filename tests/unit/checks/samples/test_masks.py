@@ -50,7 +50,7 @@ def test_masks_in_colours(masks, error):
 def test_mask_of_another_size(masks, error):
     masks.write_mask(3, np.zeros((24, 32), np.uint8))
     text = error(masks.build())
-    assert 'masks/003.png' in text and '32 x 24' in text and '64 x 48' in text
+    assert 'masks/003.png' in text and '(24, 32)' in text and '(48, 64)' in text
 
 
 def test_last_class_is_lost_by_reduce_zero_label(masks, warning):

@@ -1,0 +1,87 @@
+"""The classes of the datasets, against num_classes, weights and palettes."""
+
+import os
+import os.path as osp
+import re
+from collections.abc import Iterator
+
+from ra_mm.checks.context import Context
+from ra_mm.checks.finding import Finding, error, remedy
+from ra_mm.engine.config import get_toolbox, get_value, iter_dicts
+from ra_mm.validation import shorten
+
+# The heads whose num_classes is the number of classes of the data.
+HEAD = re.compile(
+    r'model\.(roi_head\.)?(bbox_head|mask_head|decode_head|auxiliary_head|head)(\.\d+)?'
+)
+
+
+def check_num_classes(context: Context) -> Iterator[Finding]:
+    """All datasets have the same classes, and the model has their number."""
+    cfg = context.cfg
+    named = ((e.key, _get_classes(e.dataset)) for e in context.all_datasets)
+    classes = {key: names for key, names in named if names}
+    if len(set(classes.values())) > 1:
+        lists = (f'{key} has {shorten(names)}' for key, names in classes.items())
+        yield error(f'the datasets have different classes: {"; ".join(lists)}')
+    elif classes:
+        key, names = next(iter(classes.items()))
+        wrong: dict = {}
+        for head, node in iter_dicts(cfg.model, 'model'):
+            if HEAD.fullmatch(head):
+                wrong.update(_find_wrong_numbers(head, node, len(names)))
+        n = get_value(cfg, 'data_preprocessor.num_classes', len(names))
+        # Only mixing images uses the number of the preprocessor.
+        if n != len(names) and (wrong or get_value(cfg, 'model.train_cfg.augments')):
+            wrong['data_preprocessor.num_classes'] = len(names)
+        if wrong:
+            yield error(
+                f'{key} has {len(names)} classes {shorten(names)}, but the model is '
+                f'configured for a different number; {remedy(wrong)}'
+            )
+
+
+def _get_classes(dataset):
+    """Return the names of the classes that a model of this dataset predicts."""
+    # The box heads of panoptic models predict only the things.
+    names = dataset.metainfo.get('thing_classes', dataset.metainfo.get('classes'))
+    if names is None and getattr(dataset, 'with_label', False) and not dataset.ann_file:
+        folder = dataset.img_prefix  # of class folders
+        if osp.isdir(folder):
+            names = sorted(
+                entry.name
+                for entry in os.scandir(folder)
+                if entry.is_dir() and not entry.name.startswith(('.', '__'))
+            )
+    return tuple(names or ())
+
+
+def _find_wrong_numbers(head, node, count):
+    """Yield the options that make the numbers of classes in a head right."""
+    if node.get('num_classes', count) != count:
+        yield f'{head}.num_classes', count
+    if node.get('out_channels') == node.get('num_classes', 0) != count:
+        yield f'{head}.out_channels', count
+    for key, loss in iter_dicts(dict(node), head):
+        weights = loss.get('class_weight')
+        if not isinstance(weights, list | tuple):
+            continue
+        # The last one of mmdet's and Mask2Former's loss_cls is no class.
+        others = list(weights[-1:]) if 'loss_cls' in key else []
+        if len(weights) - len(others) != count and len(weights) != count:
+            yield f'{key}.class_weight', [1.0] * count + others
+
+
+def check_palettes(context: Context) -> Iterator[Finding]:
+    """A palette has a colour for each class."""
+    if get_toolbox(context.cfg) != 'mmseg':
+        return
+    for key, node in context.iter_nodes():
+        palette = get_value(node, 'metainfo.palette')
+        classes = get_value(node, 'metainfo.classes')
+        is_listed = isinstance(classes, list | tuple)
+        if palette and is_listed and len(palette) != len(classes):
+            yield error(
+                f'{key}.metainfo.palette has {len(palette)} colours for '
+                f'{len(classes)} classes: {remedy({f"{key}.metainfo.palette": []})}'
+            )

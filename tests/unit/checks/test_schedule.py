@@ -1,0 +1,71 @@
+"""Schedules, and batches of one image, against the length of the training."""
+
+import pytest
+
+
+def test_batch_norm_of_one_value(found, monkeypatch):
+    options = {'train_dataloader.batch_size': 1}
+    (problem,), _ = found('segmenter', options)
+    assert 'train_dataloader.batch_size=2' in problem
+    monkeypatch.setenv('WORLD_SIZE', '2')  # SyncBN sees the other image too
+    assert found('segmenter', options) == ([], [])
+
+
+def scheduler(**kwargs):
+    return {'param_scheduler': [dict(type='LinearLR', by_epoch=False, end=3), kwargs]}
+
+
+@pytest.mark.parametrize(
+    'node, advice',
+    [
+        (dict(type='CosineAnnealingLR', end=10), 'param_scheduler.1.end=14'),
+        (dict(type='CosineAnnealingLR', T_max=10), 'param_scheduler.1.T_max=14'),
+        (dict(type='PolyLR', end=100), 'param_scheduler.1.end=14'),
+        (dict(type='MultiStepLR', milestones=[8, 20]), 'milestones=[8, 20]'),
+    ],
+)
+def test_schedule_of_another_length(found, node, advice):
+    options = {'train_cfg.max_epochs': 14, **scheduler(**node)}
+    problems, (warning,) = found('detector', options)
+    assert not problems and advice in warning
+
+
+def test_schedule_that_is_no_list(found):
+    node = dict(type='CosineAnnealingLR', T_max=10)
+    options = {'train_cfg.max_epochs': 14, 'param_scheduler': node}
+    _, (warning,) = found('detector', options)
+    assert ' param_scheduler.end=14 param_scheduler.T_max=14' in warning
+
+
+@pytest.mark.parametrize(
+    'name, options, expected',
+    [
+        ('detector', {'train_cfg.max_epochs': 14}, '10 epochs'),
+        ('segmenter', {'train_cfg.max_iters': 14}, '10 iterations'),
+    ],
+)
+def test_schedule_has_a_unit(found, name, options, expected):
+    node = dict(type='PolyLR', end=10, by_epoch=expected.endswith('epochs'))
+    _, (warning,) = found(name, {**options, 'param_scheduler': [node]})
+    assert expected in warning
+
+
+@pytest.mark.parametrize(
+    'node',
+    [
+        dict(type='CosineAnnealingLR', begin=1, end=14),
+        dict(type='CosineAnnealingLR', T_max=13, begin=1, end=14),
+        dict(type='MultiStepLR', milestones=[8, 11], end=12),
+        dict(type='CosineAnnealingLR', by_epoch=False, end=1000),
+    ],
+)
+def test_schedule_that_fits(found, node):
+    options = {'train_cfg.max_epochs': 14, **scheduler(**node)}
+    assert found('detector', options) == ([], [])
+
+
+def test_schedule_with_a_constant_end(found):
+    """As in YOLOX."""
+    options = {'train_cfg.max_epochs': 14, **scheduler(type='CosineAnnealingLR', end=9)}
+    options['param_scheduler'] += [dict(type='ConstantLR', factor=1, begin=9, end=14)]
+    assert found('detector', options) == ([], [])
