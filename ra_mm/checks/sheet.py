@@ -31,7 +31,7 @@ def draw_sheet(part: Part, path: Path, num: int = 24, columns: int = 6) -> int:
     columns = min(columns, len(found))
     rows = -(-len(found) // columns)
     figure = Figure(figsize=(3.2 * columns, 3.4 * rows + 0.6), layout='constrained')
-    axes = figure.subplots(rows, columns, squeeze=False).flat
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes:
         ax.axis('off')
     for ax, (title, packed, scale) in zip(axes, found):
@@ -80,7 +80,7 @@ def _iter_masks(sample):
             yield mask > 0, _color(int(label), 0.5)
     semantic = getattr(sample, 'gt_sem_seg', None)
     if semantic is not None:
-        labels = np.array(semantic.data).squeeze()
+        labels = semantic.data.squeeze().numpy()
         for label in np.unique(labels):
             ignored = (0, 0, 0, 0.5)
             yield labels == label, ignored if label == 255 else _color(int(label), 0.5)
