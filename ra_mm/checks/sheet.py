@@ -45,7 +45,8 @@ def draw_sheet(part: Part, path: Path, num: int = 24, columns: int = 6) -> int:
 
 def _color(label, alpha=1.0):
     """Return one of many colours that differ well."""
-    return (*matplotlib.colormaps['hsv'](label * 0.618034 % 1)[:3], alpha)
+    color = np.array(matplotlib.colormaps['hsv'](label * 0.618034 % 1)[:3])
+    return (*(0.3 + 0.7 * color), alpha)  # light enough for black letters
 
 
 def _draw(ax, title, packed, scale, classes):
@@ -64,7 +65,9 @@ def _draw(ax, title, packed, scale, classes):
         (x, y), *_, (right, bottom) = box.reshape(-1, 2) * scale
         color = _color(label)
         ax.add_patch(Rectangle((x, y), right - x, bottom - y, fill=False, color=color))
-        ax.text(x, y, _name(classes, label), fontsize=7, backgroundcolor=color)
+        ax.text(
+            x, y, _name(classes, label), fontsize=7, bbox={'color': color, 'pad': 1}
+        )
     labels = getattr(sample, 'gt_label', None)
     if labels is not None:
         names = (_name(classes, int(label)) for label in labels.reshape(-1))
