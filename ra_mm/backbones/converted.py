@@ -24,9 +24,8 @@ def build_converted(
     """Build a backbone and convert it, see :func:`ra_mm.convert`.
 
     The model has the backbone itself, an instance of its own class, with its
-    checkpoint keys, ``init_cfg`` and ``frozen_stages``. As elsewhere in MMEngine,
-    pre-trained weights may fit in part; if none of them fits, that is an error. For
-    example::
+    checkpoint keys, ``init_cfg`` and ``frozen_stages``. Pre-trained weights must fit
+    all of it but the attention, see :func:`.refuse_foreign_weights`. For example::
 
         _base_ = 'mmdet::hrnet/faster-rcnn_hrnetv2p-w18-1x_coco.py'
         model = dict(backbone=dict(type='ra_mm.Converted', backbone=dict(type='HRNet')))

@@ -68,35 +68,42 @@ def _find_init_cfg(module):
 
 
 def refuse_foreign_weights(backbone: nn.Module, found: Any) -> None:
-    """Stop if a backbone has none of the weights of a checkpoint.
+    """Stop if the weights of a checkpoint do not fit a backbone.
 
     MMEngine only warns of it, and the training starts from scratch. This is a hook
     for :meth:`torch.nn.Module.register_load_state_dict_post_hook`: at that time, the
     weights have the names that an ``init_weights`` of the backbone's own gives them.
 
     Args:
-        backbone: A backbone of OpenMMLab.
+        backbone: A backbone of OpenMMLab. With ``dcn`` or ``plugins``, it has weights
+            that no pre-training knows.
         found: ``missing_keys`` and ``unexpected_keys`` of the model that is loaded.
             In a detector, the names of that differ from those of its backbone, and
             nothing is refused.
 
     Raises:
-        UserError: If only weights of attentions could be loaded, or none.
+        UserError: If weights are missing while the backbone is initialized, except
+            for those of attentions; at other times, if all of them are.
     """
+    cfg = _find_init_cfg(backbone) or {}
     attention = attention_keys(backbone)
     own = [name for name, _ in backbone.named_parameters() if name not in attention]
-    missing, unexpected = found.missing_keys, found.unexpected_keys
-    if not unexpected or not set(own) <= set(missing):
+    missing = [name for name in own if name in found.missing_keys]
+    is_strict = cfg and not (
+        getattr(backbone, 'is_init', True)
+        or getattr(backbone, 'dcn', None)
+        or getattr(backbone, 'plugins', None)
+    )
+    if not missing or not is_strict and (missing != own or not found.unexpected_keys):
         return
-    cfg = _find_init_cfg(backbone) or {}
-    prefix = find_prefix(own, unexpected)
     remedy = 'give a checkpoint of the same backbone, or none to train from scratch'
-    if prefix:
-        remedy = f'add prefix={prefix!r} to init_cfg'
+    if missing == own and cfg:
+        prefix = find_prefix(own, read_state_dict(cfg['checkpoint']))
+        remedy = f'add prefix={prefix!r} to init_cfg' if prefix else remedy
+    mismatch = dict(missing=missing, unexpected=found.unexpected_keys)
     raise UserError(
         f'{cfg.get("checkpoint", "the checkpoint")} does not fit '
-        f'{type(backbone).__name__}, which would stay untrained: '
-        f'{format_mismatch(dict(missing=own, unexpected=unexpected))}; {remedy}'
+        f'{type(backbone).__name__}: {format_mismatch(mismatch)}; {remedy}'
     )
 
 
@@ -108,7 +115,7 @@ def load_pretrained(
 ) -> None:
     """Load a checkpoint into a backbone, see :class:`StrictPretrained`."""
     check_arg(one_of(None, 'repeat', 'init'), input_conv=input_conv)
-    source = read_state_dict(checkpoint)
+    source = weights = read_state_dict(checkpoint)
     if prefix is None:
         source = strip_prefix(source, None)
         if any(k.startswith('backbone.') for k in source):
@@ -123,15 +130,26 @@ def load_pretrained(
     found = load_weights(
         backbone, {k: v for k, v in state.items() if k.split('.')[0] in children}
     )
+    attention = attention_keys(backbone)
     if is_attention_absent(backbone, found['missing']):
-        attention = attention_keys(backbone)
         found['missing'] = [k for k in found['missing'] if k not in attention]
     if any(found.values()):
+        own = backbone.state_dict().keys() - attention
+        better = (
+            None
+            if own & state.keys()
+            else find_prefix(own, weights, backbone.rename_keys)
+        )
+        remedy = (
+            f'add prefix={better!r} to init_cfg'
+            if better
+            else 'give a checkpoint of the same backbone (depth, stem, width, '
+            'attention) or change init_cfg; for another number of input channels, add '
+            "input_conv='repeat' or input_conv='init' to it"
+        )
         raise UserError(
             f'{checkpoint} does not fit {type(backbone).__name__}: '
-            f'{format_mismatch(found)}. Give a checkpoint of the same backbone '
-            '(depth, stem, width, attention) or change init_cfg; for another number of '
-            "input channels, add input_conv='repeat' or input_conv='init' to it"
+            f'{format_mismatch(found)}; {remedy}'
         )
 
 

@@ -90,6 +90,8 @@ STEM = {
 
 
 def _rename(key, state, own):
+    if '.' not in key:  # of a whole model, for example CLIP's logit_scale
+        return key
     module, *index, entry = key.split('.')
     if module in ('stem', 'conv1') and len(index) == 1 and index[0] in STEM:
         return f'{STEM[index[0]]}.{entry}'

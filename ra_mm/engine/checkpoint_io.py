@@ -20,6 +20,12 @@ from ra_mm.engine.pickle_guard import (
 from ra_mm.errors import UserError, translate_errors
 from ra_mm.validation import shorten
 
+# Where libraries put the weights in a checkpoint, the preferred ones first.
+PLACES = (
+    *('state_dict', 'model', 'model_state', 'model_state_dict'),
+    *('teacher', 'student', 'ema', 'state_dict_ema'),
+)
+
 
 def read_checkpoint(path: str, map_location='cpu') -> Mapping:
     """Read a checkpoint without running code.
@@ -119,13 +125,17 @@ def get_weights(checkpoint: Mapping, path: str) -> Mapping:
     """Return the weights in a checkpoint and check that they are finite.
 
     Args:
-        checkpoint: Weights by name, or a dict with these as ``state_dict``.
+        checkpoint: Weights by name, or a dict with these in one of the usual places.
         path: Its file, for the message.
 
     Raises:
         UserError: If it has no weights, or one of them is not finite.
     """
-    weights = checkpoint.get('state_dict', checkpoint)
+    weights = checkpoint
+    while name := next(
+        (n for n in PLACES if isinstance(weights.get(n), Mapping)), None
+    ):
+        weights = weights[name]
     if (
         not isinstance(weights, Mapping)
         or not weights
@@ -136,7 +146,7 @@ def get_weights(checkpoint: Mapping, path: str) -> Mapping:
     ):
         raise UserError(
             f'{path} holds no weights: expected tensors by name, at the top level '
-            "or under 'state_dict'"
+            f'or under one of {", ".join(PLACES)}'
         )
     for key, value in weights.items():
         if not value.isfinite().all():

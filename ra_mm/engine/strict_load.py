@@ -1,7 +1,9 @@
 """Load weights strictly: a mismatch is an error, where mmengine only warns."""
 
 import logging
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -60,19 +62,37 @@ def strip_prefix(
     return {k.removeprefix('module.'): v for k, v in weights.items()}
 
 
-def find_prefix(names: Collection[str], keys: Collection[str]) -> str | None:
+def find_prefix(
+    names: Collection[str],
+    weights: Mapping[str, Any],
+    rename: Callable[[Mapping], Mapping] = lambda weights: weights,
+) -> str | None:
     """Find the prefix under which a checkpoint has the weights of a model.
+
+    Wrappers and whole models add prefixes, such as ``model.``, ``_orig_mod.`` or
+    ``module.encoder_q.``.
 
     Args:
         names: The weights of the model.
-        keys: Those of the checkpoint.
+        weights: Those of the checkpoint, by name.
+        rename: Converts the names of other libraries, without the prefix.
 
     Returns:
-        The prefix with which most names are keys, or None if it is the empty one.
+        The prefix, with a dot, with which most names are in the checkpoint; the first
+        of several. None if that is the empty one.
     """
-    first = next(iter(names))
-    found = {key.removesuffix(first) for key in keys if key.endswith(f'.{first}')}
-    return max(['', *found], key=lambda p: sum(p + n in keys for n in names)) or None
+    sizes = Counter(
+        '.'.join([*parents[:n], ''])
+        for *parents, _ in (key.split('.') for key in weights)
+        for n in range(1, len(parents) + 1)
+    )
+    large = [prefix for prefix, size in sizes.items() if 2 * size >= len(names)]
+
+    def count(prefix):
+        known = rename(strip_prefix(weights, prefix) if prefix else weights)
+        return sum(name in known for name in names)
+
+    return max(['', *large], key=count) or None
 
 
 def format_mismatch(found: Mapping[str, list[str]]) -> str:
@@ -108,7 +128,8 @@ def load_strict(
 
     Args:
         model: May be wrapped, for several GPUs or for test-time augmentation.
-        weights: By name, from a checkpoint.
+        weights: By name, from a checkpoint; all of them may have a prefix, as in
+            checkpoints of a wrapper.
         scope: 'model' if everything must fit; 'backbone' for weights to start
             training from: neck and heads may be new, and all of the attention
             may be missing.
@@ -120,9 +141,11 @@ def load_strict(
     """
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module  # type: ignore[assignment]
-    weights = strip_prefix(weights, None)
+    own = model.state_dict().keys()
+    prefix = None if own & weights.keys() else find_prefix(own, weights)
+    weights = strip_prefix(weights, prefix)
     found = load_weights(model, weights)
-    if model.state_dict().keys() & weights.keys():  # otherwise nothing is excused
+    if own & weights.keys():  # otherwise nothing is excused
         _excuse_plain_weights(model, found, scope, allow_plain)
         if scope == 'backbone':
             found = _excuse_new_heads(found)

@@ -154,14 +154,28 @@ def test_weights_of_another_model(tmp_path):
 
 
 def test_weights_of_which_some_fit(tmp_path):
-    """As elsewhere in MMEngine, this is only a warning."""
+    """As for the RA backbones; classifiers may be there."""
     cfg = dict(type='mmpretrain.ResNet', **RESNET)
-    state = {'conv1.weight': torch.ones(8, 3, 7, 7), 'fc.bias': torch.ones(1)}
-    torch.save(state, tmp_path / 'a.pth')
-    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'))
+    state = {**MODELS.build(dict(cfg)).state_dict(), 'fc.bias': torch.ones(1)}
+    path = tmp_path / 'a.pth'
+    torch.save(state, path)
+    init_cfg = dict(type='Pretrained', checkpoint=str(path))
     model = build(backbone=cfg, init_cfg=init_cfg)
     model.init_weights()
-    assert model.conv1.weight.eq(1).all()
+    del state['layer3.0.conv1.weight']
+    model.load_state_dict(state, strict=False)  # is for others to judge
+    torch.save(state, path)
+    with pytest.raises(UserError, match='a.pth.*layer3.0.conv1.weight'):
+        build(backbone=cfg, init_cfg=init_cfg).init_weights()
+
+
+def test_weights_that_no_pretraining_has(tmp_path):
+    cfg = dict(type='mmdet.ResNet', depth=50, base_channels=8)
+    torch.save(MODELS.build(dict(cfg)).state_dict(), tmp_path / 'a.pth')
+    plugin = dict(cfg=dict(type='ContextBlock', ratio=0.25), position='after_conv3')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'))
+    model = build(backbone=dict(cfg, plugins=[plugin], init_cfg=init_cfg))
+    model.init_weights()
 
 
 def test_loading_a_whole_model():

@@ -133,9 +133,11 @@ def test_wrappers():
         test_step = None
 
     source, target = Model(2, 3), Model(2, 3)
-    weights = {f'module.{k}': v for k, v in source.state_dict().items()}
-    load_strict(TTA(target), weights)
-    assert torch.equal(target.weight, source.weight)
+    for prefix in ('module.', '_orig_mod.', 'model.module.'):
+        torch.nn.init.zeros_(target.weight)
+        weights = {f'{prefix}{k}': v for k, v in source.state_dict().items()}
+        load_strict(TTA(target), weights)
+        assert torch.equal(target.weight, source.weight)
 
 
 @pytest.mark.parametrize('prefix', ['backbone', 'backbone.'])
@@ -150,6 +152,7 @@ def test_prefix(prefix):
         (['backbone.'], 'backbone.'),
         (['neck.', 'module.backbone.'], 'module.backbone.'),
         (['other_'], None),
+        (['module.encoder_q.'], 'module.encoder_q.'),
     ],
 )
 def test_prefix_of_a_model(prefixes, expected):
@@ -157,4 +160,4 @@ def test_prefix_of_a_model(prefixes, expected):
     names = list(model().state_dict())
     keys = {f'{prefixes[0]}{name}' for name in names[:1]}
     keys |= {f'{prefixes[-1]}{name}' for name in names}
-    assert find_prefix(names, keys) == expected
+    assert find_prefix(names, dict.fromkeys(keys)) == expected
