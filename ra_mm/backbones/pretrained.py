@@ -78,8 +78,8 @@ def refuse_foreign_weights(backbone: nn.Module, found: Any) -> None:
         backbone: A backbone of OpenMMLab. With ``dcn`` or ``plugins``, it has weights
             that no pre-training knows.
         found: ``missing_keys`` and ``unexpected_keys`` of the model that is loaded.
-            In a detector, the names of that differ from those of its backbone, and
-            nothing is refused.
+            The keys of a detector differ from those of its backbone, so that nothing
+            is refused there.
 
     Raises:
         UserError: If weights are missing while the backbone is initialized, except

@@ -20,7 +20,7 @@ from ra_mm._torch import is_compiling
 
 aten = torch.ops.aten
 
-CACHED_VALUES = 2**18  # of a temporary that stays in the cache
+CACHED_VALUES = 2**18  # the size of a temporary that stays in the cache
 
 
 def accum_dtype(t: Tensor) -> torch.dtype:

@@ -106,31 +106,6 @@ def test_amp_with_grad_scaler_learns(path):
     assert scaler.get_scale() == 1024.0
 
 
-def test_frozen_batch_norm_keeps_its_statistics():
-    model = small_resnet(norm_eval=True, frozen_stages=1).double()
-    x = images(torch.float64)
-    before = {k: v.clone() for k, v in model.named_buffers()}
-    learns = [p for p in model.parameters() if p.requires_grad]
-    grads = {}
-    for path in ('reference', 'fused'):
-        with force_path(path):
-            loss = model(x)[-1].square().mean()
-        grads[path] = torch.autograd.grad(loss, learns)
-    assert distance(grads['fused'], grads['reference']) < 1e-5
-    assert all(torch.equal(v, before[k]) for k, v in model.named_buffers())
-
-
-def test_checkpointed_blocks():
-    model, x = small_resnet(), images()
-    _, grads = loss_and_gradients(model, 'fused', x)
-    for m in model.modules():
-        if hasattr(m, 'with_cp'):
-            m.with_cp = True
-    x = x.requires_grad_()
-    _, again = loss_and_gradients(model, 'fused', x)
-    assert distance(again, grads) < 1e-3
-
-
 def test_compiled_path():
     torch._dynamo.reset()
     model = small_resnet().to(memory_format=torch.channels_last)

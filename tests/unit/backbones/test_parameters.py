@@ -9,27 +9,12 @@ import ra_mm.backbones
 # classifier of 1000 classes as torchvision documents them, None where it has
 # no such model; then the paper's 'Param. (M)' of plain, SE, CBAM, RA)
 PAPER = {
-    'ResNet18': ('ResNet', 18, 11_689_512, ('11.69', '11.78', '11.87', '11.69')),
-    'ResNet50': ('ResNet', 50, 25_557_032, ('25.56', '28.06', '30.57', '25.56')),
-    'ResNet101': ('ResNet', 101, 44_549_160, ('44.55', '49.33', '54.11', '44.58')),
-    'MobileNetV2 (0.5x)': (
-        'MobileNetV2',
-        0.5,
-        None,
-        ('1.969', '1.972', '1.976', '1.969'),
-    ),
-    'MobileNetV2 (0.75x)': (
-        'MobileNetV2',
-        0.75,
-        None,
-        ('2.636', '2.643', '2.650', '2.636'),
-    ),
-    'MobileNetV2 (1.0x)': (
-        'MobileNetV2',
-        1.0,
-        3_504_872,
-        ('3.505', '3.516', '3.529', '3.505'),
-    ),
+    'ResNet18': ('ResNet', 18, 11_689_512, '11.69 11.78 11.87 11.69'),
+    'ResNet50': ('ResNet', 50, 25_557_032, '25.56 28.06 30.57 25.56'),
+    'ResNet101': ('ResNet', 101, 44_549_160, '44.55 49.33 54.11 44.58'),
+    'MobileNetV2 (0.5x)': ('MobileNetV2', 0.5, None, '1.969 1.972 1.976 1.969'),
+    'MobileNetV2 (0.75x)': ('MobileNetV2', 0.75, None, '2.636 2.643 2.650 2.636'),
+    'MobileNetV2 (1.0x)': ('MobileNetV2', 1.0, 3_504_872, '3.505 3.516 3.529 3.505'),
 }
 KINDS = ('plain', 'SE', 'CBAM', 'ReverseAttention')
 # Where the paper prints something else than the digits of the exact count.
@@ -92,7 +77,7 @@ def test_tables_2_and_3(name):
     family, argument, documented, printed = PAPER[name]
     plain = count(family, argument, 'plain')
     assert documented in (None, plain)
-    for kind, digits in zip(KINDS, printed):
+    for kind, digits in zip(KINDS, printed.split()):
         expected = plain + sum(added(kind, C) for C in residual_channels(name))
         assert count(family, argument, kind) == expected
         decimals = len(digits.split('.')[1])
@@ -103,22 +88,8 @@ def test_tables_2_and_3(name):
 
 def test_misprints_of_resnet50():
     """For SE and CBAM, the three blocks of stage 1 (256 channels) are left out."""
-    for kind, digits in zip(KINDS[1:3], PAPER['ResNet50'][3][1:3]):
+    for kind, digits in zip(KINDS[1:3], PAPER['ResNet50'][3].split()[1:3]):
         rest = residual_channels('ResNet50')[3:]
         assert rest[0] == 512
         total = 25_557_032 + sum(added(kind, C) for C in rest)
         assert f'{total / 1e6:.2f}' == digits
-
-
-@pytest.mark.parametrize(
-    'name, extra',
-    [
-        ('ResNet18', 1_920),
-        ('ResNet50', 15_104),
-        ('ResNet101', 32_512),
-        ('MobileNetV2 (1.0x)', 792),
-    ],
-)
-def test_reverse_attention_adds(name, extra):
-    """One gamma for each channel of each block with a shortcut."""
-    assert sum(residual_channels(name)) == extra

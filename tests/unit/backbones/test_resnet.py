@@ -28,14 +28,6 @@ def test_every_block_has_attention(model, depths):
             assert len(layers) == blocks
 
 
-@pytest.mark.parametrize('model', [RAResNet, RAResNeXt])
-def test_zero_init_residual(model):
-    model = model(50)
-    model.init_weights()
-    assert not model.layer3[2].bn3.weight.any()
-    assert model.layer3[2].bn2.weight.all()
-
-
 @pytest.mark.parametrize(
     'type, name', [('RAResNet', 'resnet18'), ('RAResNeXt', 'resnext50_32x4d')]
 )
