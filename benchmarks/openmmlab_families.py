@@ -54,6 +54,8 @@ def try_config(path: Path, toolbox: str) -> str:
     try:
         model_cfg = Config.fromfile(path).model
         prepare(model_cfg)
+        if toolbox == 'mmseg':  # it would pad to its crops of 512 pixels
+            model_cfg.data_preprocessor.size = (SIZE, SIZE)
         step = 'build'
         registry = importlib.import_module(f'{toolbox}.registry').MODELS
         torch.manual_seed(0)
