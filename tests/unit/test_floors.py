@@ -61,6 +61,11 @@ def upward_imports(path, root):
     return sorted(other for other in others if heights[other] >= heights[own])
 
 
+def test_table_names_every_package():
+    modules = ('.'.join(p.relative_to(ROOT).with_suffix('').parts) for p in FILES)
+    assert {package_of(module) for module in modules} == read_heights().keys()
+
+
 @pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_import_upwards(path):
     assert upward_imports(path, ROOT) == []
