@@ -22,22 +22,16 @@ from pathlib import Path
 
 import torch
 
-from ra_mm.cli import OptionsAction, report_user_errors
+from ra_mm.cli import add_cfg_options, report_user_errors
 from ra_mm.datasets.shapes import write_shapes
 from ra_mm.errors import UserError
-from ra_mm.reproduce.data import read_dataset
-from ra_mm.reproduce.execute import Executor, new_entry
+from ra_mm.reproduce.execute import execute
+from ra_mm.reproduce.html_report import write_report
+from ra_mm.reproduce.job import make_job
 from ra_mm.reproduce.ledger import Ledger
-from ra_mm.reproduce.plan import (
-    Setting,
-    check_rows,
-    choose_rows,
-    make_job,
-    make_plan,
-    runs_of_row,
-)
+from ra_mm.reproduce.plan import Setting, make_plan, select_rows
 from ra_mm.reproduce.process import lock
-from ra_mm.reproduce.report import write_report
+from ra_mm.reproduce.user_data import read_data_folder
 
 PROG = 'tools/reproduce.py'
 
@@ -96,15 +90,7 @@ def parse_args(argv):
         'from the same weights, but for those of the attention, and see the same '
         'images in the same order',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=OptionsAction,
-        default={},
-        metavar='KEY=VALUE',
-        help='changes to the configs of all rows, such as train_cfg.max_epochs=20; '
-        'needs --data',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         '--out',
         type=Path,
@@ -135,43 +121,65 @@ def get_setting(args) -> Setting:
     Raises:
         UserError: If the dataset is missing, or there are too few GPUs.
     """
-    data = read_dataset(args.data) if args.data else None
+    data = read_data_folder(args.data) if args.data else None
     folder = args.out or Path('work_dirs/reproduce') / (
         args.scale + (f'_{data.root.name}' if data else '')
     )
-    available = torch.cuda.device_count()
     is_full = args.scale == 'full'
-    gpus = args.gpus or (available if is_full and available else 1)
+    available = torch.cuda.device_count() or (0 if is_full else 1)
+    gpus = args.gpus or (max(available, 1) if is_full else 1)
     launcher = args.launcher or ('pytorch' if gpus > 1 else 'none')
     if launcher == 'none' and gpus > 1:
         raise UserError(f'--gpus {gpus} needs --launcher pytorch or slurm')
-    if (
-        launcher != 'slurm'
-        and not args.dry_run
-        and gpus > max(available, 0 if is_full else 1)
-    ):
+    if launcher != 'slurm' and not args.dry_run and gpus > available:
         raise UserError(
-            f'--gpus {gpus}: this machine has {available}'
-            + (
-                ''
-                if available
-                else '; --scale demo trains small models on the CPU, and --dry-run '
-                'prints the commands for another machine'
-            )
+            f'--gpus {gpus}: this machine has {torch.cuda.device_count()}; --scale demo '
+            'trains small models on the CPU, and --dry-run prints the commands for '
+            'another machine'
         )
-    return Setting(args.scale, folder, data, gpus, launcher, args.cfg_options)
+    return Setting(args.scale, folder, data, gpus, launcher, args.cfg_options or {})
 
 
-def dry_run(plan, setting, ledger) -> None:
+def print_commands(plan, setting, ledger) -> None:
     """Print the commands of the runs that are not done."""
     for run in plan.values():
-        if ledger.runs.get(run.id, {}).get('status') == 'done':
+        if ledger.runs[run.id].status == 'done':
             print(f'# {run.id} is done')
             continue
         job = make_job(run, setting)
-        if job.file != run.config:
+        if not job.is_paper_config:
             print(f'# {job.file} is written when the run is started')
         print(shlex.join(job.command))
+
+
+def stop_on_signals() -> None:
+    """Stop on SIGTERM and SIGHUP as on Ctrl-C, so that trainings stop too."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, signal.default_int_handler)
+
+
+def reproduce(args) -> list[str]:
+    """Plan, train, record and report; return the ids of the runs that failed."""
+    rows = select_rows(args.tables, args.rows)
+    setting = get_setting(args)
+    plan = make_plan(rows, args.seeds, setting.data)
+    if args.dry_run:
+        ledger = Ledger.read(setting.folder)
+        ledger.request(setting, rows, args.seeds, plan)
+        print_commands(plan, setting, ledger)
+        return []
+    setting.folder.mkdir(parents=True, exist_ok=True)
+    with lock(setting.folder) as lock_file:
+        stop_on_signals()
+        ledger = Ledger.read(setting.folder)
+        ledger.request(setting, rows, args.seeds, plan)
+        ledger.save()
+        if setting.scale == 'demo' and not setting.data:
+            write_shapes(setting.folder / 'data', classes_train=400)
+        for _ in execute(plan, setting, ledger, lock_file):
+            write_report(setting.folder)
+    return [run_id for run_id in plan if ledger.runs[run_id].status == 'failed']
 
 
 def main(argv=None):
@@ -180,59 +188,18 @@ def main(argv=None):
         if args.tables[0] == 'report':
             write_report(Path(args.tables[1]))
             return
-        rows = choose_rows(args.tables, args.rows)
-        setting = get_setting(args)
-        data = setting.data and str(setting.data.root)
-        if data:
-            check_rows(rows, setting.data)
-        plan = make_plan(rows, args.seeds, bool(data))
-        ledger = Ledger(setting.folder)
-        ledger.check(args.scale, data, args.cfg_options)
-        if args.dry_run:
-            dry_run(plan, setting, ledger)
-            return
-
-        setting.folder.mkdir(parents=True, exist_ok=True)
-        with lock(setting.folder) as lock_file:
-            for number in (signal.SIGTERM, signal.SIGHUP):
-                if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
-                    signal.signal(number, signal.default_int_handler)
-            ledger = Ledger(setting.folder)
-            ledger.add(
-                args.scale,
-                data,
-                args.cfg_options,
-                args.seeds,
-                [
-                    dict(
-                        table=row.table,
-                        group=row.group,
-                        name=row.name,
-                        paper={} if data else {k: str(v) for k, v in row.paper.items()},
-                        misprints={} if data else row.misprints,
-                        runs=[
-                            run.id for run in runs_of_row(row, args.seeds, bool(data))
-                        ],
-                    )
-                    for row in rows
-                ],
-                {run.id: new_entry(run, setting) for run in plan.values()},
+        try:
+            failed = reproduce(args)
+        except KeyboardInterrupt:
+            print(
+                f'\n{PROG}: stopped; the same command continues from here',
+                file=sys.stderr,
             )
-            ledger.save()
-            if args.scale == 'demo' and not data:
-                write_shapes(setting.folder / 'data', classes_train=400)
-            try:
-                failed = Executor(plan, setting, ledger, lock_file)()
-            except KeyboardInterrupt:
-                print(
-                    f'\n{PROG}: stopped; the same command continues from here',
-                    file=sys.stderr,
-                )
-                sys.exit(130)
+            sys.exit(130)
         if failed:
             print(
-                f'{PROG}: error: {len(failed)} of {len(plan)} runs failed: '
-                f'{", ".join(failed)}; the same command retries them',
+                f'{PROG}: error: these runs failed: {", ".join(failed)}; the same '
+                'command retries them',
                 file=sys.stderr,
             )
             sys.exit(1)

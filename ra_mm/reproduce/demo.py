@@ -32,26 +32,12 @@ def _classifier(side, batch_size, lr):
             train=dict(
                 batch_size=batch_size,
                 dataset=dict(
-                    pipeline=[
-                        dict(type='LoadImageFromFile'),
-                        dict(
-                            type='RandomResizedCrop',
-                            scale=side,
-                            crop_ratio_range=(0.5, 1.0),
-                        ),
-                        dict(type='RandomFlip', prob=0.5),
-                        dict(type='PackInputs'),
-                    ]
+                    pipeline={'1': dict(scale=side, crop_ratio_range=(0.5, 1.0))}
                 ),
             ),
             val=dict(
                 dataset=dict(
-                    pipeline=[
-                        dict(type='LoadImageFromFile'),
-                        dict(type='ResizeEdge', scale=side, edge='short'),
-                        dict(type='CenterCrop', crop_size=side),
-                        dict(type='PackInputs'),
-                    ]
+                    pipeline={'1': dict(scale=side), '2': dict(crop_size=side)}
                 )
             ),
         ),

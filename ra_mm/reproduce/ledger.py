@@ -1,125 +1,236 @@
-"""The ledger of a reproduction: requested rows, runs, and their results."""
+"""Keep what was requested and what is known of each run, in ``ledger.json``.
+
+This module alone reads and writes the file. Its keys are the fields of the
+classes below.
+"""
 
 import json
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ra_mm.errors import UserError
 from ra_mm.fileio import atomic_write
-from ra_mm.reproduce import paper
+
+from . import paper
+from .plan import Run, Setting
 
 VERSION = 1
+COUNTED = ('params', 'flops')  # known before a run is done
 
 
-class Ledger:
-    """The content of ``ledger.json``, which is only written atomically.
+@dataclass
+class Entry:
+    """What is known of a run.
 
-    Args:
-        folder: Folder of ``ledger.json``, which need not exist.
-
-    Raises:
-        UserError: If the file exists and is not a ledger of this version.
+    Attributes:
+        config: The row's config, relative to the checkout or the package's
+            ``.mim``.
+        seed: Random seed.
+        needs: Id of the run whose backbone this run starts from.
+        status: 'waiting', 'running', 'done' or 'failed'.
+        command: The command line that trained it.
+        work_dir: Its folder, relative to that of the ledger.
+        scaling: How the learning rate was scaled, if it was.
+        started: While it is running, the time (seconds since 1970) of its
+            start, minus the seconds of earlier attempts.
+        wall_s: Seconds of training, all attempts together.
+        peak_memory_mb: GPU memory, if it was trained on a GPU.
+        hardware: ``device``, and the ``count`` of processes.
+        versions: Versions of packages by name.
+        commit: Commit of ra_mm's checkout, if it is one.
+        params: Parameters in millions.
+        flops: Multiply-accumulates in billions.
+        metrics: Metrics of the last validation, in percent.
+        curves: Lists of [step, value] by name.
+        checkpoint: The last checkpoint, relative to the folder of the ledger.
+        gates: Result of :func:`ra_mm.analysis.gates.measure_gates`, if measured.
+        error: Why it failed.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = Path(folder) / 'ledger.json'
-        self.content = dict(
-            version=VERSION,
-            scale=None,
-            data=None,
-            options={},
-            seeds=0,
-            rows=[],
-            runs={},
-        )
-        if self.path.exists():
-            self.content = self._read()
+    config: str
+    seed: int
+    needs: str | None = None
+    status: str = 'waiting'
+    command: str | None = None
+    work_dir: str | None = None
+    scaling: str | None = None
+    started: float | None = None
+    wall_s: float = 0.0
+    peak_memory_mb: float | None = None
+    hardware: dict[str, Any] | None = None
+    versions: dict[str, str] | None = None
+    commit: str | None = None
+    params: float | None = None
+    flops: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    curves: dict[str, list[list[float]]] = field(default_factory=dict)
+    checkpoint: str | None = None
+    gates: dict[str, Any] | None = None
+    error: str | None = None
 
-    def _read(self):
-        remedy = 'choose another folder with --out, or delete this file'
-        try:
-            content = json.loads(self.path.read_text(encoding='utf-8'))
-            version = content['version']
-        except (ValueError, KeyError, TypeError) as e:
-            raise UserError(
-                f'{self.path} is not the ledger of a reproduction '
-                f'({type(e).__name__}: {e}): {remedy}'
-            ) from e
-        if version != VERSION:
-            raise UserError(
-                f'{self.path} has version {version!r}, this tool reads and '
-                f'writes version {VERSION}: {remedy}'
-            )
-        return content
+    def value(self, metric: str) -> float | None:
+        """The value of a metric, hours or a count; None if it is not known."""
+        if metric == 'hours':
+            value = self.wall_s / 3600 or None
+        elif metric in COUNTED:
+            value = getattr(self, metric)
+        else:
+            value = self.metrics.get(metric)
+        return value if value is not None and math.isfinite(value) else None
+
+    def curve(self, key: str) -> list[list[float]]:
+        """The finite points of a logged curve."""
+        points = self.curves.get(key, [])
+        return [[x, y] for x, y in points if y is not None and math.isfinite(y)]
+
+
+@dataclass
+class RequestedRow:
+    """A row of a table that was requested.
+
+    Attributes:
+        table, group, name: As in :class:`ra_mm.reproduce.paper.Row`.
+        paper: The numbers of the paper as it prints them, by metric. None for
+            the user's data.
+        misprints: By metric, what is wrong with the printed number.
+        runs: Ids of its runs, in the order of the seeds.
+    """
+
+    table: int | str
+    group: str
+    name: str
+    paper: dict[str, str] = field(default_factory=dict)
+    misprints: dict[str, str] = field(default_factory=dict)
+    runs: list[str] = field(default_factory=list)
 
     @property
-    def runs(self) -> dict[str, dict]:
-        return self.content['runs']
+    def key(self) -> tuple[int | str, str, str]:
+        return self.table, self.group, self.name
 
-    def check(self, scale: str, data: str | None, options: dict) -> None:
-        """Refuse to mix scales, datasets or changed configs in one ledger.
+
+@dataclass
+class Ledger:
+    """The rows that were requested and the entries of their runs.
+
+    Attributes:
+        folder: The folder of ``ledger.json``.
+        scale: 'full' or 'demo'; None before the first request.
+        data: Folder of the user's dataset, if any.
+        options: Changes to all configs.
+        seeds: Largest number of seeds of a request.
+        rows: In the order of the tables.
+        runs: By id.
+    """
+
+    folder: Path
+    scale: str | None = None
+    data: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    seeds: int = 0
+    rows: list[RequestedRow] = field(default_factory=list)
+    runs: dict[str, Entry] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> 'Ledger':
+        """Read the ledger of a folder; an empty one if there is no file.
 
         Raises:
-            UserError: If the ledger has another scale, dataset or other options.
+            UserError: If the file is not a ledger of this version.
         """
-        if not self.content['scale']:
-            return
-        found = dict(self.content, options=self.content.get('options', {}))
-        for key, flag, value in (
-            ('scale', '--scale', scale),
-            ('data', '--data', data),
-            ('options', '--cfg-options', json.loads(json.dumps(options))),
-        ):
-            if found[key] != value:
+        path = folder / 'ledger.json'
+        if not path.exists():
+            return cls(folder)
+        remedy = 'choose another folder with --out, or delete this file'
+        try:
+            content = json.loads(path.read_text(encoding='utf-8'))
+            version = content.pop('version')
+            if version != VERSION:
                 raise UserError(
-                    f'{self.path} was made with {flag} {found[key]}, not {value}: '
-                    'choose another folder with --out'
+                    f'{path} has version {version!r}, this tool reads and '
+                    f'writes version {VERSION}: {remedy}'
                 )
-
-    def add(
-        self,
-        scale: str,
-        data: str | None,
-        options: dict,
-        seeds: int,
-        rows: list[dict],
-        runs: dict[str, dict],
-    ) -> None:
-        """Add rows and runs to those of earlier commands."""
-        content = self.content
-        content.update(
-            scale=scale, data=data, options=options, seeds=max(seeds, content['seeds'])
-        )
-        for run_id, run in runs.items():
-            self.runs.setdefault(run_id, run)
-        by_key = {_row_key(row): row for row in content['rows']}
-        for row in rows:
-            known = by_key.setdefault(_row_key(row), row)
-            known['runs'] = sorted({*known['runs'], *row['runs']}, key=_seed)
-        known = [*paper.rows(), *paper.beyond_rows()]
-        order = [(row.table, row.group, row.name) for row in known]
-        content['rows'] = sorted(
-            by_key.values(), key=lambda row: order.index(_row_key(row))
-        )
+            rows = [RequestedRow(**row) for row in content.pop('rows', [])]
+            runs = {k: Entry(**run) for k, run in content.pop('runs', {}).items()}
+            return cls(folder, **content, rows=rows, runs=runs)
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            raise UserError(
+                f'{path} is not the ledger of a reproduction '
+                f'({type(e).__name__}: {e}): {remedy}'
+            ) from e
 
     def save(self) -> None:
-        """Write the ledger atomically.
+        """Write ``ledger.json`` atomically.
 
         Raises:
             UserError: If it cannot be written; the previous file stays.
         """
+        content = {'version': VERSION} | vars(self)
+        path = content.pop('folder') / 'ledger.json'
         try:
-            with atomic_write(self.path) as file:
-                json.dump(self.content, file, indent=1, allow_nan=False)
+            with atomic_write(path) as file:
+                json.dump(content, file, indent=1, allow_nan=False, default=vars)
         except OSError as e:
             raise UserError(
-                f'{self.path} cannot be written: {e.strerror}. The previous version '
+                f'{path} cannot be written: {e.strerror}. The previous version '
                 'is intact, and the same command continues from it'
             ) from e
 
+    def request(
+        self, setting: Setting, rows: list[paper.Row], seeds: int, plan: dict[str, Run]
+    ) -> None:
+        """Add rows and runs to those of earlier commands.
 
-def _row_key(row):
-    return row['table'], row['group'], row['name']
+        Raises:
+            UserError: If earlier commands had another scale, dataset or other
+                options: these are not mixed in a ledger.
+        """
+        data = str(setting.data.root) if setting.data else None
+        options = json.loads(json.dumps(setting.options))  # as it is read again
+        for flag, known, value in (
+            ('--scale', self.scale, setting.scale),
+            ('--data', self.data, data),
+            ('--cfg-options', self.options, options),
+        ):
+            if self.scale and known != value:
+                raise UserError(
+                    f'{self.folder / "ledger.json"} was made with {flag} {known}, not '
+                    f'{value}: choose another folder with --out'
+                )
+        self.scale, self.data, self.options = setting.scale, data, options
+        self.seeds = max(self.seeds, seeds)
+        for run in plan.values():
+            entry = Entry(
+                config=str(run.config.relative_to(paper.CONFIGS.parent)),
+                seed=run.seed,
+                needs=run.needs.id if run.needs else None,
+                work_dir=str(setting.work_dir(run).relative_to(setting.folder)),
+            )
+            self.runs.setdefault(run.id, entry)
+        by_key = {row.key: row for row in self.rows}
+        for row in rows:
+            requested = RequestedRow(row.table, row.group, row.name)
+            if not data:
+                requested.paper = {k: str(v) for k, v in row.paper.items()}
+                requested.misprints = row.misprints
+            requested = by_key.setdefault(requested.key, requested)
+            ids = {Run(row.config, seed).id for seed in range(seeds)}
+            requested.runs = sorted(
+                ids.union(requested.runs), key=lambda run_id: self.runs[run_id].seed
+            )
+        order = [(row.table, row.group, row.name) for row in paper.all_rows()]
+        self.rows = sorted(by_key.values(), key=lambda row: order.index(row.key))
+
+    def entries(self, row: RequestedRow, status: str | None = None) -> list[Entry]:
+        """The entries of a row's runs, or of those with a status."""
+        entries = [self.runs[run_id] for run_id in row.runs if run_id in self.runs]
+        return [entry for entry in entries if status in (None, entry.status)]
 
 
-def _seed(run_id):
-    return int(run_id.rsplit('-seed', 1)[1])
+def format_duration(seconds: float) -> str:
+    """Format as '12 s', '3.1 min' or '12.7 h'."""
+    for unit, size in (('h', 3600), ('min', 60)):
+        if seconds >= size:
+            return f'{seconds / size:.1f} {unit}'
+    return f'{seconds:.0f} s'

@@ -1,7 +1,8 @@
-"""The rows of the paper's tables and of those beyond it, with their configs."""
+"""Read the rows of the paper's tables, and of those beyond it, with their configs."""
 
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -67,6 +68,17 @@ def beyond_rows() -> list[Row]:
     return [_make_row(**row) for row in _load('beyond.yml')['rows']]
 
 
+def all_rows() -> list[Row]:
+    """The rows of the paper, then those beyond it."""
+    return [*rows(), *beyond_rows()]
+
+
+@lru_cache
+def baseline_names() -> dict[tuple[int | str, str], str]:
+    """The name of the first row of each group, by table and group."""
+    return {(row.table, row.group): row.name for row in all_rows()[::-1]}
+
+
 def _make_row(table, config, start=None, paper=None, **others):
     return Row(
         table=int(table) if table.isdigit() else table,
@@ -77,6 +89,7 @@ def _make_row(table, config, start=None, paper=None, **others):
     )
 
 
+@lru_cache
 def metrics() -> dict[str, str]:
     """The column headings, with units, by metric."""
     return _load('paper.yml')['metrics']

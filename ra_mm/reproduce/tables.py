@@ -1,18 +1,16 @@
-"""Computes the cells of the report's tables and the sentences below them."""
+"""Compute the tables of the report: the paper's numbers, ours, and what they show."""
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import groupby
 from statistics import mean, median, stdev
 from typing import NamedTuple
 
-from ra_mm.reproduce import paper
-
+from . import paper
 from .comparison import Comparison, compare
-from .progress import format_duration
+from .ledger import COUNTED, Entry, Ledger, RequestedRow, format_duration
 
 TITLES = {
     2: 'ResNet',
@@ -27,7 +25,6 @@ TITLES = {
     'beyond_imagenet': 'Beyond the paper: classification',
     'beyond_coco': 'Beyond the paper: object detection',
 }
-COUNTED = ('params', 'flops')  # known before a run is done
 NOT_ACCURACY = (*COUNTED, 'hours', 'epochs')
 CAPTION = (
     'ours: mean over the finished seeds (hours: median); ±: sample standard '
@@ -44,213 +41,181 @@ class Cell(NamedTuple):
     note: int = 0  # number of the footnote
 
 
+class GroupComparison(NamedTuple):
+    """The rows of a group, compared with the first of them.
+
+    Attributes:
+        base: The baseline.
+        others: The other rows; None if not all rows with results have a common
+            seed, or if this one has no results.
+    """
+
+    base: RequestedRow
+    others: list[tuple[RequestedRow, Comparison | None]]
+
+
 @dataclass
 class Table:
     """A table of the paper with our numbers.
 
     Attributes:
         title: Number and subject.
-        rows: Its rows in the ledger.
         columns: Headings, each with the subheadings of its columns.
-        cells: A list for each row.
+        rows: Each row with its cells, a list for each heading.
         notes: Footnotes.
         caption: What the numbers are, and the hardware.
-        readings: Sentences that compare the models with the baselines.
-        main_metric: Metric whose curves are drawn.
-        has_hours: Whether the table compares training hours.
+        metric: The metric that is compared, if any was measured.
+        comparisons: Of each group; none at demo scale, unless the data are the
+            user's.
+        readings: Sentences that say what the comparisons show.
     """
 
     title: str
-    rows: list[dict]
     columns: list[tuple[str, list[str]]]
-    cells: list[list[Cell]]
+    rows: list[tuple[RequestedRow, list[list[Cell]]]]
     notes: list[str]
     caption: str
+    metric: str | None
+    comparisons: list[GroupComparison]
     readings: list[str]
-    main_metric: str | None
-    has_hours: bool
 
 
-def make_table(ledger: dict, rows: list[dict]) -> Table:
-    """Compute a table from its rows in the ledger."""
-    wanted = {metric for row in rows for metric in row['paper']}
-    has_paper = _has_paper(ledger, rows[0])
-    if not has_paper:  # compare whatever was measured
-        runs = [run for row in rows for run in done_runs(ledger, row)]
-        wanted = {metric for metric in headings() if _values(runs, metric)}
-    metrics = [metric for metric in headings() if metric in wanted]
-    main_metric = next((m for m in metrics if m not in NOT_ACCURACY), None)
-    subheadings = {m: _subheadings(ledger, m, has_paper) for m in metrics}
-    columns = [(headings()[m], subheadings[m]) for m in metrics]
-    columns.append(('Seeds', ['done']))
-    used = hardware(run for row in rows for run in done_runs(ledger, row))
-    has_several_machines = ', ' in used
-    if has_several_machines:
-        columns.append(('Hardware', ['']))
-
-    all_cells, notes = [], []
+def make_table(ledger: Ledger, rows: list[RequestedRow]) -> Table:
+    """Compute a table from its rows."""
+    metrics = _select_metrics(ledger, rows)
+    metric = next((m for m in metrics if m not in NOT_ACCURACY), None)
+    misprints = [(row.key, m) for row in rows for m in metrics if m in row.misprints]
+    columns = [(paper.metrics()[m], _subheadings(ledger, rows[0], m)) for m in metrics]
+    body = []
     for row in rows:
         cells = []
-        for metric in metrics:
-            note = row.get('misprints', {}).get(metric)
-            if note:
-                notes.append(note)
-            number = len(notes) if note else 0
-            by_subheading = _metric_cells(ledger, row, metric, number)
-            cells += [by_subheading[s] for s in subheadings[metric]]
-        cells.append(_seeds_cell(ledger, row))
-        if has_several_machines:
-            cells.append(Cell(hardware(done_runs(ledger, row)), 'text'))
-        all_cells.append(cells)
+        for m, (_, subheadings) in zip(metrics, columns):
+            key = row.key, m
+            note = misprints.index(key) + 1 if key in misprints else 0
+            by_subheading = _metric_cells(ledger, row, m, note)
+            cells.append([by_subheading[s] for s in subheadings])
+        body.append((row, [*cells, [_seeds_cell(ledger, row)]]))
+    columns.append(('Seeds', ['done']))
+    used = describe_hardware(e for row in rows for e in ledger.entries(row, 'done'))
+    if ', ' in used:
+        columns.append(('Hardware', ['']))
+        for row, cells in body:
+            text = describe_hardware(ledger.entries(row, 'done'))
+            cells.append([Cell(text, 'text')])
 
-    number = rows[0]['table']
-    title = TITLES[number]
-    if not isinstance(number, str):
-        title = f'{"Models of " if ledger["data"] else ""}Table {number}: {title}'
+    comparisons = []
+    if metric and (ledger.scale != 'demo' or ledger.data):
+        comparisons = _compare_groups(ledger, rows, metric)
     return Table(
-        title=title,
-        rows=rows,
+        title=_make_title(ledger, rows[0].table),
         columns=columns,
-        cells=all_cells,
-        notes=notes,
+        rows=body,
+        notes=[row.misprints[m] for row in rows for m in metrics if m in row.misprints],
         caption=f'{CAPTION}{used or "none yet"}.',
-        readings=list(_readings(ledger, rows, main_metric)),
-        main_metric=main_metric,
-        has_hours='hours' in metrics,
+        metric=metric,
+        comparisons=comparisons,
+        readings=[
+            _read_comparison(group.base, row, metric, comparison)
+            for group in comparisons
+            for row, comparison in group.others
+        ],
     )
 
 
-def hardware(runs: Iterable[dict]) -> str:
+def _make_title(ledger, table):
+    if isinstance(table, str):
+        return TITLES[table]
+    return f'{"Models of " if ledger.data else ""}Table {table}: {TITLES[table]}'
+
+
+def _select_metrics(ledger, rows):
+    """The metrics that the paper prints; without it, whatever was measured."""
+    wanted = {metric for row in rows for metric in row.paper}
+    if not _has_paper(ledger, rows[0]):
+        entries = [entry for row in rows for entry in ledger.entries(row, 'done')]
+        wanted = {metric for metric in paper.metrics() if _values(entries, metric)}
+    return [metric for metric in paper.metrics() if metric in wanted]
+
+
+def _has_paper(ledger, row):
+    """Whether the paper prints numbers for a row as it was trained."""
+    return not ledger.data and not isinstance(row.table, str)
+
+
+def _values(entries, metric):
+    """The values of a metric in those entries that have it."""
+    return [v for entry in entries if (v := entry.value(metric)) is not None]
+
+
+def describe_hardware(entries: Iterable[Entry]) -> str:
     """The different machines that trained these runs."""
-    used = {tuple(run['hardware'].values()) for run in runs if run.get('hardware')}
+    used = {tuple(entry.hardware.values()) for entry in entries if entry.hardware}
     return ', '.join(sorted(f'{count} × {name}' for name, count in used))
 
 
-def runs_of(ledger: dict, row: dict) -> list[dict]:
-    """The runs of a row that are in the ledger."""
-    return [ledger['runs'][n] for n in row['runs'] if n in ledger['runs']]
+def _find_baseline(ledger: Ledger, row: RequestedRow) -> RequestedRow | None:
+    """The row that this row is compared with; None if it was not requested."""
+    group = row.table, row.group
+    key = (*group, paper.baseline_names().get(group))
+    return next((other for other in ledger.rows if other.key == key), None)
 
 
-def done_runs(ledger: dict, row: dict) -> list[dict]:
-    return [run for run in runs_of(ledger, row) if run['status'] == 'done']
-
-
-@lru_cache
-def headings() -> dict[str, str]:
-    """The column headings by metric."""
-    return paper.metrics()
-
-
-def hours_ratios(ledger: dict, row: dict) -> tuple[float | None, float | None]:
+def _hours_ratios(
+    ledger: Ledger, row: RequestedRow
+) -> tuple[float | None, float | None]:
     """Training hours relative to the baseline: the paper's and ours, or None.
 
     Ours is the ratio of the medians over the seeds, so that a single run that
     was slowed down by something else does not count.
     """
-    base = _baseline(ledger, row)
+    base = _find_baseline(ledger, row)
     if base is None:
         return None, None
-    printed = [float(r['paper'].get('hours', 'nan')) for r in (row, base)]
-    runs = [done_runs(ledger, r) for r in (row, base)]
-    hours = [_values(r, 'hours') for r in runs]
-    is_comparable = all(hours) and hardware(runs[0]) == hardware(runs[1])
+    printed = [float(r.paper.get('hours', 'nan')) for r in (row, base)]
+    entries = [ledger.entries(r, 'done') for r in (row, base)]
+    hours = [_values(e, 'hours') for e in entries]
+    is_comparable = all(hours) and len({*map(describe_hardware, entries)}) == 1
     return (
         None if math.isnan(sum(printed)) else printed[0] / printed[1],
         median(hours[0]) / median(hours[1]) if is_comparable else None,
     )
 
 
-def _values(runs, metric):
-    """The values of a metric in those runs that have it."""
-    if metric == 'hours':
-        values = [(run.get('wall_s') or math.nan) / 3600 for run in runs]
-    elif metric in NOT_ACCURACY:
-        values = [run.get(metric) for run in runs]
-    else:
-        values = [(run.get('metrics') or {}).get(metric) for run in runs]
-    return [v for v in values if v is not None and math.isfinite(v)]
-
-
-@lru_cache
-def _baseline_names():
-    """The name of the first row of each group."""
-    rows = [*paper.rows(), *paper.beyond_rows()]
-    return {(row.table, row.group): row.name for row in rows[::-1]}
-
-
-def _baseline(ledger, row):
-    """The row that this row is compared with; None if it was not requested."""
-    group = row['table'], row['group']
-    for other in ledger['rows']:
-        if (*group, _baseline_names().get(group)) == (
-            other['table'],
-            other['group'],
-            other['name'],
-        ):
-            return other
-    return None
-
-
-def _format(value, digits, sign=''):
-    value = round(value, digits) + 0.0  # avoids -0.0
-    return f'{value:{sign}.{digits}f}'.replace('-', '−')
-
-
-def _has_paper(ledger, row):
-    """Whether the paper prints numbers for a row as it was trained."""
-    return not ledger['data'] and not isinstance(row['table'], str)
-
-
-def _subheadings(ledger, metric, has_paper):
-    if not has_paper:
-        return ['ours'] if metric in NOT_ACCURACY else ['ours', 'over baseline']
-    if ledger['scale'] == 'demo':
-        return (
-            ['paper, full scale']
-            if metric == 'epochs'
-            else ['ours', 'paper, full scale']
-        )
-    if metric == 'epochs':  # part of the schedule, not measured
-        return ['paper']
-    return ['paper', 'ours'] if metric == 'hours' else ['paper', 'ours', 'diff.']
+def _subheadings(ledger, row, metric):
+    ours = [] if metric == 'epochs' else ['ours']  # a part of the schedule
+    if not _has_paper(ledger, row):
+        return ours if metric in NOT_ACCURACY else ['ours', 'over baseline']
+    if ledger.scale == 'demo':
+        return [*ours, 'paper, full scale']
+    return ['paper', *ours, *([] if metric in ('hours', 'epochs') else ['diff.'])]
 
 
 def _metric_cells(ledger, row, metric, note):
     """The cells of one row and metric, by subheading."""
-    printed = row['paper'].get(metric)
+    printed = row.paper.get(metric)
+    paper_cell, difference = Cell(printed or '–', 'paper', '', note), Cell('–', 'diff')
     if metric == 'hours':
-        paper_cell, ours = _hours_cells(ledger, row, note)
-        difference = Cell('–', 'diff')
+        theirs, own = (f'×{r:.2f}' if r else '–' for r in _hours_ratios(ledger, row))
+        if printed:
+            paper_cell = Cell(theirs, 'paper', f'{printed} h', note)
+        hours = _values(ledger.entries(row, 'done'), metric)
+        ours = hours and Cell(own, 'ours', format_duration(3600 * median(hours)))
     else:
-        paper_cell = Cell(printed or '–', 'paper', '', note)
         ours, difference = _value_cells(ledger, row, metric, printed)
     return {
         'paper': paper_cell,
-        'ours': ours,
+        'ours': ours or _status_cell(ledger, row),
         'diff.': difference,
         'over baseline': difference,
         'paper, full scale': paper_cell._replace(kind='muted'),
     }
 
 
-def _hours_cells(ledger, row, note):
-    texts = ['–' if r is None else f'×{r:.2f}' for r in hours_ratios(ledger, row)]
-    printed = row['paper'].get('hours')
-    paper_cell = Cell('–', 'paper', '', note)
-    if printed:
-        paper_cell = Cell(texts[0], 'paper', f'{printed} h', note)
-    hours = _values(done_runs(ledger, row), 'hours')
-    if not hours:
-        return paper_cell, _status_cell(ledger, row)
-    return paper_cell, Cell(texts[1], 'ours', format_duration(3600 * median(hours)))
-
-
 def _value_cells(ledger, row, metric, printed):
-    """Our value, and its difference to the paper or to the baseline."""
-    runs = runs_of if metric in COUNTED else done_runs
-    values = _values(runs(ledger, row), metric)
+    """Our value, if any, and its difference to the paper or to the baseline."""
+    values = _values(ledger.entries(row, None if metric in COUNTED else 'done'), metric)
     if not values:
-        return _status_cell(ledger, row), Cell('–', 'diff')
+        return None, Cell('–', 'diff')
     digits, spread = 2, ''
     if metric in NOT_ACCURACY:
         digits = len((printed or '').partition('.')[2]) or 2
@@ -259,10 +224,9 @@ def _value_cells(ledger, row, metric, printed):
     elif len(values) > 1:
         spread = f'±{_format(stdev(values), digits)}'
     reference = [float(printed)] if printed else []
-    if not _has_paper(ledger, row):
-        base = _baseline(ledger, row)
-        is_comparable = base not in (None, row)
-        reference = _values(done_runs(ledger, base), metric) if is_comparable else []
+    base = _find_baseline(ledger, row)
+    if not _has_paper(ledger, row) and base not in (None, row):
+        reference = _values(ledger.entries(base, 'done'), metric)
     difference = '–'
     if reference:
         difference = _format(mean(values) - mean(reference), digits, '+')
@@ -270,9 +234,14 @@ def _value_cells(ledger, row, metric, printed):
     return ours, Cell(difference, 'diff')
 
 
+def _format(value, digits, sign=''):
+    value = round(value, digits) + 0.0  # avoids -0.0
+    return f'{value:{sign}.{digits}f}'.replace('-', '−')
+
+
 def _status_cell(ledger, row):
     """What to show without a value."""
-    states = {run['status'] for run in runs_of(ledger, row)}
+    states = {entry.status for entry in ledger.entries(row)}
     if 'done' in states:
         return Cell('–')
     if 'running' in states:
@@ -281,60 +250,45 @@ def _status_cell(ledger, row):
 
 
 def _seeds_cell(ledger, row):
-    states = Counter(run['status'] for run in runs_of(ledger, row))
+    states = Counter(entry.status for entry in ledger.entries(row))
     others = (f', {states[s]} {s}' for s in ('failed', 'running') if states[s])
-    return Cell(f'{states["done"]} of {len(row["runs"])}{"".join(others)}', 'seeds')
+    return Cell(f'{states["done"]} of {len(row.runs)}{"".join(others)}', 'seeds')
 
 
-def _readings(ledger, rows, metric) -> Iterator[str]:
-    """What the seeds say about each model and the plain one of its group."""
-    if metric is None or (ledger['scale'] == 'demo' and not ledger['data']):
-        return
-    for base, compared in compare_groups(ledger, rows, metric):
-        for row, comparison in compared:
-            text = f'{row["group"]}, {headings()[metric]}: '
-            if comparison is None:
-                yield f'{text}{row["name"]} and {base["name"]} share no finished seed.'
-                continue
-            difference = _format(comparison.differences.mean(), 2, '+')
-            text += f'{row["name"]} − {base["name"]} = {difference}'
-            printed = [r['paper'].get(metric) for r in (base, row)]
-            if all(printed):
-                difference = float(printed[1]) - float(printed[0])
-                text += f' (paper: {_format(difference, 1, "+")})'
-            yield f'{text}. {comparison.describe()}'
-
-
-def compare_groups(
-    ledger: dict, rows: list[dict], metric: str
-) -> Iterator[tuple[dict, list[tuple[dict, Comparison | None]]]]:
-    """Compare the rows of each group with its baseline.
-
-    Yields:
-        The baseline, and each other row with its comparison: None if not all
-        rows with results have a common seed, or if this one has no results.
-    """
-    for _, group in groupby(rows, lambda row: row['group']):
+def _compare_groups(ledger, rows, metric):
+    """Compare the rows of each group that has its baseline."""
+    comparisons = []
+    for _, group in groupby(rows, lambda row: row.group):
         group = list(group)
-        base = _baseline(ledger, group[0])
+        base = _find_baseline(ledger, group[0])
         if base is None:
             continue
         values = {
-            row['name']: values
+            row.name: values
             for row in (base, *group)
             if (values := values_by_seed(ledger, row, metric))
         }
-        comparisons = compare(values, base['name']) if base['name'] in values else {}
-        yield (
-            base,
-            [(row, comparisons.get(row['name'])) for row in group if row is not base],
-        )
+        found = compare(values, base.name) if base.name in values else {}
+        others = [(row, found.get(row.name)) for row in group if row is not base]
+        comparisons.append(GroupComparison(base, others))
+    return comparisons
 
 
-def values_by_seed(ledger: dict, row: dict, metric: str) -> dict[int, float]:
+def values_by_seed(ledger: Ledger, row: RequestedRow, metric: str) -> dict[int, float]:
     """The values of a metric in the finished runs of a row."""
-    return {
-        run['seed']: value
-        for run in done_runs(ledger, row)
-        for value in _values([run], metric)
-    }
+    entries = ledger.entries(row, 'done')
+    return {e.seed: v for e in entries if (v := e.value(metric)) is not None}
+
+
+def _read_comparison(base, row, metric, comparison):
+    """Say what the seeds show about a model and the plain one of its group."""
+    text = f'{row.group}, {paper.metrics()[metric]}: '
+    if comparison is None:
+        return f'{text}{row.name} and {base.name} share no finished seed.'
+    difference = _format(comparison.differences.mean(), 2, '+')
+    text += f'{row.name} − {base.name} = {difference}'
+    printed = [r.paper.get(metric) for r in (base, row)]
+    if all(printed):
+        difference = float(printed[1]) - float(printed[0])
+        text += f' (paper: {_format(difference, 1, "+")})'
+    return f'{text}. {comparison.describe()}'

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -93,22 +92,6 @@ def reproduce(tool):
     return tool('reproduce')
 
 
-@pytest.fixture
-def message(reproduce, capsys):
-    """Call the tool with a mistake and return its message."""
-
-    def run(*argv, status=1):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            reproduce(*argv)
-        errors = capsys.readouterr().err
-        assert stop.value.code == status
-        assert 'Traceback' not in errors
-        return re.search(r'^tools/reproduce.py: error: (.*)', errors, re.M | re.S)[1]
-
-    return run
-
-
 @pytest.mark.parametrize(
     'argv, expected',
     [
@@ -121,8 +104,8 @@ def message(reproduce, capsys):
         (['report', 'nowhere'], 'nowhere'),
     ],
 )
-def test_mistake(message, argv, expected):
-    assert re.search(expected, message(*argv), re.S)
+def test_mistake(reproduce, message, argv, expected):
+    assert re.search(expected, message(reproduce, *argv), re.S)
 
 
 @pytest.mark.parametrize(
@@ -136,131 +119,14 @@ def test_mistake(message, argv, expected):
         [],
     ],
 )
-def test_mistake_in_the_command_line(message, argv):
-    assert message(*argv, status=2)
+def test_mistake_in_the_command_line(reproduce, message, argv):
+    assert message(reproduce, *argv, status=2)
 
 
-def remove(*names):
-    def change(folder):
-        for name in names:
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-    return change
-
-
-def rewrite(name, **parts):
-    def change(folder):
-        path = folder / name
-        path.write_text(json.dumps(json.loads(path.read_text()) | parts))
-
-    return change
-
-
-@pytest.mark.parametrize(
-    'change, expected',
-    [
-        (remove('annotations/val.json'), "no split 'val'"),
-        (remove('annotations'), 'annotations/ .* train/<class>/'),
-        (remove('images'), 'train.json: .*000000.jpg .*images/'),
-        (
-            rewrite('annotations/train.json', annotations=[]),
-            'train.json has no annotations',
-        ),
-        (
-            rewrite('annotations/val.json', images=[]),
-            'val.json is not a COCO annotation file',
-        ),
-        (
-            rewrite('annotations/val.json', categories=[{'name': 'cat'}]),
-            'classes: circle, .*cat',
-        ),
-    ],
-)
-def test_mistake_in_coco_data(message, shapes, tmp_path, change, expected):
-    data = shutil.copytree(shapes, tmp_path / 'data')
-    change(data)
-    assert re.search(
-        expected,
-        message('table4', '--data', data, '--rows', 'Faster R-CNN', '--scale', 'demo'),
-    )
-
-
-@pytest.mark.parametrize(
-    'change, expected',
-    [
-        (remove('val'), "no split 'val'"),
-        (remove('val/star'), 'classes: .*star'),
-        (
-            remove(
-                'train/star/0000.jpg',
-                'train/star/0001.jpg',
-                'train/star/0002.jpg',
-                'train/star/0003.jpg',
-            ),
-            'star has no images',
-        ),
-        (remove('val/star', 'val/circle', 'val/square'), 'val has 1 class folder'),
-    ],
-)
-def test_mistake_in_class_folders(message, shapes, tmp_path, change, expected):
-    data = shutil.copytree(shapes / 'classes', tmp_path / 'data')
-    change(data)
-    assert re.search(expected, message('table9', '--data', data, '--scale', 'demo'))
-
-
-def test_rows_that_the_data_is_not_for(message, shapes, tmp_path):
-    demo = ['--scale', 'demo', '--data']
-    assert re.search('--data .*not UperNet', message('table5', *demo, shapes))
-    assert 'boxes, for Tables 4 and 5' in message('table2', *demo, shapes)
-    for table in ('table4', 'beyond_coco'):
-        assert 'class folders, for Tables 2' in message(
-            table, *demo, shapes / 'classes'
-        )
-    data = shutil.copytree(shapes, tmp_path / 'data')
-    path = data / 'annotations/val.json'
-    coco = json.loads(path.read_text())
-    for annotation in coco['annotations']:
-        del annotation['segmentation']
-    path.write_text(json.dumps(coco))
-    assert re.search(
-        'Mask R-CNN .*--rows "Faster R-CNN"', message('table4', *demo, data)
-    )
-
-
-def test_ledgers_of_others(message, tmp_path):
-    path = tmp_path / 'ledger.json'
-    argv = ['table2', '--dry-run', '--out', tmp_path]
-    for text, expected in (
-        ('{"version": 2}', 'version 2'),
-        ('{"ver', 'ledger.json'),
-        ('[]', 'ledger.json'),
-        ('{"version": 1, "scale": "demo", "data": null}', '--scale demo, not full'),
-        ('{"version": 1, "scale": "full", "data": "/d"}', '--data /d, not None'),
-    ):
-        path.write_text(text)
-        assert expected in message(*argv)
-        assert path.read_text() == text
-
-
-def test_ledger_of_changed_configs(message, shapes, tmp_path):
-    path = tmp_path / 'ledger.json'
-    data = shapes / 'classes'
-    path.write_text(
-        json.dumps(
-            dict(version=1, scale='demo', data=str(data), options={'a.b': [1, 2]})
-        )
-    )
-    argv = 'beyond_imagenet', '--scale', 'demo', '--data', data, '--out', tmp_path
-    for options in ([], ['--cfg-options', 'a.b=(1,3)']):
-        assert '--cfg-options' in message(*argv, '--dry-run', *options)
-
-
-def test_folder_in_use(message, tmp_path):
+def test_folder_in_use(reproduce, message, tmp_path):
+    argv = 'table2', '--scale', 'demo', '--out', tmp_path
     with lock(tmp_path):
-        assert f'process {os.getpid()}' in message(
-            'table2', '--scale', 'demo', '--out', tmp_path
-        )
+        assert f'process {os.getpid()}' in message(reproduce, *argv)
     assert [p.name for p in tmp_path.iterdir()] == ['.lock']
 
 

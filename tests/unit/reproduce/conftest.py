@@ -1,6 +1,7 @@
 """Ledgers to write reports from."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,60 +9,39 @@ import torch
 from ra_mm.analysis import gates
 from ra_mm.backbones import RAResNet
 from ra_mm.reproduce import paper
+from ra_mm.reproduce.ledger import Entry, Ledger, RequestedRow
 
 LOG = 'x < y && <script>alert(1)</script>\nRuntimeError: | out of `memory`'
 
 
-def _make_run(seed=0, status='done', hours=1.0, device='Test GPU', **values):
-    is_done = status == 'done'
-    run = dict(
-        config='configs/some.py',
-        seed=seed,
-        needs=None,
-        status=status,
-        command='python tools/train.py',
-        work_dir='runs/x',
-        scaling=None,
-        wall_s=3600 * hours if is_done else 0.0,
-        peak_memory_mb=None,
-        hardware=dict(device=device, count=2) if is_done else None,
-        versions=dict(torch='2.10.0') if is_done else None,
-        commit='abc1234' if is_done else None,
-        params=None,
-        flops=None,
-        metrics={},
-        curves={},
-        checkpoint=None,
-        gates=None,
-        error=LOG if status == 'failed' else None,
-    )
-    return run | values
+def _make_entry(seed=0, status='done', hours=1.0, device='Test GPU', **values):
+    entry = Entry('configs/some.py', seed, status=status, **values)
+    if status == 'done':
+        entry.wall_s = 3600 * hours
+        entry.hardware = entry.hardware or dict(device=device, count=2)
+        entry.versions = entry.versions or dict(torch='2.10.0')
+        entry.commit = entry.commit or 'abc1234'
+    entry.error = LOG if status == 'failed' else None
+    return entry
 
 
 def _make_ledger(*tables, seeds=1, **values):
-    rows, runs = [], {}
+    ledger = Ledger(Path('folder'), **{'scale': 'full', 'seeds': seeds} | values)
     for row in paper.rows(*tables):
-        names = [f'{row.config.stem}-seed{seed}' for seed in range(seeds)]
-        rows.append(
-            dict(
-                table=row.table,
-                group=row.group,
-                name=row.name,
-                runs=names,
-                paper={k: str(v) for k, v in row.paper.items()},
-                misprints=row.misprints,
-            )
+        ids = [f'{row.config.stem}-seed{seed}' for seed in range(seeds)]
+        printed = {k: str(v) for k, v in row.paper.items()}
+        ledger.rows.append(
+            RequestedRow(row.table, row.group, row.name, printed, row.misprints, ids)
         )
-        for seed, name in enumerate(names):
-            runs[name] = _make_run(seed, 'waiting')
-    ledger = dict(version=1, scale='full', data=None, seeds=seeds, rows=rows, runs=runs)
-    return ledger | values
+        for seed, run_id in enumerate(ids):
+            ledger.runs[run_id] = _make_entry(seed, 'waiting')
+    return ledger
 
 
 @pytest.fixture(scope='session')
-def make_run():
+def make_entry():
     """Call it for the entry of a run in the ledger; it is done by default."""
-    return _make_run
+    return _make_entry
 
 
 @pytest.fixture(scope='session')
@@ -74,11 +54,11 @@ def make_ledger():
 def trained_ledger():
     """Table 2 with ResNet18, plain and with RA, three seeds each."""
     ledger = _make_ledger(2, seeds=3)
-    ledger['rows'] = ledger['rows'][:4]
+    ledger.rows = ledger.rows[:4]
     top1 = {'r18': (69.4, 70.1, 70.3), 'ra_r18': (71.0, 71.9, 71.2)}
     for model, values in top1.items():
         for seed, value in enumerate(values):
-            ledger['runs'][f'{model}-seed{seed}'] = _make_run(
+            ledger.runs[f'{model}-seed{seed}'] = _make_entry(
                 seed,
                 params=11.6914,
                 flops=1.8214,
@@ -105,21 +85,16 @@ def add_curves(measured_gates):
     """Call it with a ledger to give its RA-ResNet18 curves and gates."""
 
     def add(ledger):
-        for seed in range(ledger['seeds']):
+        for seed in range(ledger.seeds):
             steps = range(10, (60, 50)[seed % 2], 10)  # seed 1 was stopped early
-            ledger['runs'][f'ra_r18-seed{seed}'] = _make_run(
+            ledger.runs[f'ra_r18-seed{seed}'] = _make_entry(
                 seed,
                 metrics=dict(top1=70.0, top5=90.0),
                 gates=measured_gates,
                 curves={
                     'loss': [[i, 4 - 0.05 * i + seed] for i in steps],
                     'temp': [[i, 31.0 - i / 2] for i in steps],
-                    'val/top1': [
-                        [1, 60.0],
-                        [2, None],
-                        [3, float('nan')],
-                        [4, 70.0 + seed],
-                    ],
+                    'val/top1': [[1, 60.0], [2, None], [4, 70.0 + seed]],
                     'G_layer1_mean': [[i, 1 + i / 100] for i in steps],
                     'G_layer1_std': [[i, 0.1] for i in steps],
                     'G_layer2_mean': [[i, 1.0] for i in steps],

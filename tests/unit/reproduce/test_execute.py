@@ -4,17 +4,15 @@ A short script writes what tools/train.py would write; real training is tested
 in tests/integration/test_reproduce.py.
 """
 
-import errno
-import os
+from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 
-from ra_mm.errors import UserError
 from ra_mm.reproduce import execute, paper
-from ra_mm.reproduce.execute import Executor, new_entry
+from ra_mm.reproduce.job import Job
 from ra_mm.reproduce.ledger import Ledger
-from ra_mm.reproduce.plan import Job, Run, Setting
+from ra_mm.reproduce.plan import Run, Setting
 from ra_mm.reproduce.process import lock
 
 EPOCHS = 4
@@ -82,21 +80,19 @@ def executor(tmp_path, monkeypatch):
                 train_cfg=dict(max_epochs=EPOCHS),
             )
         )
-        return Job(cfg, run.config, command, folder / 'epoch_4.pth', None)
+        return Job(cfg, run.config, True, command, folder / 'epoch_4.pth')
 
     def execute_all():
         plan = {run.id: run for run in runs}
-        ledger = Ledger(tmp_path)
-        ledger.add(
-            'demo', None, {}, 1, [], {run.id: new_entry(run, setting) for run in runs}
-        )
+        ledger = Ledger.read(tmp_path)
+        ledger.request(setting, [], 1, plan)
         with lock(tmp_path) as file:
-            failed = Executor(plan, setting, ledger, file)()
-        return failed, Ledger(tmp_path).runs
+            ended = [*execute.execute(plan, setting, ledger, file)]
+        failed = [f'{Path(e.config).stem}-seed0' for e in ended if e.status == 'failed']
+        return failed, Ledger.read(tmp_path).runs
 
     monkeypatch.setattr(execute, 'make_job', make_job)
-    monkeypatch.setattr(execute, 'count', lambda *_: dict(params=1.0, flops=2.0))
-    monkeypatch.setattr(execute, 'write_report', lambda folder: None)
+    monkeypatch.setattr(execute, 'count', lambda *_: (1.0, 2.0))
     execute_all.behaviours = behaviours
     execute_all.folder = tmp_path
     return execute_all
@@ -110,16 +106,16 @@ def test_done(executor):
     failed, runs = executor()
     assert failed == []
     run = runs['faster_rcnn_r50-seed0']
-    assert run['status'] == 'done' and run['error'] is None
-    assert run['needs'] == 'r50-seed0'
-    assert run['metrics'] == {'AP': 40.0}  # no small objects: no APs
-    assert run['curves']['loss'] == [[1, 1], [2, 0.5], [3, 0.33333], [4, 0.25]]
-    assert run['curves']['val/AP'] == [[1, 10], [2, 20], [3, 30], [4, 40]]
-    assert run['peak_memory_mb'] == 40
-    assert run['checkpoint'] == 'runs/faster_rcnn_r50-seed0/epoch_4.pth'
-    assert (run['params'], run['flops']) == (1, 2)
-    assert run['versions']['python'].startswith('3.')
-    assert run['hardware']['count'] == 1
+    assert run.status == 'done' and run.error is None
+    assert run.needs == 'r50-seed0'
+    assert run.metrics == {'AP': 40.0}  # no small objects: no APs
+    assert run.curves['loss'] == [[1, 1], [2, 0.5], [3, 0.33333], [4, 0.25]]
+    assert run.curves['val/AP'] == [[1, 10], [2, 20], [3, 30], [4, 40]]
+    assert run.peak_memory_mb == 40
+    assert run.checkpoint == 'runs/faster_rcnn_r50-seed0/epoch_4.pth'
+    assert (run.params, run.flops) == (1, 2)
+    assert run.versions['python'].startswith('3.')
+    assert run.hardware['count'] == 1
     # A second time, nothing is run.
     assert executor() == ([], runs)
     assert starts(executor, 'r50') == 1
@@ -129,53 +125,52 @@ def test_failure_stops_only_those_that_need_it(executor, capsys):
     executor.behaviours['r50'] = 'fail'
     failed, runs = executor()
     assert failed == ['r50-seed0', 'faster_rcnn_r50-seed0']
-    assert runs['r50-seed0']['error'].endswith('\nno\nmore\nmemory')
+    assert runs['r50-seed0'].error.endswith('\nno\nmore\nmemory')
     assert 'no\nmore\nmemory' in capsys.readouterr().out
-    assert runs['faster_rcnn_r50-seed0']['error'].startswith('needs r50-seed0')
-    assert runs['r18-seed0']['status'] == 'done'
+    assert runs['faster_rcnn_r50-seed0'].error.startswith('needs r50-seed0')
+    assert runs['r18-seed0'].status == 'done'
 
     executor.behaviours.clear()
     failed, again = executor()
     assert failed == []
     assert again['r18-seed0'] == runs['r18-seed0']
-    assert again['r50-seed0']['command'].endswith(' --resume')
+    assert again['r50-seed0'].command.endswith(' --resume')
     assert starts(executor, 'r50') == 2 and starts(executor, 'r18') == 1
-    assert [step for step, _ in again['r50-seed0']['curves']['loss']] == [1, 2, 3, 4]
+    assert [step for step, _ in again['r50-seed0'].curves['loss']] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
-    'behaviour, error',
-    [('diverge', 'the last loss is nan'), ('blind', 'has no coco/bbox_mAP')],
+    'behaviour, error', [('diverge', 'the last loss is nan'), ('blind', 'has no AP')]
 )
 def test_trained_to_the_end_in_vain(executor, behaviour, error):
     executor.behaviours['r18'] = behaviour
     failed, runs = executor()
     assert failed == ['r18-seed0']
-    assert error in runs['r18-seed0']['error']
-    assert runs['r18-seed0']['metrics'] == {}
+    assert error in runs['r18-seed0'].error
+    assert runs['r18-seed0'].metrics == {}
     # Resuming would change nothing, so it is trained from the start.
     executor.behaviours.clear()
     failed, runs = executor()
     assert failed == [] and starts(executor, 'r18') == 1
-    assert runs['r18-seed0']['metrics'] == {'AP': 40.0}
+    assert runs['r18-seed0'].metrics == {'AP': 40.0}
 
 
 def test_crash_in_the_last_validation(executor):
     executor.behaviours['r18'] = 'crash'
     failed, runs = executor()
     assert failed == ['r18-seed0']
-    assert 'while validating' in runs[failed[0]]['error']
+    assert 'while validating' in runs[failed[0]].error
     executor.behaviours.clear()
     failed, runs = executor()
     assert failed == [] and starts(executor, 'r18') == 2
-    assert runs['r18-seed0']['metrics'] == {'AP': 40.0}
+    assert runs['r18-seed0'].metrics == {'AP': 40.0}
 
 
 def test_killed_after_the_last_checkpoint(executor):
     """After a kill, only a missing last validation is run again."""
     _, runs = executor()
-    ledger = Ledger(executor.folder)
-    ledger.runs['r18-seed0']['status'] = 'running'
+    ledger = Ledger.read(executor.folder)
+    ledger.runs['r18-seed0'].status = 'running'
     ledger.save()
     assert executor() == ([], runs)
     assert starts(executor, 'r18') == 1
@@ -186,35 +181,21 @@ def test_killed_after_the_last_checkpoint(executor):
     log.write_text(''.join(lines[:-1]) + '{"coco/bbox_mA')
     _, again = executor()
     assert starts(executor, 'r18') == 2
-    assert again['r18-seed0']['metrics'] == {'AP': 40.0}
-    assert len(again['r18-seed0']['curves']['val/AP']) == 4
-    assert len(again['r18-seed0']['curves']['loss']) == 4
+    assert again['r18-seed0'].metrics == {'AP': 40.0}
+    assert len(again['r18-seed0'].curves['val/AP']) == 4
+    assert len(again['r18-seed0'].curves['loss']) == 4
     resumed = executor.folder / 'runs/r18-seed0/start1/vis_data/scalars.json'
     assert 'loss' not in resumed.read_text()
 
 
-def test_full_disk(executor, monkeypatch):
-    _, before = executor()
-    ledger = Ledger(executor.folder)
-    ledger.runs.clear()
-
-    def fsync(fd):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, 'fsync', fsync)
-    with pytest.raises(UserError, match='ledger.json .*No space left on device'):
-        ledger.save()
-    assert Ledger(executor.folder).runs == before
-    assert not list(executor.folder.glob('.ledger*'))
-
-
 def test_time_of_a_training_that_outlived_the_tool(executor):
     executor()
-    ledger = Ledger(executor.folder)
+    ledger = Ledger.read(executor.folder)
     entry = ledger.runs['r18-seed0']
     log = executor.folder / 'runs/r18-seed0/train.log'
-    entry.update(status='running', wall_s=30.0, started=log.stat().st_mtime - 100)
+    entry.status, entry.wall_s = 'running', 30.0
+    entry.started = log.stat().st_mtime - 100
     ledger.save()
     _, runs = executor()
-    assert runs['r18-seed0']['wall_s'] == 100
+    assert runs['r18-seed0'].wall_s == 100
     assert starts(executor, 'r18') == 1

@@ -12,16 +12,16 @@ from ra_mm.engine.strict_load import load_strict
 from ra_mm.errors import UserError
 from ra_mm.models import build_model
 from ra_mm.reproduce import paper
-from ra_mm.reproduce.data import read_dataset
-from ra_mm.reproduce.initial import write_initial_weights
-from ra_mm.reproduce.plan import Setting, choose_rows, make_job, make_plan
+from ra_mm.reproduce.job import make_job
+from ra_mm.reproduce.plan import Setting, make_plan, select_rows
+from ra_mm.reproduce.user_data import read_data_folder
 
 FULL = Setting('full', Path('out'), gpus=2, launcher='pytorch')
 DEMO = Setting('demo', Path('out'))
 
 
-def plan_of(*tables, seeds=1, own_data=False, rows=()):
-    return make_plan(choose_rows(tables, rows), seeds, own_data)
+def plan_of(*tables, seeds=1, data=None, rows=()):
+    return make_plan(select_rows(tables, rows), seeds, data)
 
 
 def trained_config(job, setting):
@@ -54,7 +54,7 @@ def test_every_row_has_a_run_and_no_run_is_repeated():
     assert sum(row.config.stem == 'ra_r18' for row in paper.rows()) == 5
 
 
-def test_prerequisites_come_first_with_the_same_seed():
+def test_prerequisites_come_first_with_the_same_seed(shapes):
     plan = plan_of('table4', 'table5', seeds=2)
     ids = list(plan)
     assert len(ids) == 2 * (4 + 12)
@@ -62,18 +62,18 @@ def test_prerequisites_come_first_with_the_same_seed():
         if run.needs:
             assert run.needs.seed == run.seed
             assert ids.index(run.needs.id) < ids.index(run.id)
-    assert not any(run.needs for run in plan_of('table4', own_data=True).values())
-    assert len(plan_of('table4', own_data=True)) == 8
+    own = plan_of('table4', data=read_data_folder(shapes))
+    assert len(own) == 8 and not any(run.needs for run in own.values())
 
 
-def test_rows_are_chosen_by_text():
-    rows = choose_rows(['table4'], ['faster r-cnn'])
+def test_rows_are_selected_by_text():
+    rows = select_rows(['table4'], ['faster r-cnn'])
     assert [row.name for row in rows] == ['Baseline', '+SE', '+CBAM', '+RA']
-    assert len(choose_rows(['table4', 'table5'], ['+RA', '+SE'])) == 8
+    assert len(select_rows(['table4', 'table5'], ['+RA', '+SE'])) == 8
     with pytest.raises(UserError, match='table11'):
-        choose_rows(['table11'])
+        select_rows(['table11'])
     with pytest.raises(UserError, match=r"--rows 'RB'(.|\n)*Table 4, .*, \+RA"):
-        choose_rows(['table4'], ['+RA', 'RB'])
+        select_rows(['table4'], ['+RA', 'RB'])
 
 
 def test_command_of_an_imagenet_run():
@@ -151,34 +151,34 @@ def test_demo_keeps_what_the_row_is_about(run):
 
 def test_no_attention_is_frozen_untrained(shapes):
     """On the user's data, training starts from torchvision's weights."""
-    setting = replace(FULL, data=read_dataset(shapes))
-    for run in plan_of('table4', own_data=True).values():
+    setting = replace(FULL, data=read_data_folder(shapes))
+    for run in plan_of('table4', data=setting.data).values():
         backbone = make_job(run, setting).cfg.model.backbone
         assert backbone.frozen_stages == 0
         assert backbone.init_cfg.checkpoint == 'torchvision://resnet50'
 
 
 def test_rows_beyond_the_paper_are_kept_apart():
-    rows = choose_rows(['beyond_imagenet', 'beyond_coco'])
+    rows = select_rows(['beyond_imagenet', 'beyond_coco'])
     assert [row.table for row in rows] == 10 * ['beyond_imagenet'] + 10 * [
         'beyond_coco'
     ]
     assert not any(row.paper or row.start for row in rows)
-    assert not any(row.is_beyond for row in choose_rows(['all']))
+    assert not any(row.is_beyond for row in select_rows(['all']))
     # The plain model and the paper's attentions are trained once for both.
     both = plan_of('table2', 'beyond_imagenet', rows=['ResNet18'])
     assert len(both) == 4 + 6
 
 
 def test_all_rows_of_a_seed_come_before_the_next_seed():
-    plan = plan_of('beyond_coco', seeds=3, own_data=True)
+    plan = plan_of('beyond_coco', seeds=3)
     assert [run.seed for run in plan.values()] == 10 * [0] + 10 * [1] + 10 * [2]
 
 
 def test_options_change_every_config(shapes):
-    data = read_dataset(shapes / 'classes')
+    data = read_data_folder(shapes / 'classes')
     setting = replace(DEMO, data=data, options={'train_cfg.max_epochs': 3})
-    for run in plan_of('beyond_imagenet', own_data=True).values():
+    for run in plan_of('beyond_imagenet', data=data).values():
         job = make_job(run, setting)
         assert (
             job.cfg.train_cfg.max_epochs == 3 and job.checkpoint.name == 'epoch_3.pth'
@@ -187,12 +187,12 @@ def test_options_change_every_config(shapes):
 
 def test_same_initial_weights_for_every_attention(shapes, tmp_path):
     """Runs with the same seed share all weights but those of the attention."""
-    setting = Setting('demo', tmp_path, read_dataset(shapes / 'classes'))
+    setting = Setting('demo', tmp_path, read_data_folder(shapes / 'classes'))
     states = {}
-    for run in plan_of('beyond_imagenet', seeds=2, own_data=True).values():
+    for run in plan_of('beyond_imagenet', seeds=2, data=setting.data).values():
         job = make_job(run, setting)
         assert job.cfg.load_from == str(job.initial)
-        write_initial_weights(job.cfg, job.initial)
+        job.write_files()
         model = build_model(job.cfg)
         load_strict(model, torch.load(job.initial)['state_dict'], scope='backbone')
         states[run.config.stem, run.seed] = model.state_dict()

@@ -1,32 +1,26 @@
 """The numbers of the report's tables, computed again here."""
 
 import numpy as np
-import pytest
 
 from ra_mm.reproduce.tables import make_table
 
 
-def text_of(cell):
-    return f'{cell.text} {cell.small}'.strip()
+def cells(ledger, name):
+    """The texts of a row of the ledger's first table, by name."""
+    number = ledger.rows[0].table
+    table = make_table(ledger, [row for row in ledger.rows if row.table == number])
+    columns = next(columns for row, columns in table.rows if row.name == name)
+    assert [*map(len, columns)] == [
+        len(subheadings) for _, subheadings in table.columns
+    ]
+    return [f'{cell.text} {cell.small}'.strip() for cells in columns for cell in cells]
 
 
-@pytest.fixture
-def cells():
-    """The texts of a row of a ledger's first table, by name."""
-
-    def cells(ledger, name):
-        number = ledger['rows'][0]['table']
-        table = make_table(
-            ledger, [row for row in ledger['rows'] if row['table'] == number]
-        )
-        i = [row['name'] for row in table.rows].index(name)
-        assert len(table.cells[i]) == sum(len(subs) for _, subs in table.columns)
-        return [text_of(cell) for cell in table.cells[i]]
-
-    return cells
+def readings(ledger):
+    return make_table(ledger, ledger.rows).readings
 
 
-def test_numbers(cells, trained_ledger):
+def test_numbers(trained_ledger):
     top1 = np.array([71.0, 71.9, 71.2])
     assert cells(trained_ledger, '+RA') == [
         *('11.69', '11.69', '+0.00'),
@@ -43,30 +37,29 @@ def test_numbers(cells, trained_ledger):
     ]
 
 
-def test_comparison_of_the_seeds(trained_ledger, make_run):
-    def readings():
-        return make_table(trained_ledger, trained_ledger['rows']).readings
-
-    texts = readings()
+def test_comparison_of_the_seeds(trained_ledger, make_entry):
+    texts = readings(trained_ledger)
     (text,) = (text for text in texts if '+RA' in text)
     # The differences are 1.6, 1.8 and 0.9.
     assert '+RA − ResNet18 = +1.43 (paper: +1.0)' in text
     assert '3 of 3 seeds' in text and '+0.26 to +2.61' in text
     assert sum('no finished seed' in text for text in texts) == 2  # SE and CBAM
-    trained_ledger['runs']['ra_r18-seed1'] = make_run(1, 'waiting')
-    (text,) = (text for text in readings() if '+RA' in text)
+    trained_ledger.runs['ra_r18-seed1'] = make_entry(1, 'waiting')
+    (text,) = (text for text in readings(trained_ledger) if '+RA' in text)
     assert '2 of 2 seeds' in text and '= +1.25' in text
-    trained_ledger['runs']['r18-seed2'] = make_run(2, 'waiting')
-    (text,) = (text for text in readings() if '+RA' in text)
+    trained_ledger.runs['r18-seed2'] = make_entry(2, 'waiting')
+    (text,) = (text for text in readings(trained_ledger) if '+RA' in text)
     assert 'One seed' in text and 'interval' not in text
 
 
-def test_missing_numbers_say_why(cells, make_ledger, make_run):
+def test_missing_numbers_say_why(make_ledger, make_entry):
     ledger = make_ledger(4, seeds=2)
-    ledger['runs']['faster_rcnn_se_r50-seed0'] = make_run(0, 'failed')
-    ledger['runs']['faster_rcnn_cbam_r50-seed1'] = make_run(1, 'running')
-    ledger['runs']['faster_rcnn_ra_r50-seed0'] = make_run(metrics=dict(AP=39.0))
-    ledger['runs']['faster_rcnn_ra_r50-seed1'] = make_run(1, 'failed')
+    ledger.runs |= {
+        'faster_rcnn_se_r50-seed0': make_entry(0, 'failed'),
+        'faster_rcnn_cbam_r50-seed1': make_entry(1, 'running'),
+        'faster_rcnn_ra_r50-seed0': make_entry(metrics=dict(AP=39.0)),
+        'faster_rcnn_ra_r50-seed1': make_entry(1, 'failed'),
+    }
     baseline = cells(ledger, 'Baseline')
     assert baseline[:3] == ['43.58', 'not run', '–']
     assert baseline.count('not run') == 7
@@ -78,35 +71,35 @@ def test_missing_numbers_say_why(cells, make_ledger, make_run):
     assert ra[9:12] == ['60.4', '–', '–']  # done, but without AP50
 
 
-def test_hours_need_the_baseline_on_the_same_hardware(cells, trained_ledger):
+def test_hours_need_the_baseline_on_the_same_hardware(trained_ledger):
     hardware = dict(device='Other GPU', count=2)
-    trained_ledger['runs']['ra_r18-seed2']['hardware'] = hardware
+    trained_ledger.runs['ra_r18-seed2'].hardware = hardware
     ra = cells(trained_ledger, '+RA')
     assert ra[12:14] == ['×1.02 12.7 h', '– 13.0 h']
     assert ra[-1] == '2 × Other GPU, 2 × Test GPU'
-    trained_ledger['rows'] = trained_ledger['rows'][3:]  # --rows +RA
+    trained_ledger.rows = trained_ledger.rows[3:]  # --rows +RA
     assert cells(trained_ledger, '+RA')[12:14] == ['– 12.7 h', '– 13.0 h']
-    assert not make_table(trained_ledger, trained_ledger['rows']).readings
+    assert not readings(trained_ledger)
 
 
-def test_demo_shows_no_difference(cells, trained_ledger):
-    trained_ledger['scale'] = 'demo'
+def test_demo_shows_no_difference(trained_ledger):
+    trained_ledger.scale = 'demo'
     ra = cells(trained_ledger, '+RA')
     assert ra[4] == '71.37 ±0.47' and ra[5] == '71.2'
-    assert not make_table(trained_ledger, trained_ledger['rows']).readings
+    assert not readings(trained_ledger)
 
 
-def test_own_data_is_compared_with_the_baseline(cells, trained_ledger, make_run):
-    trained_ledger['data'] = '/home/me/cells'
-    for row in trained_ledger['rows']:
-        row.update(paper={}, misprints={})
-    trained_ledger['runs']['se_r18-seed0'] = make_run(metrics=dict(top1=69.9333))
+def test_own_data_is_compared_with_the_baseline(trained_ledger, make_entry):
+    trained_ledger.data = '/home/me/cells'
+    for row in trained_ledger.rows:
+        row.paper, row.misprints = {}, {}
+    trained_ledger.runs['se_r18-seed0'] = make_entry(metrics=dict(top1=69.9333))
     # The columns: params, FLOPs, top-1, top-5, hours.
     assert cells(trained_ledger, 'ResNet18')[2:4] == ['69.93 ±0.47', '–']
     assert cells(trained_ledger, '+RA')[2:4] == ['71.37 ±0.47', '+1.43']
     assert cells(trained_ledger, '+SE')[2:4] == ['69.93', '+0.00']
     assert cells(trained_ledger, '+CBAM')[2] == 'not run'
-    texts = make_table(trained_ledger, trained_ledger['rows']).readings
+    texts = readings(trained_ledger)
     # SE has one seed, the only one that all three can be compared by.
     assert [text.count('One seed') for text in texts] == [1, 0, 1]
     assert '+SE − ResNet18 = +0.53' in texts[0]

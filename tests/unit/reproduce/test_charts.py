@@ -1,14 +1,14 @@
 import base64
-import re
 
 import cv2
 import numpy as np
 
-from ra_mm.reproduce.plots import draw_hours, draw_panels, gate_figures, make_panels
+from ra_mm.reproduce.charts import draw_panels, make_charts, make_panels
+from ra_mm.reproduce.tables import make_table
 
 
 def panels_of(ledger, group='ResNet18', metric='top1'):
-    rows = [row for row in ledger['rows'] if row['group'] == group]
+    rows = [row for row in ledger.rows if row.group == group]
     return {panel.key: panel for panel in make_panels(ledger, rows, metric)}
 
 
@@ -43,44 +43,39 @@ def test_band_of_the_gates(make_ledger, add_curves):
     np.testing.assert_allclose([y.min(), y.max()], [1.0, 1.6])
 
 
-def test_diverged_loss_leaves_the_others_readable(make_ledger, make_run):
+def test_diverged_loss_leaves_the_others_readable(make_ledger, make_entry):
     ledger = make_ledger(8)
     for name, last in (('r18', 1.0), ('ra_r18', 1e6)):
         curves = dict(loss=[[1, 7.0], [2, last]])
-        ledger['runs'][f'{name}-seed0'] = make_run(curves=curves)
+        ledger.runs[f'{name}-seed0'] = make_entry(curves=curves)
     assert axes_of(panels_of(ledger)['loss']).get_yscale() == 'log'
-    ledger['runs']['ra_r18-seed0']['curves']['loss'][1][1] = 2.0
+    ledger.runs['ra_r18-seed0'].curves['loss'][1][1] = 2.0
     assert axes_of(panels_of(ledger)['loss']).get_yscale() == 'linear'
 
 
-def test_seeds_without_a_common_step(make_ledger, make_run):
+def test_seeds_without_a_common_step(make_ledger, make_entry):
     ledger = make_ledger(8, seeds=2)
     for seed in (0, 1):
         curves = dict(loss=[[10 + seed, 7.0], [20 + seed, 6.0]])
-        ledger['runs'][f'r18-seed{seed}'] = make_run(seed, curves=curves)
-    assert [len(line.get_xdata()) for line in axes_of(panels_of(ledger)['loss']).lines][
-        :2
-    ] == [2, 2]
+        ledger.runs[f'r18-seed{seed}'] = make_entry(seed, curves=curves)
+    lines = axes_of(panels_of(ledger)['loss']).lines
+    assert [len(line.get_xdata()) for line in lines][:2] == [2, 2]
 
 
-def test_hours():
-    both = {'ResNet18': (1.0, 1.0), '+SE': (1.02, None), '+RA': (1.1, 1.3)}
-    paper, ours = draw_hours(both).axes[0].containers
-    np.testing.assert_allclose([bar.get_width() for bar in paper], [1, 1.02, 1.1])
-    np.testing.assert_allclose([bar.get_width() for bar in ours], [1, 1.3])
-    # Each bar is beside its name.
-    assert [round(bar.get_y() + bar.get_height() / 2) for bar in ours] == [0, 2]
-    (alone,) = draw_hours({'ResNet18': (None, 1.0)}).axes[0].containers
-    assert alone[0].get_y() + alone[0].get_height() / 2 == 0
-
-
-def test_gates_of_the_first_seed(make_ledger, add_curves):
-    ledger = add_curves(make_ledger(2, 6, seeds=2))
-    ((run_id, html),) = gate_figures(ledger)
-    assert run_id == 'ra_r18-seed0'
-    pictures = re.findall(r'data:image/png;base64,([^"]+)', html)
-    assert len(pictures) == 2
-    for picture in pictures:
-        data = np.frombuffer(base64.b64decode(picture), np.uint8)
+def test_gates_of_the_first_seed_are_shown_once(make_ledger, add_curves):
+    ledger, shown = add_curves(make_ledger(6, 7, seeds=2)), set()
+    charts = [
+        chart
+        for number in (6, 7)  # RA-ResNet18 is in both
+        for chart in make_charts(
+            ledger,
+            make_table(ledger, [row for row in ledger.rows if row.table == number]),
+            shown,
+        )
+        if chart.source.startswith('data:image/png')
+    ]
+    assert [chart.text.partition(':')[0] for chart in charts] == 2 * ['ra_r18-seed0']
+    for chart in charts:
+        data = np.frombuffer(base64.b64decode(chart.source.split(',')[1]), np.uint8)
         image = cv2.imdecode(data, cv2.IMREAD_COLOR)
         assert min(image.shape[:2]) > 100 and image.std() > 5

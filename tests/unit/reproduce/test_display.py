@@ -1,4 +1,5 @@
-from ra_mm.reproduce.progress import format_duration, seconds_left
+from ra_mm.reproduce.display import seconds_left
+from ra_mm.reproduce.ledger import Entry, format_duration
 
 
 def test_format_duration():
@@ -7,11 +8,10 @@ def test_format_duration():
 
 
 def test_seconds_left():
+    seconds = dict(done=100.0, failed=30.0, running=50.0, waiting=0.0)
     entries = [
-        dict(status='done', wall_s=100.0),
-        dict(status='failed', wall_s=30.0),
-        dict(status='running', wall_s=50.0),
-        dict(status='waiting', wall_s=0.0),
+        Entry('configs/some.py', 0, status=status, wall_s=wall_s)
+        for status, wall_s in seconds.items()
     ]
     # 1.5 runs took 150 s, and 1.5 are left.
     assert seconds_left(entries, 0.5) == 150

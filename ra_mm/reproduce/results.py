@@ -1,4 +1,4 @@
-"""Reads metrics, curves, memory and progress from the logs of a run."""
+"""Read the results of a run, and its progress, from what it has logged."""
 
 import json
 import math
@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 
 from mmengine.config import Config
+
+from .ledger import Entry
 
 # The toolboxes' names of the metrics of paper.yml. A run without the first
 # metric of its toolbox has failed.
@@ -26,19 +28,48 @@ MAX_CURVE_POINTS = 300
 LOG_TAIL_LINES = 20
 
 
-def collect(work_dir: Path, cfg: Config) -> dict:
-    """Read what a run has logged over all its restarts.
+def record_results(entry: Entry, work_dir: Path, cfg: Config) -> None:
+    """Enter what a run has logged over all its restarts.
+
+    These are the metrics of the last validation in percent, the curves, the
+    memory; and the error, if the run came to its end in vain.
 
     Args:
+        entry: Entry of the run.
         work_dir: Folder of the run.
         cfg: Config of the run.
-
-    Returns:
-        ``metrics`` of the last validation in percent, ``curves``,
-        ``peak_memory_mb`` and ``error``, all as in the ledger; and
-        ``validated``, whether it was validated after its last iteration.
     """
+    train, val = _read_scalars(work_dir, cfg)
+    names = METRIC_NAMES[cfg.default_scope].values()
+    last = val.get(_last_step(cfg))
+    entry.error = _find_error(train, last, next(iter(names)))
+    entry.metrics = {} if entry.error else last
+    logged = sorted({key for scalars in train.values() for key in scalars})
+    curves = {
+        key: _curve(train, key)
+        for key in logged
+        if key in ('loss', 'lr', 'temp') or key.startswith('G_')
+    }
+    curves |= {f'val/{name}': _curve(val, name) for name in names}
+    entry.curves = {key: curve for key, curve in curves.items() if curve}
+    memory = [scalars['memory'] for scalars in train.values() if 'memory' in scalars]
+    entry.peak_memory_mb = max(memory, default=None)
+
+
+def is_validated(work_dir: Path, cfg: Config) -> bool:
+    """Whether a run was validated after its last iteration."""
+    return _last_step(cfg) in _read_scalars(work_dir, cfg)[1]
+
+
+def _last_step(cfg):
+    return cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters
+
+
+def _read_scalars(work_dir, cfg):
+    """Read logged values by step: of the training, and metrics in percent."""
     train, val = {}, {}
+    names = METRIC_NAMES[cfg.default_scope]
+    factor = 100 if cfg.default_scope == 'mmdet' else 1  # mmdet logs fractions
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
         for line in path.read_text(encoding='utf-8').splitlines():
             try:
@@ -47,65 +78,36 @@ def collect(work_dir: Path, cfg: Config) -> dict:
                 continue  # the process was killed while it wrote this line
             # A restart logs the steps after its checkpoint again; the later
             # entry replaces the earlier one.
-            (train if 'loss' in entry else val)[entry['step']] = entry
-
-    names = METRIC_NAMES[cfg.default_scope]
-    factor = 100 if cfg.default_scope == 'mmdet' else 1  # mmdet logs fractions
-    curves = {}
-    for key in sorted({key for entry in train.values() for key in entry}):
-        if key in ('loss', 'lr', 'temp') or key.startswith('G_'):
-            curves[key] = _thin(
-                (step, entry[key]) for step, entry in train.items() if key in entry
-            )
-    for key, name in names.items():
-        points = [
-            (step, entry[key] * factor)
-            for step, entry in val.items()
-            if _is_valid(entry.get(key))
-        ]
-        if points:
-            curves[f'val/{name}'] = _thin(points)
-
-    last = val.get(cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters, {})
-    error = _find_error(train, last, next(iter(names)))
-    metrics = {
-        name: round(last[key] * factor, 4)
-        for key, name in names.items()
-        if _is_valid(last.get(key))
-    }
-    memory = [entry['memory'] for entry in train.values() if 'memory' in entry]
-    return dict(
-        validated=bool(last),
-        metrics={} if error else metrics,
-        curves=curves,
-        peak_memory_mb=max(memory, default=None),
-        error=error,
-    )
+            if 'loss' in entry:
+                train[entry['step']] = entry
+            else:
+                val[entry['step']] = {
+                    names[key]: round(value * factor, 4)
+                    for key, value in entry.items()
+                    # COCO reports -1 if there was nothing to find.
+                    if key in names and math.isfinite(value) and value >= 0
+                }
+    return train, val
 
 
-def _find_error(train, last_validation, main_metric):
+def _find_error(train, validation, main_metric):
     loss = train[max(train)]['loss'] if train else 0
     if not math.isfinite(loss):
         return f'training has diverged: the last loss is {loss}'
-    if not last_validation:
+    if validation is None:
         return 'not validated after the last iteration'
-    if not _is_valid(last_validation.get(main_metric)):
-        nothing = ': the model detects nothing' if 'coco' in main_metric else ''
+    if main_metric not in validation:
+        nothing = ': the model detects nothing' if main_metric == 'AP' else ''
         return f'the last validation has no {main_metric}{nothing}'
     return None
 
 
-def _is_valid(value):
-    """Whether this is a number; COCO reports -1 if there was nothing to find."""
-    return value is not None and math.isfinite(value) and value >= 0
-
-
-def _thin(points):
+def _curve(entries, key):
     """Sort by step and keep at most ``MAX_CURVE_POINTS``, among them the last."""
     points = [
-        [step, float(f'{value:.5g}')]
-        for step, value in sorted(points)
-        if math.isfinite(value)
+        [step, float(f'{entry[key]:.5g}')]
+        for step, entry in sorted(entries.items())
+        if key in entry and math.isfinite(entry[key])
     ]
     stride = math.ceil(len(points) / MAX_CURVE_POINTS) or 1
     return points[::-1][::stride][::-1]
@@ -129,12 +131,12 @@ def fraction_done(log: Path, cfg: Config) -> float:
     with open(log, 'rb') as file:
         file.seek(max(0, os.path.getsize(log) - 20000))
         text = file.read().decode(errors='replace')
-    found = re.findall(
+    steps = re.findall(
         r'(?:Epoch\(train\)\s*\[\s*(\d+)\]|Iter\(train\)\s*)\[\s*(\d+)/(\d+)\]', text
     )
-    if not found:
+    if not steps:
         return 0.0
-    epoch, iteration, iterations = found[-1]
+    epoch, iteration, iterations = steps[-1]
     fraction = int(iteration) / int(iterations)
     if epoch:
         fraction = (int(epoch) - 1 + fraction) / cfg.train_cfg.max_epochs

@@ -1,4 +1,4 @@
-"""The datasets of a reproduction: the drawn shapes, or the user's own."""
+"""Find the splits of the user's dataset, and make a config train on them."""
 
 import json
 from dataclasses import dataclass
@@ -6,13 +6,12 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ra_mm.analysis.images import IMAGE_SUFFIXES
 from ra_mm.datasets.shapes import CLASSES
 from ra_mm.errors import UserError
 
 
 @dataclass(frozen=True)
-class Dataset:
+class DataFolder:
     """Where the dataloaders find a dataset.
 
     Attributes:
@@ -36,11 +35,11 @@ class Dataset:
         return self.train[0] is not None
 
 
-def shapes_dataset(folder: Path, detection: bool) -> Dataset:
-    """The dataset that :func:`ra_mm.datasets.shapes.write_shapes` draws."""
-    if not detection:
-        return Dataset(folder / 'classes', CLASSES, (None, 'train'), (None, 'val'))
-    return Dataset(
+def shapes_folder(folder: Path, is_detection: bool) -> DataFolder:
+    """What :func:`ra_mm.datasets.shapes.write_shapes` draws into a folder."""
+    if not is_detection:
+        return DataFolder(folder / 'classes', CLASSES, (None, 'train'), (None, 'val'))
+    return DataFolder(
         folder,
         CLASSES,
         ('annotations/train.json', 'images/train'),
@@ -49,7 +48,7 @@ def shapes_dataset(folder: Path, detection: bool) -> Dataset:
     )
 
 
-def read_dataset(folder: Path) -> Dataset:
+def read_data_folder(folder: Path) -> DataFolder:
     """Inspect the user's dataset: COCO annotations, or class folders.
 
     Args:
@@ -75,7 +74,7 @@ def read_dataset(folder: Path) -> Dataset:
     )
 
 
-def set_dataset(cfg: Config, data: Dataset) -> None:
+def set_data_folder(cfg: Config, data: DataFolder) -> None:
     """Make a config train and test on a dataset with its classes, in place.
 
     Args:
@@ -135,8 +134,6 @@ def _read_coco(folder):
                 f'{folder / name} is not a COCO annotation file with images '
                 f'({type(e).__name__}: {e})'
             ) from e
-        if not annotations:
-            raise UserError(f'{folder / name} has no annotations')
         candidates = (f'images/{split}', 'images', f'{split}2017', split)
         images = next((c for c in candidates if (folder / c / first).is_file()), None)
         if images is None:
@@ -147,7 +144,7 @@ def _read_coco(folder):
         splits[split] = name, images
         masks &= all(a.get('segmentation') for a in annotations)
     _check_same_classes(folder, classes['train'], classes['val'])
-    return Dataset(folder, classes['train'], masks=masks, **splits)
+    return DataFolder(folder, classes['train'], masks=masks, **splits)
 
 
 def _read_class_folders(folder):
@@ -166,11 +163,8 @@ def _read_class_folders(folder):
                 f'{folder / split} has {len(folders)} class folder(s): '
                 'expected 2 or more'
             )
-        for path in folders:
-            if not any(p.suffix.lower() in IMAGE_SUFFIXES for p in path.rglob('*')):
-                raise UserError(f'{path} has no images')
     _check_same_classes(folder, *splits)
-    return Dataset(folder, splits[0], (None, 'train'), (None, val))
+    return DataFolder(folder, splits[0], (None, 'train'), (None, val))
 
 
 def _check_same_classes(folder, train, val):

@@ -3,7 +3,8 @@ import json
 import pytest
 from mmengine.config import Config
 
-from ra_mm.reproduce.logs import collect, find_gpu, fraction_done
+from ra_mm.reproduce.ledger import Entry
+from ra_mm.reproduce.results import find_gpu, fraction_done, record_results
 
 
 def test_long_curves_are_thinned(tmp_path):
@@ -15,9 +16,10 @@ def test_long_curves_are_thinned(tmp_path):
     ]
     log.write_text('\n'.join(map(json.dumps, entries)))
     cfg = Config(dict(default_scope='mmseg', train_cfg=dict(max_iters=999)))
-    curves = collect(tmp_path, cfg)['curves']
-    assert set(curves) == {'loss', 'lr', 'G_layer1_mean'}
-    steps = [step for step, _ in curves['loss']]
+    entry = Entry('configs/some.py', 0)
+    record_results(entry, tmp_path, cfg)
+    assert set(entry.curves) == {'loss', 'lr', 'G_layer1_mean'}
+    steps = [step for step, _ in entry.curves['loss']]
     assert 200 < len(steps) <= 300 and steps[-1] == 999
 
 

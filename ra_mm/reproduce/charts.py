@@ -1,0 +1,294 @@
+"""Draw the charts of the report with matplotlib, as images for an HTML page."""
+
+import base64
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from itertools import groupby
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from ra_mm.analysis import gates
+
+from . import paper
+from .ledger import Ledger, RequestedRow
+from .tables import Table, values_by_seed
+
+COLORS = ('#8a8f98', '#3f8fd9', '#d98a1f', '#d9485f', '#3fa66b', '#9a6fd0', '#1fa3a8')
+STAGE_COLORS = matplotlib.colormaps['plasma'](np.linspace(0.05, 0.85, 5))
+PANEL_SIZE = 3.15, 2.5  # inches
+MAX_COLUMNS = 4
+MAX_MARKED_POINTS = 15
+# Names come from the user; matplotlib must not read '$' in them as maths.
+STYLE = {'font.size': 9, 'text.parse_math': False, 'svg.hashsalt': 'ra_mm'}
+
+
+class Chart(NamedTuple):
+    """An image for the page.
+
+    Attributes:
+        heading: What it shows, in short.
+        text: What it shows, for readers who do not see it.
+        source: The image as a data URI.
+        note: A sentence above it.
+    """
+
+    heading: str
+    text: str
+    source: str
+    note: str = ''
+
+
+class Panel(NamedTuple):
+    """The content of one of the diagrams of a group of rows.
+
+    ``curves`` has a list for each row, with the curve of each seed; or, for the
+    key 'G', a dict with mean and standard deviation by stage. A curve is a list
+    of [step, value].
+    """
+
+    title: str
+    runs: list[str]  # ids of the runs that it shows
+    key: str  # of the curves in the ledger
+    curves: list | dict
+
+
+def make_charts(ledger: Ledger, table: Table, shown: set) -> Iterator[Chart]:
+    """Draw comparisons, the curves of each group, and the gates as in Fig. 5.
+
+    Args:
+        ledger: The ledger.
+        table: One of its tables.
+        shown: What the page shows already; what is new is added.
+    """
+    yield from _comparison_charts(ledger, table)
+    rows = [row for row, _ in table.rows]
+    for group, rows_of_group in groupby(rows, lambda row: row.group):
+        yield from _curve_charts(ledger, group, [*rows_of_group], table.metric, shown)
+    for row in rows:
+        yield from _gate_charts(ledger, row, shown)
+
+
+def _draw(draw: Callable[..., Figure], *arguments, image_format='svg') -> str:
+    return _draw_json(draw, json.dumps(arguments), image_format)
+
+
+@lru_cache(maxsize=256)  # drawing takes a second, and a report is written often
+def _draw_json(draw, arguments, image_format):
+    """Draw a figure from JSON, as a data URI."""
+    out = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure = draw(*json.loads(arguments))
+        metadata = {'Date': None} if image_format == 'svg' else None
+        figure.savefig(out, format=image_format, dpi=90, metadata=metadata)
+    mime = 'image/svg+xml' if image_format == 'svg' else 'image/png'
+    return f'data:{mime};base64,{base64.b64encode(out.getvalue()).decode()}'
+
+
+def _comparison_charts(ledger, table):
+    for base, others in table.comparisons:
+        values = {
+            row.name: [*found.values()]
+            for row in (base, *(row for row, _ in others))
+            if (found := values_by_seed(ledger, row, table.metric))
+        }
+        if max(map(len, values.values()), default=0) > 1:
+            compared = {
+                row.name: ([*comparison.differences], comparison.interval)
+                for row, comparison in others
+                if comparison is not None
+            }
+            yield Chart(
+                base.group,
+                f'{base.group}: each seed, and differences to the baseline',
+                _draw(draw_comparison, values, compared, paper.metrics()[table.metric]),
+            )
+
+
+def draw_comparison(
+    values: dict[str, list[float]],
+    compared: dict[str, tuple[list[float], tuple[float, float] | None]],
+    heading: str,
+) -> Figure:
+    """Draw the value of each run, and the differences to the baseline.
+
+    Args:
+        values: By model, from top to bottom; the first one is the baseline.
+        compared: By model, without the baseline, the difference of each seed
+            and the confidence interval of their mean.
+        heading: What the values are, with their unit.
+    """
+    figure = Figure((8.4, 1.1 + 0.32 * len(values)), layout='constrained')
+    left, right = figure.subplots(1, 2, sharey=True)
+    for y, (name, found) in enumerate(values.items()):
+        differences, interval = compared.get(name, ([], None))
+        for ax, points in ((left, found), (right, differences)):
+            if points:
+                color = COLORS[y % len(COLORS)]
+                ax.plot(points, len(points) * [y], 'o', c=color, alpha=0.6, ms=4)
+                ax.plot(np.mean(points), y, '|', color='black', markersize=14)
+        if interval:
+            right.plot(interval, [y, y], color='black', linewidth=1.2)
+    baseline = next(iter(values))
+    left.axvline(np.mean(values[baseline]), color='black', lw=0.8, ls='--')
+    right.axvline(0, color='black', linewidth=0.8, linestyle='--')
+    left.set_yticks(range(len(values)), values)
+    left.invert_yaxis()
+    left.set_xlabel(f'{heading} of each seed, and the mean')
+    right.set_xlabel(f'minus {baseline}, by seed (95 % interval)')
+    for ax in (left, right):
+        ax.spines[['top', 'right']].set_visible(False)
+        ax.grid(alpha=0.3, linewidth=0.6, axis='x')
+    return figure
+
+
+def _curve_charts(ledger, group, rows, metric, shown):
+    panels = [
+        panel
+        for panel in make_panels(ledger, rows, metric)
+        if (panel.key, *panel.runs) not in shown
+    ]
+    shown.update((panel.key, *panel.runs) for panel in panels)
+    if panels:
+        names = [row.name for row in rows]
+        titles = ', '.join(panel.title for panel in panels)
+        text = f'{group} ({", ".join(names)}): {titles}'
+        yield Chart(group, text, _draw(draw_panels, panels, names))
+
+
+def make_panels(
+    ledger: Ledger, rows: list[RequestedRow], metric: str | None
+) -> list[Panel]:
+    """Collect the diagrams of a group of rows for which there is data.
+
+    Args:
+        ledger: The ledger.
+        rows: Rows of the group.
+        metric: Metric of the validation curve, if any.
+    """
+    titles = {'loss': 'Training loss'}
+    if metric:
+        titles[f'val/{metric}'] = paper.metrics()[metric]
+    titles['temp'] = 'temp'
+    run_ids = [run_id for row in rows for run_id in row.runs]
+    panels = []
+    for key, title in titles.items():
+        curves = [
+            [curve for entry in ledger.entries(row) if (curve := entry.curve(key))]
+            for row in rows
+        ]
+        if any(curves):
+            panels.append(Panel(title, run_ids, key, curves))
+    for row in rows:
+        for entry in ledger.entries(row):
+            if stages := _stage_curves(entry):
+                title = f'{row.name}: G by stage, mean ± std, seed {entry.seed}'
+                panels.append(Panel(title, row.runs, 'G', stages))
+                break
+    return panels
+
+
+def _stage_curves(entry):
+    """The curves of the mean and the standard deviation of G by stage."""
+    matches = (re.fullmatch('G_(.+)_mean', key) for key in sorted(entry.curves))
+    return {
+        match[1]: (mean, entry.curve(f'G_{match[1]}_std'))
+        for match in matches
+        if match and (mean := entry.curve(match[0]))
+    }
+
+
+def draw_panels(panels: list[Panel], names: list[str]) -> Figure:
+    """Draw diagrams side by side, below a legend with the names of the rows."""
+    panels = [Panel(*panel) for panel in panels]
+    columns = min(len(panels), MAX_COLUMNS)
+    rows = -(-len(panels) // columns)
+    size = max(columns, 2) * PANEL_SIZE[0], rows * PANEL_SIZE[1] + 0.4
+    figure = Figure(size, layout='constrained')
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for ax, panel in zip(axes, panels):
+        ax.set_title(panel.title, fontsize='medium', loc='left')
+        draw = _draw_stages if panel.key == 'G' else _draw_curves
+        draw(ax, panel)
+        ax.spines[['top', 'right']].set_visible(False)
+        ax.grid(alpha=0.3, linewidth=0.6)
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        is_validation = panel.key.startswith('val/')
+        ax.set_xlabel('epoch or iteration' if is_validation else 'iteration')
+    for ax in axes[len(panels) :]:
+        ax.remove()
+    lines = [
+        Line2D([], [], color=COLORS[i % len(COLORS)], label=name)
+        for i, name in enumerate(names)
+    ]
+    figure.legend(
+        handles=lines, loc='outside upper left', ncols=len(names), frameon=False
+    )
+    return figure
+
+
+def _draw_curves(ax, panel):
+    """Draw thin lines for the seeds of each row, and a thick one for the mean."""
+    for i, curves in enumerate(panel.curves):
+        color = COLORS[i % len(COLORS)]
+        curves = [np.array(curve) for curve in curves]
+        if len(curves) > 1:
+            for curve in curves:
+                ax.plot(*curve.T, color=color, linewidth=0.6, alpha=0.7)
+            curves = [_mean(curves)]
+        for curve in curves:
+            marker = 'o' if len(curve) < MAX_MARKED_POINTS else None
+            ax.plot(*curve.T, color=color, linewidth=1.6, marker=marker, markersize=3)
+    values = np.concatenate([line.get_ydata() for line in ax.lines])
+    # On a linear scale, a diverged run would flatten the others.
+    if panel.key == 'loss' and 0 < 100 * values.min() < values.max():
+        ax.set_yscale('log')
+
+
+def _mean(curves):
+    """The mean of curves over the steps that all of them have."""
+    steps = sorted(set.intersection(*(set(curve[:, 0]) for curve in curves)))
+    values = [np.interp(steps, *curve.T) for curve in curves]
+    return np.stack([steps, np.mean(values, axis=0)], axis=1)
+
+
+def _draw_stages(ax, panel):
+    """Draw the mean of G in each stage, and a band of one standard deviation."""
+    ax.axhline(1, color='black', linewidth=0.8, linestyle='--')
+    for i, (stage, (mean, std)) in enumerate(panel.curves.items()):
+        color = STAGE_COLORS[i % len(STAGE_COLORS)]
+        steps, mean = np.array(mean).T
+        ax.plot(steps, mean, color=color, linewidth=1.6, label=stage)
+        if std:
+            std = np.interp(steps, *np.array(std).T)
+            ax.fill_between(
+                steps, mean - std, mean + std, color=color, alpha=0.15, lw=0
+            )
+    ax.legend(fontsize='x-small', frameon=False, ncols=2)
+
+
+def _gate_charts(ledger, row, shown):
+    """Fig. 5 of the first seed, and the spread by depth."""
+    measured = {
+        run_id: ledger.runs[run_id].gates
+        for run_id in row.runs
+        if run_id in ledger.runs and ledger.runs[run_id].gates
+    }
+    run_id = next(iter(measured), None)
+    if run_id and ('gates', run_id) not in shown:
+        shown.add(('gates', run_id))
+        claims = ' '.join(gates.check_claims([*measured.values()]))
+        for draw, what, note in (
+            (gates.plot_gates, 'channel and class', claims),
+            (gates.plot_spread, 'depth', ''),
+        ):
+            text = f'{run_id}: G by {what}'
+            source = _draw(draw, measured[run_id], image_format='png')
+            yield Chart(f'{text}, as in Fig. 5' if note else text, text, source, note)
