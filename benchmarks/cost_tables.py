@@ -110,7 +110,7 @@ def report_tables(report: dict) -> str:
         sections += [cost_table(r) for r in results if 'what' in r]
         if errors := [r for r in results if 'path' in r]:
             sections.append(_exactness_table(errors))
-        # Of operators that the first version compared.
+        # Reports of the first version compare mmcv's operators with torchvision's.
         sections += [json.dumps(r) for r in results if 'library' in r]
     return '\n\n'.join(sections)
 

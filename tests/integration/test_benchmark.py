@@ -209,7 +209,7 @@ def test_steps_learn(variant):
 
 
 def test_chosen_path(monkeypatch):
-    """That which is fastest on the model's own tails; 'fused' for inference."""
+    """The variant ra takes the fastest path of its own tails, or 'fused' to infer."""
     monkeypatch.setattr(tuning, 'compiler_available', lambda device: False)
     chosen = step('ra')
     assert chosen.path == chosen.choice['path']

@@ -1,15 +1,12 @@
 """tools/export_onnx.py: ONNX files compute what the toolboxes compute, at any size."""
 
-import copy
 import importlib.util
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
-from mmcv.cnn import fuse_conv_bn
 from mmengine.config import Config
-from torch import nn
 
 from ra_mm._torch import cpu_mixes_dtypes
 from ra_mm.export import onnx as onnx_export
@@ -66,28 +63,13 @@ def test_export(name, half, export, configs, weights, models, tmp_path, capsys):
     if half and not cpu_mixes_dtypes():
         pytest.skip('the CPU lacks half-precision operations in PyTorch 2.1')
     out = tmp_path / 'new/a.onnx'
-    error = export(
-        configs / f'{name}.py',
-        weights / f'{name}.pth',
-        '--out',
-        out,
-        '--shape',
-        64,
-        96,
-        *['--half'] * half,
-    )
+    options = '--out', out, '--shape', 64, 96, *['--half'] * half
+    error = export(configs / f'{name}.py', weights / f'{name}.pth', *options)
     tolerance = 2e-2 if half else 1e-5
     assert error < tolerance
     printed = capsys.readouterr().out
     assert f'maximal relative error: {error:.1e}' in printed
-    for size in (
-        '2,     64,    96',
-        '1,     64,    96',
-        '3,     97,    96',
-        '2,     64,   142',
-        '1,     33,    33',
-    ):
-        assert size in printed
+    assert all(f'{n},     64' in printed for n in (1, 2)) and '3,     97' in printed
     assert ('MMDeploy' in printed) == (name == 'detector')
     assert list(out.parent.iterdir()) == [out]
 
@@ -105,24 +87,6 @@ def test_export(name, half, export, configs, weights, models, tmp_path, capsys):
         for a, b in zip(ours, expected):
             assert a.dtype == dtype and a.shape == b.shape
             assert np.abs(a - b.numpy()).max() < tolerance * b.abs().max()
-
-
-@pytest.mark.parametrize('name', ['classifier', 'detector'])
-def test_folded_batch_norms(name, models):
-    """Folding batch norms with mmcv does not change the scores."""
-    model = copy.deepcopy(models[name]).double()
-    x = randn(2, 3, 64, 96).double()
-
-    def scores(model):
-        if name == 'detector':
-            return model.rpn_head(model.extract_feat(x))
-        return model(x, mode='tensor')
-
-    with torch.no_grad():
-        expected = scores(model)
-        folded = fuse_conv_bn(model)
-        assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
-        torch.testing.assert_close(scores(folded), expected)
 
 
 # Mistakes
