@@ -1,4 +1,4 @@
-"""Processes, GPUs, compiled operators, the learning rate and the work directory."""
+"""Processes, GPUs, compiled operators and the learning rate."""
 
 import importlib.util
 import os
@@ -9,8 +9,6 @@ import torch
 from ra_mm.checks.context import Context
 from ra_mm.checks.finding import Finding, error, remedy, warning
 from ra_mm.engine.config import get_toolbox, get_value
-from ra_mm.errors import UserError
-from ra_mm.fileio import check_writable
 
 # The variable with the number of processes, by launcher.
 WORLD_SIZE = {'pytorch': 'WORLD_SIZE', 'slurm': 'SLURM_NTASKS'}
@@ -31,22 +29,20 @@ def check_processes(context: Context) -> Iterator[Finding]:
         yield warning(f'no GPU: {context.mode}ing on the CPU')
 
 
-def check_operators(context: Context) -> Iterator[Finding]:
+def check_compiled_operators(context: Context) -> Iterator[Finding]:
     """Detectors have mmcv's compiled operators."""
-    remedies = 'install an mmcv wheel for this version of torch and CUDA'
+    source = 'install an mmcv wheel for this version of torch and CUDA'
     if get_toolbox(context.cfg) != 'mmdet':
         return
     if importlib.util.find_spec('mmcv._ext') is None:
         own = 'run `python -m ra_mm.mmcv_ops install`'
-        yield error(f'mmcv has no compiled operators: {own}, or {remedies}')
+        yield error(f'mmcv has no compiled operators: {own}, or {source}')
     elif torch.cuda.is_available():
         from mmcv.ops import get_compiling_cuda_version
 
         if get_compiling_cuda_version() == 'not available':
             hide = "hide the GPU with CUDA_VISIBLE_DEVICES=''"
-            yield error(
-                f'mmcv has no CUDA operators for the GPU: {remedies}, or {hide}'
-            )
+            yield error(f'mmcv has no CUDA operators for the GPU: {source}, or {hide}')
 
 
 def check_learning_rate(context: Context) -> Iterator[Finding]:
@@ -76,11 +72,3 @@ def check_learning_rate(context: Context) -> Iterator[Finding]:
             f'accumulated batches): {remedy(options)}'
             + ('' if steps > 1 else ' or --auto-scale-lr')
         )
-
-
-def check_work_dir(context: Context) -> Iterator[Finding]:
-    """Logs and checkpoints can be written."""
-    try:
-        check_writable('--work-dir', context.cfg.work_dir)
-    except UserError as e:
-        yield error(str(e))

@@ -35,16 +35,10 @@ from ra_mm.errors import translate_errors
 
 # Of a config
 VALUES = (values.check_values,)  # the other rules rely on the values
-TRAINING = (
-    schedule.check_val_begin,
-    schedule.check_decay,
-    schedule.check_batch_norm,
-    devices.check_learning_rate,
-)
+TRAINING = (schedule.check_val_begin, schedule.check_decay, devices.check_learning_rate)
 RUN = (
     devices.check_processes,
-    devices.check_operators,
-    devices.check_work_dir,
+    devices.check_compiled_operators,
     checkpoints.check_resume,
     checkpoints.check_local_checkpoints,
 )

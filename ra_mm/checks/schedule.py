@@ -1,20 +1,14 @@
-"""The lengths of training, validation and schedules, and the size of batches."""
+"""The length of a training, against its validation and schedules."""
 
 import math
-import os
 from collections.abc import Iterator
 
 from ra_mm.checks.context import Context
 from ra_mm.checks.finding import Finding, error, remedy, warning
-from ra_mm.engine.config import get_type, get_value, iter_dicts
+from ra_mm.engine.config import get_type, get_value
 
 # Schedules that reach their lowest learning rate at their end.
 DECAYING = ('CosineAnnealing', 'Poly', 'OneCycle')
-# Heads of mmseg that pool to 1x1 and then normalize.
-POOLING_HEADS = {
-    *('UPerHead', 'PSPHead', 'ASPPHead', 'DepthwiseSeparableASPPHead', 'APCHead'),
-    *('EncHead', 'DMHead'),
-}
 
 
 def check_val_begin(context: Context) -> Iterator[Finding]:
@@ -87,22 +81,3 @@ def _get_end(node, end):
             length = node[name]
             changes[name] = end - begin
     return min(node.get('end') or math.inf, begin + length), changes
-
-
-def check_batch_norm(context: Context) -> Iterator[Finding]:
-    """Batch norm has more than one value for each channel."""
-    cfg = context.cfg
-    processes = int(os.environ.get('WORLD_SIZE', 1))
-    if get_value(cfg, 'train_dataloader.batch_size') != 1:
-        return
-    for key, node in iter_dicts(cfg.model, 'model'):
-        norm = get_type(node.get('norm_cfg'))
-        is_single = norm in ('BN', 'BN2d') or (norm == 'SyncBN' and processes == 1)
-        is_head = key.split('.')[1:2] in (['decode_head'], ['auxiliary_head'])
-        if is_head and is_single and get_type(node) in POOLING_HEADS:
-            yield error(
-                f'train_dataloader.batch_size=1: {key} pools to 1x1, where batch norm '
-                'needs two images a process; '
-                + remedy({'train_dataloader.batch_size': 2})
-            )
-            return

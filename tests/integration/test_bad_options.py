@@ -26,12 +26,26 @@ from mmengine.runner import Runner
         ),
         ('optim_wrapper.type=AmpOptimWrapper', ['optim_wrapper', 'gpu']),
         ('optim_wrapper.optimizer.type=SDG', ['optim_wrapper']),
+        ('train_dataloader.dataset.type=CocoDatset', ['CocoDatset']),
+        ('val_dataloader.dataset.data_prefx.img=a', ["'data_prefx'"]),
+        ('val_evaluator.metrc=bbox', ["'metrc'"]),
+        ('model.neck=5', ['dict']),
     ],
 )
 def test_option(message, train, detector, option, expected):
     text = message(train, detector, '--cfg-options', option)
     for name in expected:
         assert name in text
+
+
+def test_mistakes_of_all_kinds_in_one_message(message, train, detector, tmp_path):
+    """Nothing is written before the config is in order."""
+    options = ['train_dataloader.dataset.data_prefix.img=none']
+    options += ['model.roi_head.bbox_head.num_classes=80']
+    text = message(train, detector, '--resume', '--cfg-options', *options)
+    for name in ('--work-dir', 'data_prefix.img=PATH', 'bbox_head.num_classes=4'):
+        assert name in text
+    assert not (tmp_path / 'work').exists()
 
 
 @pytest.mark.parametrize(
@@ -51,8 +65,7 @@ def test_nowhere_to_write(
 
 def test_work_dir_is_a_file(message, train, detector, tmp_path):
     (tmp_path / 'work').touch()
-    text = message(train, detector)
-    assert '--work-dir' in text and f'{tmp_path}/work' in text
+    assert f'{tmp_path}/work' in message(train, detector)
 
 
 @pytest.mark.parametrize('name', ['none.py', 'none'])

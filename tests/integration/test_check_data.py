@@ -1,4 +1,4 @@
-"""The audit of the data, through tools/check_data.py and tools/train.py."""
+"""The checks of data, through tools/check_data.py and tools/train.py."""
 
 import json
 import re
@@ -74,6 +74,16 @@ def test_data_that_cannot_be_built(message, check_data, detector):
     assert 'dataset.data_root=' in message(
         check_data, detector, '--cfg-options', option
     )
+
+
+def test_warnings_are_logged(train, detector, shapes, tmp_path):
+    coco = json.loads((shapes / 'annotations/train.json').read_text())
+    coco['annotations'][0]['area'] = 0
+    path = tmp_path / 'annotations.json'
+    path.write_text(json.dumps(coco))
+    train(detector, '--cfg-options', f'train_dataloader.dataset.ann_file={path}')
+    (log,) = tmp_path.glob('work/*/*.log')
+    assert f'{path}: 1 annotations are left out' in log.read_text()
 
 
 A_TRANSFORM = """
@@ -190,7 +200,6 @@ TWO += [CLASSES.format(p, 'palette') + '=[[0,0,0],[255,0,0]]' for p in ('train',
         ('mask', remove_segmentations, []),
         ('segmenter', change_masks(lambda m: np.minimum(m, 2)), TWO),
         ('segmenter', change_masks(lambda m: np.minimum(m, 2)), TWO[:2]),
-        ('segmenter', None, ['train_dataloader.batch_size=1']),
         (
             'segmenter',
             change_masks(ignore_top_rows),

@@ -102,8 +102,3 @@ def test_first_process_checks_for_the_others(check, cfg, monkeypatch, refused):
     assert check(cfg, 'train') == []
     monkeypatch.setenv('LOCAL_RANK', '0')
     assert 'data_root' in refused(cfg)
-
-
-def test_work_dir_that_is_a_file(cfg, tmp_path, refused):
-    (tmp_path / 'work').touch()
-    assert f'--work-dir: cannot write to {tmp_path}/work' in refused(cfg)

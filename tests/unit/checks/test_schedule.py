@@ -1,14 +1,6 @@
-"""Schedules, and batches of one image, against the length of the training."""
+"""Schedules, against the length of the training."""
 
 import pytest
-
-
-def test_batch_norm_of_one_value(found, monkeypatch):
-    options = {'train_dataloader.batch_size': 1}
-    (problem,), _ = found('segmenter', options)
-    assert 'train_dataloader.batch_size=2' in problem
-    monkeypatch.setenv('WORLD_SIZE', '2')  # SyncBN sees the other image too
-    assert found('segmenter', options) == ([], [])
 
 
 def scheduler(**kwargs):
