@@ -5,10 +5,13 @@
 # STACK=openmmlab    the original packages (requirements/openmmlab.txt), Python 3.10 or 3.11
 # OPS=torchvision    torchvision's operators take the place of mmcv's; nothing is compiled
 # OPS=compiled       mmcv's own operators: a wheel if there is one, else half an hour
+# TORCH=cpu          PyTorch without CUDA, where its index can be reached
 STACK ?= onedl
 OPS ?= torchvision
 PYTHON ?= python3
 VENV ?= $(if $(filter openmmlab,$(STACK)),.venv-openmmlab,.venv)
+TORCH ?=
+export TORCH
 
 ifeq ($(filter onedl openmmlab,$(STACK)),)
 $(error STACK=$(STACK): onedl or openmmlab is needed)
@@ -24,7 +27,7 @@ ifeq ($(shell $(BIN)/python -m pip --version 2>/dev/null),)
 .PHONY: $(INSTALLED)
 endif
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test lint docs clean
 
 install: $(INSTALLED)
 
@@ -52,6 +55,12 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site, in build/docs. A broken link or reference fails.
+docs: install
+	$(BIN)/python -m pip install --no-build-isolation -e '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build/docs
+	@echo "The front page: $(CURDIR)/build/docs/README.html"
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -14,8 +14,10 @@ import sys
 import sysconfig
 from importlib import metadata
 from pathlib import Path
+from urllib.request import urlopen
 
 PINS = Path('requirements')
+CPU_INDEX = 'https://download.pytorch.org/whl/cpu'
 LAST_PYTHON = {'onedl': 13, 'openmmlab': 11}  # the last 3.x
 # mmcv-lite is mmcv without operators.
 NAMES = {
@@ -40,7 +42,7 @@ def main(folder: str, stack: str, ops: str) -> None:
     check_other_stack(stack)
     # torch comes first because the setup.py of other packages imports it.
     build, pins = PINS / 'build.txt', PINS / f'{stack}.txt'
-    pip('-r', build, '-c', pins, 'torch', 'torchvision')
+    pip('-r', build, '-c', pins, *torch_index(), 'torch', 'torchvision')
     lines = pins.read_text().splitlines()
     is_mmcv = re.compile('(onedl-)?mmcv').match
     (mmcv,) = (line.split()[0] for line in lines if is_mmcv(line))
@@ -50,6 +52,21 @@ def main(folder: str, stack: str, ops: str) -> None:
     pip('--no-build-isolation', '-r', rest, '-e', '.[lint,tests]')
     if not compiled_operators():
         run(sys.executable, '-m', 'ra_mm.mmcv_ops', 'install')
+
+
+def torch_index() -> list[str]:
+    """With TORCH=cpu, pip's options for PyTorch without CUDA, if that can be had.
+
+    pip prefers 2.10.0+cpu of this index to 2.10.0 of PyPI.
+    """
+    if os.environ.get('TORCH') != 'cpu':
+        return []
+    try:
+        urlopen(f'{CPU_INDEX}/torch', timeout=10).close()
+    except OSError as e:
+        print(f'TORCH=cpu: {CPU_INDEX}: {e}. The build with CUDA is installed instead.')
+        return []
+    return ['--extra-index-url', CPU_INDEX]
 
 
 def works(python: Path) -> bool:

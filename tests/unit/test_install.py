@@ -75,3 +75,16 @@ def test_compiled_for(script, monkeypatch, tmp_path, gpu, nvcc, force, cuda):
     # The rule of mmcv's setup.py, whose compilation for CUDA fails without nvcc.
     visible = gpu and os.environ['CUDA_VISIBLE_DEVICES']
     assert bool(os.environ['FORCE_CUDA'] == '1' or visible) == cuda
+
+
+@pytest.mark.parametrize('reached', [True, False])
+def test_pytorch_without_cuda(script, monkeypatch, tmp_path, reached):
+    """Taken from PyTorch's own index if that can be reached, else not at all."""
+    index = tmp_path.as_uri()
+    monkeypatch.setattr(script, 'CPU_INDEX', index)
+    if reached:
+        (tmp_path / 'torch').touch()
+    monkeypatch.delenv('TORCH', raising=False)
+    assert script.torch_index() == []
+    monkeypatch.setenv('TORCH', 'cpu')
+    assert script.torch_index() == (['--extra-index-url', index] if reached else [])
