@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from ra_mm.layers import ResidualSum
 
 from .rules import Rule, find_rule, full_name
+from .tracing import compile_rule
 
 
 class AttentionBlock:
@@ -45,10 +46,11 @@ class AttentionBlock:
     attention: ResidualSum
     operands: Callable[..., tuple]
     plain_class: type[nn.Module]
+    source: str  # of a derived rule
 
-    def forward(self, x: Tensor) -> Tensor:
-        def inner_forward(x):
-            z, norm, shortcut, act = self.operands(x)
+    def forward(self, x: Tensor, *args, **kwargs) -> Any:
+        def inner_forward(*args, **kwargs):
+            z, norm, shortcut, act = self.operands(*args, **kwargs)
             if type(z) is Tensor and z.shape != shortcut.shape:
                 raise ValueError(
                     f'{full_name(self.plain_class)}: F(x) of shape {tuple(z.shape)} '
@@ -60,43 +62,51 @@ class AttentionBlock:
 
         # OpenMMLab's blocks checkpoint themselves; those of others are checkpointed.
         if getattr(self, 'with_cp', False) and x.requires_grad:
-            return cp.checkpoint(inner_forward, x, use_reentrant=False)
-        return inner_forward(x)
+            return cp.checkpoint(inner_forward, x, *args, use_reentrant=False, **kwargs)
+        return inner_forward(x, *args, **kwargs)
 
     def __reduce_ex__(self, protocol):
         """Pickle by the name of the original class, since the subclass is made at run time."""
         reduced = super().__reduce_ex__(max(protocol, 2))
-        return _new_block, (self.plain_class,), *reduced[2:]
+        return _new_block, (self.plain_class, self.source), *reduced[2:]
+
+
+def used_attribute(block: nn.Module) -> str:
+    """Return an attribute of the block that an attention block needs, or ''."""
+    own = vars(block).keys() | dict(block.named_children()).keys()
+    needed = ('attention', 'operands', 'plain_class', 'source', 'forward')
+    return next((name for name in needed if name in own), '')
 
 
 def insert_attention(block: nn.Module, rule: Rule, attention: ResidualSum) -> None:
     """Turn a block into an :class:`AttentionBlock`, by the rule for its class."""
     block.attention = attention
     cls: Any = type(block)  # mypy takes no nn.Module for hashable
-    block.__class__ = _attention_class(cls, rule)
+    block.__class__ = _attention_class(cls, rule.operands, rule.source)
 
 
 @functools.cache
-def _attention_class(cls: Any, rule: Rule) -> Any:
+def _attention_class(cls: Any, operands: Callable, source: str) -> Any:
     return type(
         f'Attention{cls.__name__}',
         (AttentionBlock, cls),
         dict(
             __doc__=f'{cls.__name__} with an attention as its sum.',
             __module__=cls.__module__,
-            operands=rule.operands,
+            operands=operands,
             plain_class=cls,
+            source=source,
         ),
     )
 
 
-def _new_block(cls: Any) -> nn.Module:
+def _new_block(cls: Any, source: str = '') -> nn.Module:
     """Create an attention block without its state, for copy and pickle."""
-    rule = find_rule(cls)
+    rule = compile_rule(source) if source else find_rule(cls)
     if rule is None:
         raise ValueError(
             f'{full_name(cls)} has no rule here: add the one that the pickled model '
             'was converted with, see ra_mm.conversion.add_rule'
         )
-    block_class = _attention_class(cls, rule)
+    block_class = _attention_class(cls, rule.operands, rule.source)
     return block_class.__new__(block_class)

@@ -7,15 +7,23 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ra_mm.layers import ATTENTIONS, ResidualSum
 from ra_mm.validation import shorten
 
-from .block import AttentionBlock, insert_attention
+from .block import AttentionBlock, insert_attention, used_attribute
+from .derived import candidate_blocks, derive_rules
 from .rules import Rule, find_rule, full_name
 
 logger = logging.getLogger('ra_mm')
+
+WRAPPERS = {
+    'AveragedModel',
+    'DataParallel',
+    'DistributedDataParallel',
+    'FullyShardedDataParallel',
+    'OptimizedModule',  # of torch.compile
+}
 
 
 def convert(
@@ -23,6 +31,10 @@ def convert(
     attention: str | Callable | Mapping = 'ra',
     names: str | Iterable[str] | None = None,
     skip: str | Iterable[str] | None = None,
+    *,
+    blocks: type | str | Iterable[type | str] | None = None,
+    shortcut: str = '',
+    example: Any = None,
     **kwargs,
 ) -> nn.Module:
     """Put an attention into the residual blocks of a model, in place.
@@ -42,7 +54,8 @@ def convert(
 
     The known blocks are those of mmpretrain, mmdet, mmseg, torchvision and
     timm listed in docs/conversion.md; :func:`.add_rule` and :func:`.add_chain`
-    add others. Blocks without a shortcut stay as they are. The logger 'ra_mm'
+    add others, and ``blocks`` has rules derived for them. Blocks without a shortcut
+    stay as they are. The logger 'ra_mm'
     gets the :func:`summarize` of the model, at the level INFO.
 
     Args:
@@ -56,6 +69,15 @@ def convert(
             blocks in these modules: names as in ``model.named_modules()``, in
             which ``*`` stands for anything. Defaults to all.
         skip (str or list of str, optional): Leave these out.
+        blocks (type, str or list, optional): Classes of residual blocks, or their
+            names, that no rule is written for. Each block is traced by torch.fx; it
+            must have one residual sum, whose shortcut is the branch with fewer
+            layers, and is compared with its converted copy before the model is
+            changed. 'auto' looks for all such blocks.
+        shortcut (str): With ``blocks``, a module in them that is on the shortcut
+            alone, where both branches have equally many layers.
+        example (optional): With ``blocks``, an input of the model, or a tuple of
+            several, for blocks that have several inputs or need a special shape.
         **kwargs: Arguments of the attention besides channels, for example
             ``aggregation='l1'``.
 
@@ -66,18 +88,25 @@ def convert(
         ValueError: If no block of the model has a rule, a name matches no
             block, a block is converted already, or the attention is none.
     """
-    if any(isinstance(m, DistributedDataParallel) for m in model.modules()):
+    if wrappers := {type(m).__name__ for m in model.modules()} & WRAPPERS:
         raise ValueError(
-            'convert the model before it is wrapped in DistributedDataParallel, which '
-            'would not synchronize the gradients of its attentions'
+            f'convert the model before it is wrapped in {", ".join(wrappers)}, which '
+            'would not know the attentions'
         )
-    blocks = _choose(model, _as_list(names), _as_list(skip))
+    chosen = _choose(
+        model,
+        _as_list(names),
+        _as_list(skip),
+        blocks,
+        shortcut=shortcut,
+        example=example,
+    )
     # First what may fail, so that a model is converted as a whole or not at all.
     attentions = [
         build_attention(attention, rule.channels(block), **kwargs)
-        for block, rule in blocks
+        for block, rule in chosen
     ]
-    for (block, rule), layer in zip(blocks, attentions):
+    for (block, rule), layer in zip(chosen, attentions):
         match_block(layer, block)
         insert_attention(block, rule, layer)
     logger.info(summarize(model))
@@ -135,40 +164,50 @@ def _find_blocks(model) -> dict[str, tuple[Any, Any]]:
             blocks[name] = module, None
         elif rule and rule.has_shortcut(module):
             blocks[name] = module, rule
-    if not blocks:
-        raise ValueError(_no_block(model))
     return blocks
 
 
-def _choose(model, names, skip) -> list[tuple[nn.Module, Rule]]:
+def _choose(model, names, skip, blocks, **options) -> list[tuple[nn.Module, Rule]]:
     """The blocks to convert, with their rules."""
     known = _find_blocks(model)
+    unknown = {} if blocks is None else candidate_blocks(model, blocks)
+    if not known and not unknown:
+        raise ValueError(_no_block(model))
     for pattern in names + skip:
-        if not any(_matches(name, [pattern]) for name in known):
+        if not any(_matches(name, [pattern]) for name in (*known, *unknown)):
             raise ValueError(
                 f'{pattern!r} matches no residual block of the model. They are '
-                f'{shorten(known)}'
+                f'{shorten([*known, *unknown])}'
             )
-    chosen = {
-        name: block
-        for name, block in known.items()
-        if (not names or _matches(name, names)) and not _matches(name, skip)
-    }
+
+    def is_chosen(name):
+        return (not names or _matches(name, names)) and not _matches(name, skip)
+
+    chosen = {name: block for name, block in known.items() if is_chosen(name)}
+    unknown = {name: block for name, block in unknown.items() if is_chosen(name)}
+    auto = blocks == 'auto'
+    rules, refused = derive_rules(model, unknown, auto, **options)
+    if refused and not auto:
+        raise ValueError(refused)
+    chosen |= {name: (unknown[name], rule) for name, rule in rules.items()}
     if not chosen:
-        raise ValueError(f'skip={skip} leaves no block to convert')
+        reason = (
+            f'skip={skip} leaves no block to convert' if known else _no_block(model)
+        )
+        raise ValueError('. '.join(filter(None, [reason, refused])))
+    if refused:
+        logger.info('not converted: %s', refused)
     if converted := [name for name, (_, rule) in chosen.items() if rule is None]:
         raise ValueError(
             f'these blocks have an attention already: {shorten(converted)}. Convert a '
             'model once, or choose other blocks with names= and skip='
         )
     for name, (block, _) in chosen.items():
-        children = dict(block.named_children())
-        for attribute in ('attention', 'operands', 'plain_class', 'forward'):
-            if attribute in vars(block) or attribute in children:
-                raise ValueError(
-                    f'{name} ({full_name(type(block))}) has an attribute '
-                    f'{attribute!r} of its own, so it cannot be converted'
-                )
+        if attribute := used_attribute(block):
+            raise ValueError(
+                f'{name} ({full_name(type(block))}) has an attribute {attribute!r} of '
+                'its own, so it cannot be converted'
+            )
     return list(chosen.values())
 
 
@@ -197,7 +236,7 @@ def summarize(model: nn.Module) -> str:
     """Describe in one line which blocks of a model have an attention."""
     blocks = [m for m in model.modules() if isinstance(m, AttentionBlock)]
     converted = Counter(block.plain_class for block in blocks)
-    plain = Counter(type(m) for m in model.modules() if find_rule(type(m)))
+    plain = Counter(type(m) for m in model.modules())
     kinds = dict.fromkeys(type(block.attention).__name__ for block in blocks)
     added = sum(p.numel() for block in blocks for p in block.attention.parameters())
     counts = ', '.join(

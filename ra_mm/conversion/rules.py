@@ -15,8 +15,9 @@ class Rule(NamedTuple):
     """How a kind of block computes its sum, see :func:`add_rule`."""
 
     operands: Callable[[Any, Tensor], tuple]
-    channels: Callable[[Any], int]
-    has_shortcut: Callable[[Any], bool]
+    channels: Callable[[Any], int] = lambda block: 0
+    has_shortcut: Callable[[Any], bool] = lambda block: True
+    source: str = ''
 
 
 _RULES: dict[type | str, Rule] = {}

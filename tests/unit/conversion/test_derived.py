@@ -1,0 +1,425 @@
+"""Rules that ra_mm.convert(model, blocks=...) derives by tracing."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as nnf
+from torch.nn.parallel import DataParallel
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.checkpoint import checkpoint
+from torchvision.models import resnet
+from torchvision.models.optical_flow import raft
+from torchvision.ops import StochasticDepth
+
+import ra_mm
+from ra_mm._torch import COMPILES_FUNCTIONS
+from ra_mm.conversion import AttentionBlock
+from ra_mm.layers import MGRN
+from ra_mm.ops import force_path
+
+
+class Basic(nn.Module):
+    """A block with everything that the others change."""
+
+    def __init__(self, channels=4):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.act = nn.ReLU()
+
+    def branch(self, x):
+        return self.bn2(self.conv2(self.act(self.bn1(self.conv1(x)))))
+
+    def forward(self, x):
+        return self.act(self.branch(x) + x)
+
+
+class FunctionalReLU(Basic):
+    def forward(self, x):
+        out = self.branch(x)
+        out += x
+        return nnf.relu(out)
+
+
+class Projection(Basic):
+    def __init__(self):
+        super().__init__()
+        self.conv2.stride = (2, 2)
+        self.down = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(4, 4, 1))
+
+    def forward(self, x):
+        return torch.add(self.down(x), self.branch(x))
+
+
+class DropPath(Basic):
+    def __init__(self):
+        super().__init__()
+        self.drop_path = StochasticDepth(0.5, 'row')
+
+    def forward(self, x):
+        return self.drop_path(self.branch(x)) + x
+
+
+class LayerScale(Basic):
+    """The branch ends in a parameter, and a chain follows the sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(4, 1, 1))
+        self.after = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        F = self.scale * self.branch(x).permute(0, 2, 3, 1).permute(0, 3, 1, 2)
+        return nnf.silu(self.after(x + F))
+
+
+class Split(Basic):
+    """Sums within the branch are none of the block, as in Res2Net."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(2, 2, 3, padding=1) for _ in range(2))
+
+    def forward(self, x):
+        a, b = self.conv1(x).chunk(2, 1)
+        a = self.convs[0](a)
+        b = self.convs[1](a + b)
+        return x + self.bn2(self.conv2(torch.cat([a, b], 1)))
+
+
+class TwoOutputs(Basic):
+    """What follows the sum also needs what was known before."""
+
+    def forward(self, x):
+        shape = x.shape
+        y = self.branch(x) + x
+        return self.act(y), y.flatten(1).reshape(shape) * self.bn1.weight[0]
+
+
+class Preactivation(Basic):
+    def forward(self, x):
+        x = self.act(self.bn1(x))
+        return self.conv2(self.conv1(x)).add(x)
+
+
+BLOCKS = [
+    Basic,
+    FunctionalReLU,
+    Projection,
+    DropPath,
+    LayerScale,
+    Split,
+    TwoOutputs,
+    Preactivation,
+]
+
+
+def make(*classes):
+    torch.manual_seed(0)
+    model = nn.Sequential(*(cls() for cls in classes))
+    for p in model.parameters():
+        p.data.add_(torch.randn_like(p), alpha=0.1)
+    return model
+
+
+def images():
+    return torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def step(model, x):
+    torch.manual_seed(0)  # for drop path
+    x = x.clone().requires_grad_()
+    outs = model(x)
+    outs = outs if isinstance(outs, tuple) else (outs,)
+    weights = [p for n, p in model.named_parameters() if 'attention' not in n]
+    loss = sum(y.square().sum() for y in outs)
+    return outs, torch.autograd.grad(loss, [x, *weights], allow_unused=True)
+
+
+def set_gamma(model, value=0.5):
+    for m in model.modules():
+        if isinstance(m, MGRN):
+            nn.init.constant_(m.gamma, value)
+    return model
+
+
+@pytest.mark.parametrize('cls', BLOCKS)
+@pytest.mark.parametrize('training', [True, False])
+def test_same_function(cls, training):
+    """Outputs and gradients to the bit, and the names of the weights."""
+    plain = make(cls).train(training)
+    state = copy.deepcopy(plain.state_dict())
+    model = ra_mm.convert(copy.deepcopy(plain), blocks=cls)
+    assert isinstance(model[0], cls) and isinstance(model[0], AttentionBlock)
+    own = {k: v for k, v in model.state_dict().items() if '.attention.' not in k}
+    torch.testing.assert_close(own, state, rtol=0, atol=0)
+    with force_path('reference'):
+        ours, expected = step(model, images()), step(plain, images())
+        torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+    set_gamma(model)
+    assert not torch.equal(step(model, images())[0][0], expected[0][0])
+
+
+@pytest.mark.parametrize('cls', [Basic, FunctionalReLU])
+def test_the_fused_tail_applies(cls):
+    """The norm and a ReLU, also a functional one, are split off."""
+    block = ra_mm.convert(make(cls), blocks=cls.__name__)[0]
+    _, norm, _, act = block.operands(images())
+    assert norm is block.bn2 and type(act) is nn.ReLU
+
+
+def test_equal_to_a_written_rule():
+    """Trained by the same path, so equal to the bit."""
+
+    class Own(resnet.Bottleneck):
+        def forward(self, x):
+            out = self.relu(self.bn1(self.conv1(x)))
+            out = self.relu(self.bn2(self.conv2(out)))
+            out = self.bn3(self.conv3(out))
+            identity = x if self.downsample is None else self.downsample(x)
+            return self.relu(out + identity)
+
+    results = []
+    for cls in (resnet.Bottleneck, Own):
+        torch.manual_seed(0)
+        down = nn.Sequential(nn.Conv2d(8, 16, 1, 2), nn.BatchNorm2d(16))
+        model = nn.Sequential(cls(8, 4, 2, down), cls(16, 4)).train()
+        set_gamma(ra_mm.convert(model, blocks=cls))
+        assert all(isinstance(m, AttentionBlock) for m in model)
+        results.append(step(model, torch.ones(2, 8, 8, 8).cumsum(2)))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+def test_auto():
+    """Blocks with rules and without, whatever surrounds them."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.Sequential(Basic(), Split()), resnet.BasicBlock(4, 4)
+    )
+    ra_mm.convert(model, blocks='auto', skip='1.1')
+    blocks = [n for n, m in model.named_modules() if isinstance(m, AttentionBlock)]
+    assert blocks == ['1.0', '2']
+
+
+def test_only_these_classes():
+    model = ra_mm.convert(make(Basic, Split, Projection), blocks=['Basic', Split])
+    assert [isinstance(m, AttentionBlock) for m in model] == [True, True, False]
+
+
+class Passed(Basic):
+    """Its shortcut is an input, as in timm's DLA."""
+
+    def forward(self, x, shortcut=None):
+        return self.act(self.branch(x) + (x if shortcut is None else shortcut))
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = Passed(), Passed()
+
+    def forward(self, x):
+        return self.b(self.a(x), shortcut=2 * x)
+
+
+def test_example():
+    """It shows with which inputs each block is called; nothing changes by it."""
+    plain = Pair()
+    state = copy.deepcopy(plain.state_dict())
+    with pytest.raises(ValueError, match='Passed.*example='):
+        ra_mm.convert(plain, blocks=Passed)
+    model = ra_mm.convert(copy.deepcopy(plain), blocks=Passed, example=images())
+    assert plain.training and model.training
+    assert all(torch.equal(model.state_dict()[k], v) for k, v in state.items())
+    torch.testing.assert_close(model(images()), plain(images()))
+    with pytest.raises(TypeError, match='shortcut'):
+        model.a(images(), shortcut=images())
+
+
+class Parallel(Basic):
+    """Two branches of equal depth."""
+
+    def forward(self, x):
+        return self.conv1(x) + self.conv2(x)
+
+
+def test_shortcut():
+    model = ra_mm.convert(make(Parallel), blocks='auto', shortcut='conv1')
+    _, _, x, _ = model[0].operands(images())
+    assert torch.equal(x, model[0].conv1(images()))
+
+
+class TwoSums(Basic):
+    def forward(self, x):
+        x = x + self.bn1(self.conv1(x))
+        return x + self.bn2(self.conv2(x))
+
+
+class ControlFlow(Basic):
+    def forward(self, x):
+        return self.branch(x) + x if x.sum() > 0 else x
+
+
+class Modes(Basic):
+    def forward(self, x):
+        return nnf.dropout(self.branch(x), 0.1, self.training) + x
+
+
+class NoSum(Basic):
+    def forward(self, x):
+        return self.branch(x)
+
+
+class ThreeBranches(Basic):
+    def forward(self, x):
+        return self.bn2(x) + x + self.conv1(x)
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return x + self.linear(x)
+
+
+class Deceitful(Basic):
+    """Does something else while it is traced."""
+
+    def forward(self, x):
+        return self.branch(x) + (x if isinstance(x, torch.Tensor) else 2 * x)
+
+
+class OtherShape(Basic):
+    def forward(self, x):
+        return self.branch(x) + x.mean((2, 3), keepdim=True)
+
+
+class Constant(Basic):
+    def forward(self, x):
+        return self.branch(x) * torch.ones(4, 1, 1) + x
+
+
+def averaged():
+    return AveragedModel(make(Basic))
+
+
+def compiled():
+    return torch.compile(make(Basic))
+
+
+@pytest.mark.parametrize(
+    'model, blocks, message',
+    [
+        (TwoSums, TwoSums, 'TwoSums.*2 residual sums.*add_rule'),
+        (ControlFlow, 'ControlFlow', 'ControlFlow.*cannot be traced.*add_rule'),
+        (Modes, Modes, 'Modes.*training'),
+        (NoSum, NoSum, 'NoSum.*no residual sum'),
+        (Parallel, Parallel, "Parallel.*conv1 and conv2.*shortcut='name'"),
+        (ThreeBranches, ThreeBranches, "ThreeBranches.*shortcut='name'"),
+        (Tokens, Tokens, 'Tokens.*tokens.*feature maps'),
+        (Deceitful, Deceitful, 'Deceitful.*trace'),
+        (OtherShape, OtherShape, r'OtherShape.*\(2, 4, 1, 1\)'),
+        (Constant, Constant, 'Constant.*neither a parameter nor a buffer'),
+        (Basic, 'Bottleneck', "blocks='Bottleneck'.*Basic"),
+        (Basic, resnet.Bottleneck, 'blocks=.*Bottleneck.*Basic'),
+        (Tokens, 'auto', 'Tokens.*tokens'),
+        (lambda: DataParallel(Basic()), Basic, 'before.*DataParallel'),
+        (averaged, Basic, 'before.*AveragedModel'),
+        (compiled, Basic, 'before.*OptimizedModule'),
+        (lambda: ra_mm.convert(make(Basic), blocks=Basic), Basic, 'already: .*0'),
+    ],
+)
+def test_refused(model, blocks, message):
+    """One message, and the model is what it was, the blocks that could be, too."""
+    torch.manual_seed(0)
+    model = nn.Sequential(Basic(), model())
+    before = [(n, type(m), dict(vars(m))) for n, m in model.named_modules()]
+    kinds = (
+        dict(blocks='auto', skip='0')
+        if blocks == 'auto'
+        else dict(blocks=[Basic, blocks])
+    )
+    with pytest.raises(ValueError, match=f'(?s){message}'):
+        ra_mm.convert(model, **kinds)
+    assert [(n, type(m), dict(vars(m))) for n, m in model.named_modules()] == before
+
+
+# What is done to models in training and deployment
+
+
+def test_copies():
+    model = set_gamma(ra_mm.convert(make(Basic, Split, LayerScale), blocks='auto'))
+    expected = model.eval()(images())
+    twin = copy.deepcopy(model)
+    assert [type(m) for m in twin.modules()] == [type(m) for m in model.modules()]
+    assert torch.equal(twin(images()), expected)
+    set_gamma(twin, 0.0)
+    assert torch.equal(model(images()), expected)
+    assert not torch.equal(twin(images()), expected)
+
+
+def test_unpickling_in_a_new_process(tmp_path):
+    """The pickle has what was derived: nothing is traced or imported there."""
+    model = nn.Sequential(raft.ResidualBlock(4, 4, norm_layer=nn.BatchNorm2d))
+    set_gamma(ra_mm.convert(model, blocks='ResidualBlock')).eval()
+    torch.save((model, images(), model(images())), tmp_path / 'model.pt')
+    code = (
+        'import sys, torch\n'
+        'model, x, y = torch.load(sys.argv[1], weights_only=False)\n'
+        'torch.testing.assert_close(model(x), y)'
+    )
+    subprocess.run([sys.executable, '-c', code, str(tmp_path / 'model.pt')], check=True)
+
+
+@pytest.mark.parametrize('cls', [Basic, DropPath, TwoOutputs])
+def test_checkpointing(cls):
+    """Recomputed in the backward pass, also by the block itself as in OpenMMLab."""
+    results = []
+    for how in ('not', 'outside', 'with_cp'):
+        block = set_gamma(ra_mm.convert(make(cls), blocks=cls))[0]
+        block.with_cp = how == 'with_cp'
+        torch.manual_seed(0)
+        x = images().requires_grad_()
+        again = how == 'outside'
+        out = checkpoint(block, x, use_reentrant=False) if again else block(x)
+        (out[1] if isinstance(out, tuple) else out).square().sum().backward()
+        results.append([p.grad for p in (x, *block.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(results[0], results[1]))
+    assert all(torch.equal(a, b) for a, b in zip(results[0], results[2]))
+
+
+def test_block_that_checkpoints_itself():
+    class Checkpointed(Basic):
+        with_cp = True
+
+        def forward(self, x):
+            if self.with_cp and x.requires_grad:
+                return self.act(checkpoint(self.branch, x, use_reentrant=False) + x)
+            return self.act(self.branch(x) + x)
+
+    model = ra_mm.convert(make(Checkpointed), blocks=Checkpointed)
+    assert model[0].with_cp
+    model(images()).sum().backward()
+    assert model[0].attention.gate.gamma.grad.any()
+
+
+@pytest.mark.skipif(not COMPILES_FUNCTIONS, reason='graph breaks before PyTorch 2.5')
+@pytest.mark.parametrize('cls', [Basic, Projection, LayerScale, Split, TwoOutputs])
+def test_compile_and_export(cls):
+    """Without a graph break, and for any batch size."""
+    torch._dynamo.reset()
+    model = set_gamma(ra_mm.convert(make(cls), blocks=cls)).eval()
+    expected = model(images())
+    compiled = torch.compile(model, fullgraph=True, backend='eager')
+    torch.testing.assert_close(compiled(images()), expected, rtol=1e-4, atol=1e-4)
+    batch = torch.export.Dim('batch', min=2, max=8)
+    exported = torch.export.export(model, (images(),), dynamic_shapes=({0: batch},))
+    ours = exported.module()(images())
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
