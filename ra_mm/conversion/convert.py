@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ra_mm.layers import ATTENTIONS, ResidualSum
+from ra_mm.layers.temp_schedule import warn_without_schedule
 from ra_mm.validation import shorten
 
 from .block import AttentionBlock, insert_attention, used_attribute
@@ -110,6 +111,7 @@ def convert(
         match_block(layer, block)
         insert_attention(block, rule, layer)
     logger.info(summarize(model))
+    warn_without_schedule(model)
     return model
 
 

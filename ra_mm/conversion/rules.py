@@ -8,7 +8,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ra_mm.ops.paths import has_hooks
 
-IDENTITY = nn.Identity()
+
+def IDENTITY(x: Tensor) -> Tensor:
+    """Stand for a norm or an activation that a block does not have.
+
+    A function, since torch.fx traces no module that is not a part of the model.
+    """
+    return x
 
 
 class Rule(NamedTuple):
@@ -60,7 +66,7 @@ def add_rule(
         :meth:`ra_mm.layers.ResidualSum.tail`: z and a callable norm such that
         ``F(x) = norm(z)`` has the shape of z, the shortcut, and the activation
         after the sum. Where no norm ends the branch, or no activation follows,
-        :data:`IDENTITY` takes its place.
+        :func:`IDENTITY` takes its place.
 
     Raises:
         ValueError: If one of the classes is not an nn.Module.

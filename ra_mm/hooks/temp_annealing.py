@@ -1,15 +1,23 @@
 """Anneal the temperature of reverse attention (paper, Eq. 8 and Table 9)."""
 
 import math
+from typing import Any
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
 from mmengine.hooks import EMAHook, Hook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop
 
 from ra_mm.errors import UserError
-from ra_mm.layers import MGRN
-from ra_mm.layers.temp_schedule import check_schedule, first_temp, is_trained, temp_at
+from ra_mm.layers.temp_schedule import (
+    ANNEALED,
+    check_schedule,
+    find_gates,
+    first_temp,
+    is_trained,
+    temp_at,
+)
 from ra_mm.registry import HOOKS
 from ra_mm.validation import BOOL, check_arg
 
@@ -63,20 +71,18 @@ class TempAnnealingHook(Hook):
         self.end = end
         self.length = length
         self.by_epoch = by_epoch
-        self.gates: list[MGRN] = []
+        self.gates: list[Any] = []
 
     def before_train(self, runner) -> None:
         averages = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
         models = [runner.model] + [hook.ema_model for hook in averages]
-        self.gates = [
-            m for model in models for m in model.modules() if isinstance(m, MGRN)
-        ]
+        self.gates = find_gates(models)
         if not self.gates:
             raise UserError(
                 'TempAnnealingHook: the model has no reverse attention. Remove the '
                 'hook from custom_hooks, or use an RA backbone'
             )
-
+        ANNEALED.update(self.gates)
         _warn_of_frozen_gates(runner)
         hub = runner.message_hub
         if runner.iter == 0:
@@ -117,7 +123,14 @@ class TempAnnealingHook(Hook):
 
 
 def _warn_of_frozen_gates(runner):
-    gates = [m for m in runner.model.modules() if isinstance(m, MGRN)]
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    # The teacher of a semi-supervised model is frozen as a whole and learns nothing.
+    parts = [
+        part
+        for part in model.children()
+        if any(p.requires_grad for p in part.parameters())
+    ]
+    gates = find_gates(parts) or find_gates([model])
     frozen = [gate for gate in gates if not gate.gamma.requires_grad]
     if frozen:
         message = f'{len(frozen)} of {len(gates)} gates are frozen with their blocks'

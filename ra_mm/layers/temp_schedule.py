@@ -1,12 +1,20 @@
 """Temperature annealing of reverse attention (paper, Eq. 8 and Table 9)."""
 
+import gc
+import math
+import warnings
 from collections.abc import Iterable, Sequence
+from typing import Any
+from weakref import WeakSet, ref
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.hooks import unserializable_hook
 
 from ra_mm.validation import check_arg, integer, number
 
 from .m_grn import MGRN
+
+ANNEALED: WeakSet[nn.Module] = WeakSet()  # the gates whose temp a schedule sets
 
 
 class TempSchedule:
@@ -48,16 +56,15 @@ class TempSchedule:
         end: float = 1.0,
     ) -> None:
         check_schedule(start, end, length)
-        models = [model] if isinstance(model, nn.Module) else model
-        self.gates = [
-            m for each in models for m in each.modules() if isinstance(m, MGRN)
-        ]
+        self.gates = find_gates([model] if isinstance(model, nn.Module) else model)
         if not self.gates:
             raise ValueError('TempSchedule: the model has no reverse attention')
+        ANNEALED.update(self.gates)
         self.length = length
         self.start = first_temp(self.gates, start, end)
         self.end = end
         self.steps = 0
+        self._is_checked = False
         self._apply()
 
     @property
@@ -67,12 +74,52 @@ class TempSchedule:
 
     def step(self) -> None:
         """Set the temp of the next step. Call it after the optimizer's step."""
+        if not self._is_checked:
+            self._is_checked = True
+            self._follow_loaded_weights()
+            self._warn_of_gates()
         self.steps += 1
         self._apply()
 
     def _apply(self):
         for gate in self.gates:
             gate.temp.fill_(self.temp)  # in place: no recompilation, no device sync
+
+    def _follow_loaded_weights(self):
+        """Go on from the temp of weights that were loaded after this schedule began."""
+        temp = max(gate.temp.item() for gate in self.gates)
+        if math.isclose(temp, self.temp, rel_tol=0.01):  # bfloat16 rounds
+            return
+        if self.start > self.end:
+            progress = (self.start - temp) / (self.start - self.end)
+            self.steps = round(self.length * min(max(progress, 0), 1))
+        warnings.warn(
+            f'TempSchedule: the model has weights of temp = {temp:g}, loaded after the '
+            f'schedule was made, which goes on from step {self.steps} of {self.length}. '
+            'To resume exactly, save the schedule too: schedule.state_dict() and '
+            'schedule.load_state_dict()',
+            stacklevel=3,
+        )
+
+    def _warn_of_gates(self):
+        if not any(g.gamma.requires_grad or g.gamma.any() for g in self.gates):
+            warnings.warn(
+                'TempSchedule: all gates are frozen at gamma = 0, so the model stays a '
+                'plain residual network. Set requires_grad of the parameters named '
+                "'gamma', and give them to the optimizer",
+                stacklevel=3,
+            )
+        own, others = (
+            sorted(len(gate.gamma) for gate in gates)
+            for gates in (self.gates, _find_other_gates())
+        )
+        if others == own:
+            warnings.warn(
+                'TempSchedule: there is another model with the same gates, whose temp '
+                'stays as it is. If it is a moving average or a copy of this one, '
+                'anneal both: TempSchedule([model, average], ...)',
+                stacklevel=3,
+            )
 
     def state_dict(self) -> dict[str, float]:
         """The progress, to save with a checkpoint."""
@@ -92,12 +139,61 @@ class TempSchedule:
         self._apply()
 
 
+def find_gates(models: Iterable[nn.Module]) -> list[Any]:
+    """Return all gates of models: modules with ``gamma`` (C,) and a 0-dim ``temp``.
+
+    A model that was traced, by torch.fx (feature extractors, quantization) or
+    torch.export, keeps the tensors of an :class:`.MGRN` in a module of another class.
+    """
+    return [m for model in models for m in model.modules() if _is_gate(m)]
+
+
+def _is_gate(module):
+    gamma, temp = (getattr(module, name, None) for name in ('gamma', 'temp'))
+    return isinstance(gamma, Tensor) and isinstance(temp, Tensor) and temp.dim() == 0
+
+
+def _find_other_gates():
+    """Return the gates of this process that no schedule anneals."""
+    gc.collect()
+    annealed = {id(gate.temp) for gate in ANNEALED}  # which traced models share
+    modules = [m for m in gc.get_objects() if issubclass(type(m), nn.Module)]
+    return [m for m in modules if _is_gate(m) and id(m.temp) not in annealed]
+
+
+def warn_without_schedule(model: nn.Module) -> None:
+    """Let the first backward pass warn if no schedule anneals a new model.
+
+    Training from gamma = 0 with temp = 1 all along costs accuracy, and nothing else
+    shows that the schedule was forgotten.
+    """
+    new = [m for m in model.modules() if isinstance(m, MGRN)]
+    gate = next((m for m in new if m.gamma.requires_grad), None)
+    if gate is None:
+        return
+    weak = ref(gate)
+
+    @unserializable_hook
+    def check(grad):
+        handle.remove()
+        gate = weak()
+        if gate is None or gate in ANNEALED or gate.temp != 1 or gate.gamma.any():
+            return
+        warnings.warn(
+            'reverse attention trains without annealing: temp is 1 from the start. Use '
+            'ra_mm.TempSchedule, or in OpenMMLab the hook ra_mm.TempAnnealingHook',
+            stacklevel=2,
+        )
+
+    handle = gate.gamma.register_hook(check)
+
+
 def temp_at(progress: float, start: float, end: float) -> float:
     """Return temp at a fraction of the annealing: 0 is its start, 1 its end."""
     return end + (start - end) * max(0.0, 1 - progress)
 
 
-def first_temp(gates: Sequence[MGRN], start: float, end: float) -> float:
+def first_temp(gates: Sequence[Any], start: float, end: float) -> float:
     """Return the temp to start from: that of the weights, if they are trained.
 
     Annealing delays G until F is trained, so it belongs to a gamma that starts
@@ -109,7 +205,7 @@ def first_temp(gates: Sequence[MGRN], start: float, end: float) -> float:
     return start
 
 
-def is_trained(gates: Iterable[MGRN]) -> bool:
+def is_trained(gates: Iterable[Any]) -> bool:
     """Whether any gamma is not 0."""
     return any(bool(gate.gamma.any()) for gate in gates)
 

@@ -125,6 +125,16 @@ def test_frozen_gates(run, make_model, tmp_path, gamma, warned):
     assert log.count('1 of 1 gates are frozen') == warned
 
 
+def test_teacher(run, make_model, tmp_path):
+    """It is frozen, but no gate that should learn."""
+    model = make_model()
+    model.teacher = make_model().requires_grad_(False)
+    record, _ = run(TempAnnealingHook(length=2), model=model, stop_at=3)
+    log = ''.join(path.read_text() for path in tmp_path.glob('*/*.log'))
+    assert 'gates are frozen' not in log
+    assert model.teacher.ra.gate.temp == model.ra.gate.temp
+
+
 def test_model_without_ra(run, make_model):
     with pytest.raises(UserError, match='TempAnnealingHook'):
         run(TempAnnealingHook(), model=make_model(ra=False))

@@ -1,12 +1,46 @@
 """TempSchedule, in a training loop without OpenMMLab."""
 
 import copy
+import pickle
+import warnings
 
 import pytest
 import torch
 from torch import nn
 
+import ra_mm
+from ra_mm.conversion import add_chain
 from ra_mm.layers import MGRN, TempSchedule
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return self.conv(x) + x
+
+
+add_chain(Block, branch='conv')
+
+
+def converted():
+    return ra_mm.convert(nn.Sequential(Block(), Block()))
+
+
+def train(model, schedule=None, steps=1):
+    """Train by SGD, and return the warnings."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        for _ in range(steps):
+            optimizer.zero_grad()
+            model(torch.randn(2, 3, 4, 4)).square().sum().backward()
+            optimizer.step()
+            if schedule:
+                schedule.step()
+    return [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
 
 
 def model(gamma=0.0, temp=1.0):
@@ -88,3 +122,96 @@ def test_wrong_arguments(kwargs, message):
 def test_wrong_state():
     with pytest.raises(ValueError, match='last_epoch'):
         TempSchedule(model(), length=4).load_state_dict(dict(last_epoch=3))
+
+
+def traced(model):
+    return torch.fx.symbolic_trace(model)
+
+
+def exported(model):
+    return torch.export.export(model, (torch.randn(2, 3, 4, 4),)).module()
+
+
+def quantized(model):
+    from torch.ao.quantization import get_default_qat_qconfig_mapping, quantize_fx
+
+    mapping = get_default_qat_qconfig_mapping()
+    return quantize_fx.prepare_qat_fx(model, mapping, torch.randn(2, 3, 4, 4))
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+@pytest.mark.parametrize('kind', [traced, exported, quantized])
+def test_traced_models(kind):
+    """Casts, copies and pickles included."""
+    model = kind(converted())
+    assert not any(isinstance(m, MGRN) for m in model.modules())
+    copies = [model, copy.deepcopy(model).to(torch.bfloat16).float()]
+    if kind is traced:  # PyTorch pickles no others
+        copies.append(pickle.loads(pickle.dumps(model)))
+    schedule = TempSchedule(copies, length=2)
+    schedule.step()
+    for each in copies:
+        found = [b.item() for n, b in each.named_buffers() if n.endswith('gate.temp')]
+        assert found == [15.5, 15.5]
+    if kind is not quantized:  # whose observers clip the change
+        x = torch.randn(2, 3, 4, 4)
+        nn.init.ones_(copies[0].get_parameter('0.attention.gate.gamma'))
+        y = copies[0](x)
+        schedule.step()
+        assert not torch.allclose(y, copies[0](x))
+
+
+def test_a_converted_model_without_schedule_says_so_once():
+    model = converted()
+    (message,) = train(model, steps=3)
+    assert 'TempSchedule' in message
+    assert not train(copy.deepcopy(model))
+    model = converted()
+    assert not train(model, TempSchedule(model, length=4), steps=3)
+    model = converted()  # fine-tuned with trained gates
+    nn.init.ones_(model[0].attention.gate.gamma)
+    assert not train(model)
+
+
+@pytest.mark.parametrize('temp, steps', [(12.0, 6), (1.0, 10), (30.0, 0)])
+def test_weights_that_are_loaded_later(temp, steps):
+    """temp does not jump back to its start."""
+    model = converted()
+    schedule = TempSchedule(model, length=10)
+    weights = model.state_dict()
+    weights = {
+        name: torch.ones_like(v) * (temp if name.endswith('temp') else 1)
+        for name, v in weights.items()
+    }
+    model.load_state_dict(weights)
+    caught = train(model, schedule, steps=2)
+    assert len(caught) == (temp != 30)
+    assert schedule.steps == steps + 2
+    assert schedule.temp <= temp
+
+
+def test_frozen_gates():
+    model = converted()
+    for block in model:
+        block.attention.gate.gamma.requires_grad_(False)
+    (message,) = train(model, TempSchedule(model, length=4), steps=2)
+    assert 'gamma' in message
+
+
+def test_a_copy_of_a_traced_model_is_not_annealed():
+    model = converted()
+    schedule = TempSchedule(model, length=4)
+    sharing = traced(model)
+    assert not train(model, schedule)
+    schedule = TempSchedule(model, length=4)
+    copied = copy.deepcopy(sharing)
+    assert train(model, schedule)
+    assert not train(model, TempSchedule([model, copied], length=4))
+
+
+def test_an_average_that_is_not_annealed():
+    model = converted()
+    average = torch.optim.swa_utils.AveragedModel(model)
+    (message,) = train(model, TempSchedule(model, length=4), steps=2)
+    assert 'TempSchedule([' in message
+    assert not train(model, TempSchedule([model, average], length=4), steps=2)
