@@ -7,6 +7,7 @@ pictures are the same on a forge and on the site.
 import inspect
 import os
 import pkgutil
+import re
 import shutil
 import sys
 from importlib import import_module
@@ -28,12 +29,13 @@ extensions = ['myst_nb', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
 extensions += ['sphinx.ext.viewcode', 'sphinx_copybutton']
 html_theme = 'furo'
 html_extra_path = ['index.html']
+html_search_scorer = str(REPO / 'docs/search_scorer.js')
 
 myst_heading_anchors = 4
 nb_execution_mode = 'cache'
 nb_execution_cache_path = str(REPO / 'build/docs-notebooks')
 nb_execution_raise_on_error = True
-nb_execution_timeout = 600
+nb_execution_timeout = 3600  # a machine may be busy
 nb_output_stderr = 'remove'
 
 autodoc_inherit_docstrings = False
@@ -42,23 +44,40 @@ napoleon_use_ivar = True
 nitpicky = True  # a reference to a name of ra_mm that does not exist is an error
 nitpick_ignore_regex = [('py:.*', r'(?!ra_mm\b).*')]
 
-CONTENTS = {
-    'Start': 'docs/install examples/tutorial docs/conversion docs/training docs/data',
-    'Use': 'docs/cookbook docs/toolboxes docs/deployment docs/extending '
-    'docs/troubleshooting',
-    'Results': 'docs/evidence docs/reproduction docs/measurements docs/speed '
-    'docs/fused_tail',
-    'Reference': 'docs/api/index CONTRIBUTING CHANGELOG',
-}
+CONTENTS = """
+Start
+    docs/install
+    examples/tutorial
+    Conversion <docs/conversion>
+    docs/training
+    docs/data
+Use
+    docs/cookbook
+    Toolboxes' tools <docs/toolboxes>
+    docs/deployment
+    docs/extending
+    docs/troubleshooting
+Results
+    Evidence <docs/evidence>
+    Reproduction <docs/reproduction>
+    docs/measurements
+    Speed <docs/speed>
+    Derivation of the fused tail <docs/fused_tail>
+Reference
+    docs/api/index
+    CONTRIBUTING
+    CHANGELOG
+"""
 FIRST = ['ra_mm', 'ra_mm.layers', 'ra_mm.conversion', 'ra_mm.backbones', 'ra_mm.hooks']
 
 
 def add_contents(app, docname, source):
     """Add the table of contents to the README, which is the front page of the site."""
     if docname == root_doc:
-        for caption, pages in CONTENTS.items():
+        for part in re.split(r'\n(?=\w)', CONTENTS.strip()):
+            caption, *pages = part.split('\n')
             lines = ['', '```{toctree}', ':hidden:', f':caption: {caption}']
-            source[0] += '\n'.join([*lines, *pages.split(), '```', ''])
+            source[0] += '\n'.join([*lines, *map(str.strip, pages), '```', ''])
 
 
 def list_modules(name):
