@@ -38,7 +38,7 @@ def operators(monkeypatch):
     return pretend
 
 
-@pytest.mark.parametrize('build, operator, kind', MODULES, ids=str)
+@pytest.mark.parametrize('build, operator, kind', MODULES)
 def test_a_module_that_needs_compiled_operators(operators, build, operator, kind):
     model = nn.Sequential(nn.Sequential(nn.ReLU(), build()))
     operators('mmcv/_ext.py')
