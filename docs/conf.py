@@ -36,6 +36,7 @@ nb_execution_mode = 'cache'
 nb_execution_cache_path = str(REPO / 'build/docs-notebooks')
 nb_execution_raise_on_error = True
 nb_execution_timeout = 3600  # a machine may be busy
+nb_merge_streams = True
 nb_output_stderr = 'remove'
 
 autodoc_inherit_docstrings = False
