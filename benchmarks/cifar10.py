@@ -2,7 +2,7 @@
 
 All images stay on the GPU, so that a run takes about a minute on a current one::
 
-    python benchmarks/cifar10.py DATA --minutes 8 --out benchmarks/results/h100_cifar10.json
+    python -m benchmarks.cifar10 DATA --out benchmarks/results/h100_cifar10.json
 
 DATA holds ``train`` and ``test`` with one folder of images for each class. Seeds are
 the outermost loop: after each seed, all models can be compared. The result is written
@@ -12,10 +12,9 @@ after each run, and ``--resume`` adds the runs that are missing.
 import functools
 import itertools
 import json
-import shlex
 import sys
 import time
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -28,8 +27,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
 import ra_mm
+from benchmarks.recording import describe_environment, write_results
+from ra_mm.cli import positive_int, report_user_errors
 from ra_mm.errors import UserError
-from ra_mm.fileio import atomic_write
+
+PROG = 'benchmarks.cifar10'
 
 # The attention of each model, as ra_mm.convert takes it
 ATTENTION_OF = {
@@ -51,27 +53,26 @@ class Split(NamedTuple):
     labels: Tensor
 
 
-def parse_args(argv=None):
+def parse_args(argv: list[str]) -> Namespace:
     parser = ArgumentParser(
+        prog=PROG,
         description='Compare attentions in ResNet-18 on CIFAR-10',
         formatter_class=ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument('data', type=Path, help='folder of train/ and test/')
-    parser.add_argument('--out', type=Path, required=True, help='result file (JSON)')
-    parser.add_argument('--resume', action='store_true', help='add to the result file')
-    parser.add_argument('--minutes', type=float, default=8, help='start no run that '
-                        'would end later; a first run always starts')  # fmt: skip
-    parser.add_argument('--models', nargs='+', choices=[*ATTENTION_OF],
-                        default=[*ATTENTION_OF], help='what to compare')  # fmt: skip
-    parser.add_argument('--seeds', type=int, default=8, help='at most')
-    parser.add_argument('--epochs', type=int, default=16)
-    parser.add_argument('--batch-size', type=int, default=512)
-    parser.add_argument('--lr', type=float, default=0.4, help='highest learning rate')
-    parser.add_argument('--images', type=int, help='of each split, by default all')
-    parser.add_argument('--no-compile', dest='compile', action='store_false')
-    parser.add_argument(
-        '--device', default='cuda' if torch.cuda.is_available() else 'cpu'
-    )
+    add = parser.add_argument
+    add('data', type=Path, help='folder of train/ and test/')
+    add('--out', type=Path, required=True, help='result file (JSON)')
+    add('--resume', action='store_true', help='add to the result file')
+    add('--minutes', type=float, default=8, help='start no run that would end later')
+    models = [*ATTENTION_OF]
+    add('--models', nargs='+', choices=models, default=models, help='what to compare')
+    add('--seeds', type=positive_int, default=8, help='at most')
+    add('--epochs', type=positive_int, default=16)
+    add('--batch-size', type=positive_int, default=512)
+    add('--lr', type=float, default=0.4, help='highest learning rate')
+    add('--images', type=positive_int, help='of each split, by default all')
+    add('--no-compile', dest='compile', action='store_false')
+    add('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     return parser.parse_args(argv)
 
 
@@ -148,7 +149,7 @@ def make_model(name: str, seed: int) -> nn.Module:
 class Trainer:
     """Trains one kind of model, compiled once, from the weights of any seed."""
 
-    def __init__(self, name: str, args) -> None:
+    def __init__(self, name: str, args: Namespace) -> None:
         self.name, self.args = name, args
         self.model = make_model(name, 0).to(
             args.device, memory_format=torch.channels_last
@@ -205,40 +206,26 @@ class Trainer:
 # Results
 
 
-def start_result(args) -> dict:
+def start_result(args: Namespace, argv: list[str]) -> dict:
     """Return the content of the result file: its earlier runs, or none."""
-    settings = {
-        name: getattr(args, name)
-        for name in ('epochs', 'batch_size', 'lr', 'images', 'compile')
-    }
-    if args.out.exists() and not args.resume:
+    names = ('epochs', 'batch_size', 'lr', 'images', 'compile')
+    settings = {name: getattr(args, name) for name in names}
+    if not args.out.exists():
+        environment = describe_environment(PROG, argv, args.device)
+        return dict(environment=environment, settings=settings, runs=[])
+    if not args.resume:
         raise UserError(f'{args.out} exists: pass --resume, or another --out')
-    if args.out.exists():
-        result = json.loads(args.out.read_text())
-        if result['settings'] != settings:
-            raise UserError(
-                f'--resume: {args.out} was made with {result["settings"]}, not {settings}'
-            )
-        return result
-    cuda = args.device.startswith('cuda')
-    return dict(
-        command=shlex.join(sys.argv),
-        device=torch.cuda.get_device_name() if cuda else args.device,
-        torch=torch.__version__,
-        settings=settings,
-        runs=[],
-    )
+    result = json.loads(args.out.read_text())
+    if result['settings'] != settings:
+        raise UserError(
+            f'--resume: {args.out} was made with {result["settings"]}, not {settings}'
+        )
+    return result
 
 
-def save(result: dict, path: Path) -> None:
-    with atomic_write(path) as file:
-        json.dump(result, file, indent=1)
-
-
-def main(argv=None) -> None:
-    args = parse_args(argv)
+def run_models(args: Namespace, result: dict) -> None:
+    """Train all models with each seed, and write the result after each run."""
     start = time.monotonic()
-    result = start_result(args)
     done = {(run['model'], run['seed']) for run in result['runs']}
     splits = [
         load_split(args.data / s, args.images, args.device) for s in ('train', 'test')
@@ -262,15 +249,19 @@ def main(argv=None) -> None:
         result['runs'].append(
             dict(model=name, seed=seed, accuracy=accuracy, seconds=seconds[name])
         )
-        save(result, args.out)
+        write_results(result, args.out)
         print(
             f'seed {seed}, {name}: {accuracy:.2f} % in {seconds[name]:.1f} s',
             flush=True,
         )
 
 
+def main() -> None:
+    argv = sys.argv[1:]
+    with report_user_errors(PROG):
+        args = parse_args(argv)
+        run_models(args, start_result(args, argv))
+
+
 if __name__ == '__main__':
-    try:
-        main()
-    except UserError as e:
-        sys.exit(f'benchmarks/cifar10.py: error: {e}')
+    main()

@@ -26,7 +26,7 @@ def data(tmp_path_factory):
 
 def run(data, out, *options, status=0):
     options = ('--epochs', '1', '--no-compile', '--device', 'cpu', *options)
-    command = [sys.executable, 'benchmarks/cifar10.py', data, '--out', out, *options]
+    command = [sys.executable, '-m', 'benchmarks.cifar10', data, '--out', out, *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == status, done.stderr
     return done.stderr
