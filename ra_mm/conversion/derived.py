@@ -178,9 +178,10 @@ def _channels(block, rule, inputs, proved: bool) -> int:
     devices = [weight.device] if weight.is_cuda else []
     with torch.random.fork_rng(devices), force_path('reference'), torch.enable_grad():
         torch.manual_seed(0)
-        plain = copy.deepcopy(block)
-        if proved:
-            plain, weight = plain.to('meta'), weight.to('meta')
+        # A comparison of half precision would be slow on a CPU, and coarse.
+        weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        weight = weight.to('meta') if proved else weight
+        plain = copy.deepcopy(block).to(weight)
         made, channels = _run_operands(plain, rule, inputs, weight)
         if not proved:
             _prove(plain, rule, made, channels, weight)

@@ -72,7 +72,10 @@ def compile_rule(source: str) -> Rule:
 
 def end_of_branch(x: Tensor, *modules: nn.Module) -> tuple[Tensor, Callable]:
     """z and norm such that ``norm(z)`` is what the modules compute from x."""
-    *first, last = [m for m in modules if not _does_nothing(m)] or [IDENTITY]
+    modules = tuple(m for m in modules if not _does_nothing(m))
+    if not modules:
+        return x, IDENTITY
+    *first, last = modules
     for module in first:
         x = module(x)
     return split_norm(last, x)
