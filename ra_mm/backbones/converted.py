@@ -19,6 +19,7 @@ def build_converted(
     attention: Mapping = dict(type='ra_mm.ReverseAttention'),
     names: str | Iterable[str] | None = None,
     skip: str | Iterable[str] | None = None,
+    blocks: str | Iterable[str] | None = None,
     **kwargs,
 ) -> nn.Module:
     """Build a backbone and convert it, see :func:`ra_mm.convert`.
@@ -36,7 +37,7 @@ def build_converted(
         backbone (dict): Config of the backbone.
         attention (dict): Config of the blocks' attention, without ``channels``.
             Defaults to ``dict(type='ra_mm.ReverseAttention')``.
-        names, skip: As for :func:`ra_mm.convert`.
+        names, skip, blocks: As for :func:`ra_mm.convert`.
         **kwargs: Further arguments of the backbone. Those in ``backbone`` take
             precedence.
 
@@ -46,7 +47,7 @@ def build_converted(
     """
     check_arg(BUILD_CFG, backbone=backbone)
     model = MMENGINE_MODELS.build({**kwargs, **backbone})
-    convert(model, attention, names, skip)
+    convert(model, attention, names, skip, blocks=blocks)
     print_log(summarize(model), logger='current')
     model.register_load_state_dict_post_hook(refuse_foreign_weights)
     return model

@@ -53,6 +53,17 @@ def test_arguments_of_a_base_config():
     assert model.depth == 18 and model.base_channels == 8
 
 
+def test_blocks_without_a_rule():
+    model = build(
+        backbone=dict(
+            type='mmpretrain.ConvMixer',
+            arch=dict(embed_dims=8, depth=2, patch_size=2, kernel_size=3),
+        ),
+        blocks='Residual',
+    )
+    assert len(blocks(model)) == 2
+
+
 def test_attention_and_names():
     model = build(
         backbone=dict(type='mmpretrain.ResNet', **RESNET),
