@@ -7,10 +7,10 @@ the result file, so that the command can be repeated until all is done.
 """
 
 import argparse
+import contextlib
 import functools
 import importlib
 import json
-import logging
 import time
 from collections import Counter
 from pathlib import Path
@@ -130,14 +130,17 @@ def measure(name: str, model: nn.Module) -> dict:
     x, before, sums = _run(model)
     row = dict(model=name, input=list(x.shape), with_sum=dict(_kinds(model, sums)))
     if not sums:
-        return row | dict(state='no sum of feature maps')
-    notes = _Notes()
-    logging.getLogger('ra_mm').addHandler(notes)
-    try:
+        return row
+    with contextlib.suppress(ValueError):  # then nothing is converted
         ra_mm.convert(model, blocks='auto', example=x.detach())
-    except ValueError as e:
-        return row | dict(state='not converted', reason=str(e))
     blocks = [n for n, m in model.named_modules() if isinstance(m, AttentionBlock)]
+    left = [name for name in sums if name not in blocks]
+    reasons = []
+    for cls in dict.fromkeys(type(model.get_submodule(name)) for name in left):
+        try:
+            ra_mm.convert(model, blocks=cls, names=left, example=x.detach())
+        except ValueError as e:
+            reasons.append(str(e))
     after = _flat(model(x))
     error = max(
         ((a - b).abs().max() / b.abs().max()).item() for a, b in zip(after, before)
@@ -145,26 +148,13 @@ def measure(name: str, model: nn.Module) -> dict:
     sum(y.square().mean() for y in after).backward()
     gates = [m.gamma.grad for m in model.modules() if isinstance(m, MGRN)]
     return row | dict(
-        state='converted',
         converted=dict(_kinds(model, blocks)),
-        converted_of=len(sums.keys() & set(blocks)),
-        sums=len(sums),
+        left=dict(_kinds(model, left)),
+        reasons=reasons,
         error=error,
         gates=len(gates),
         gates_with_gradient=sum(g is not None and bool(g.any()) for g in gates),
-        reason='; '.join(notes.lines),
     )
-
-
-class _Notes(logging.Handler):
-    """Keeps what convert() says of blocks that it leaves out."""
-
-    def __init__(self):
-        super().__init__()
-        self.lines = []
-
-    def emit(self, record):
-        self.lines += map(str, record.args)
 
 
 def _run(model):
@@ -239,17 +229,38 @@ def _openmmlab(cls, given):
     raise error
 
 
+def table(rows: dict) -> str:
+    """The families with sums of feature maps, as a table in Markdown."""
+    lines = [
+        '| family | model | blocks converted | left out |',
+        '| --- | --- | --- | --- |',
+    ]
+    for family, row in rows.items():
+        if row.get('with_sum'):
+            total = Counter(row['converted']) + Counter(row['left'])
+            counts = [
+                f'{row["converted"].get(kind, 0)} of {n} {kind}'
+                for kind, n in total.items()
+            ]
+            why = '; '.join(reason.partition('. ')[0] for reason in row['reasons'])
+            model = row['model'].partition('(')[0]
+            lines.append(f'| {family} | `{model}` | {", ".join(counts)} | {why} |')
+    return '\n'.join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('library', choices=['timm', 'torchvision', *OPENMMLAB])
     parser.add_argument('--families', nargs='+', help='only these; measure them anew')
     parser.add_argument('--seconds', type=float, default=240, help='begin none after')
     parser.add_argument('--out', type=Path, default=RESULTS)
+    parser.add_argument('--table', action='store_true', help='print it, run nothing')
     args = parser.parse_args()
-    logging.getLogger('ra_mm').setLevel('INFO')
     end = time.monotonic() + args.seconds
     results = json.loads(args.out.read_text()) if args.out.exists() else {}
     rows = results.setdefault(args.library, {})
+    if args.table:
+        return print(table(rows))
     families = find_families(args.library)
     for family in args.families or [f for f in families if f not in rows]:
         if time.monotonic() > end:
@@ -257,7 +268,7 @@ def main() -> None:
         try:
             rows[family] = measure(*families[family]())
         except Exception as e:
-            rows[family] = dict(state='not run', reason=f'{type(e).__name__}: {e}')
+            rows[family] = dict(not_run=f'{type(e).__name__}: {e}')
         print(family, json.dumps(rows[family]), flush=True)
         args.out.write_text(json.dumps(results, indent=1, sort_keys=True) + '\n')
     print('finished')
