@@ -48,7 +48,7 @@ class AttentionBlock:
     plain_class: type[nn.Module]
     source: str  # of a derived rule
 
-    def forward(self, x: Tensor, *args, **kwargs) -> Any:
+    def forward(self, *args, **kwargs) -> Any:
         def inner_forward(*args, **kwargs):
             z, norm, shortcut, act = self.operands(*args, **kwargs)
             if type(z) is Tensor and z.shape != shortcut.shape:
@@ -61,9 +61,10 @@ class AttentionBlock:
             return self.attention.tail(z, norm, shortcut, act)
 
         # OpenMMLab's blocks checkpoint themselves; those of others are checkpointed.
+        x, *_ = *args, *kwargs.values()
         if getattr(self, 'with_cp', False) and x.requires_grad:
-            return cp.checkpoint(inner_forward, x, *args, use_reentrant=False, **kwargs)
-        return inner_forward(x, *args, **kwargs)
+            return cp.checkpoint(inner_forward, *args, use_reentrant=False, **kwargs)
+        return inner_forward(*args, **kwargs)
 
     def __reduce_ex__(self, protocol):
         """Pickle by the name of the original class, since the subclass is made at run time."""

@@ -53,8 +53,8 @@ class Projection(Basic):
         self.conv2.stride = (2, 2)
         self.down = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(4, 4, 1))
 
-    def forward(self, x):
-        return torch.add(self.down(x), self.branch(x))
+    def forward(self, inputs):
+        return torch.add(self.down(inputs), self.branch(inputs))
 
 
 class DropPath(Basic):
