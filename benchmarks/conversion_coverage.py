@@ -138,7 +138,8 @@ def measure(name: str, model: nn.Module) -> dict:
     reasons = []
     for cls in dict.fromkeys(type(model.get_submodule(name)) for name in left):
         try:
-            ra_mm.convert(model, blocks=cls, names=left, example=x.detach())
+            own = [n for n in left if type(model.get_submodule(n)) is cls]
+            ra_mm.convert(model, blocks=cls, names=own, example=x.detach())
         except ValueError as e:
             reasons.append(str(e))
     after = _flat(model(x))

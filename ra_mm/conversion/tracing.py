@@ -153,13 +153,16 @@ def _residual_sum(graph, block, shortcut) -> tuple[fx.Node, fx.Node, fx.Node]:
             'Add a rule that chooses it, see ra_mm.conversion.add_rule'
         )
     a, b = sums[0].all_input_nodes
-    depths = {n: _depth(n, block) for n in _terms(sums[0])}
-    named = [n for n in (a, b) if shortcut and shortcut in _modules(n)]
+    terms = list(_terms(sums[0]))
+    common = set.intersection(*map(_behind, terms))
+    own = {n: _modules(_behind(n) - common) for n in {a, b, *terms}}
+    depths = {n: _depth(n, own[n], block) for n in terms}
+    named = [n for n in (a, b) if shortcut in own[n]]
     least = [n for n, depth in depths.items() if depth == min(depths.values())]
     x = named[0] if len(named) == 1 else least[0]
     unclear = len(least) > 1 or x not in (a, b) or depths[x][0] > MAX_SHORTCUT
     if unclear and len(named) != 1:
-        branches = ' and '.join('+'.join(_modules(n)) or 'the input' for n in depths)
+        branches = ' and '.join('+'.join(own[n]) or 'the input' for n in terms)
         raise NotDerivable(
             f'adds branches of which none is clearly the shortcut: {branches}. Pass '
             "shortcut='name', a module that is on the shortcut alone"
@@ -229,15 +232,15 @@ def _inputs(nodes):
     return {n for n in nodes if n.op == 'placeholder'}
 
 
-def _modules(node) -> list[str]:
-    return sorted({str(n.target) for n in _behind(node) if n.op == 'call_module'})
+def _modules(nodes) -> list[str]:
+    return sorted({str(n.target) for n in nodes if n.op == 'call_module'})
 
 
-def _depth(node, block) -> tuple[int, bool]:
-    """How many layers are behind a node; then, whether it is more than an input."""
+def _depth(node, modules, block) -> tuple[int, bool]:
+    """How many layers a term has; then, whether it is more than an input."""
     layers = [
         m
-        for name in _modules(node)
+        for name in modules
         for m in block.get_submodule(name).modules()
         if not list(m.children()) and not isinstance(m, nn.Identity)
     ]

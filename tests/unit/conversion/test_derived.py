@@ -103,8 +103,16 @@ class TwoOutputs(Basic):
 
 
 class Preactivation(Basic):
+    """What both branches share is not counted, however long it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Sequential(*(nn.Conv2d(4, 4, 1) for _ in range(5)))
+
     def forward(self, x):
         x = self.act(self.bn1(x))
+        for _ in range(2):
+            x = self.act(self.mix(x))
         return self.conv2(self.conv1(x)).add(x)
 
 
