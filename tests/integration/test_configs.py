@@ -15,7 +15,9 @@ from ra_mm.engine.checkpoint_io import read_state_dict
 from ra_mm.reproduce import paper
 
 FILES = sorted(
-    str(path.relative_to(paper.CONFIGS)) for path in paper.CONFIGS.rglob('*.py')
+    str(path.relative_to(paper.CONFIGS))
+    for path in paper.CONFIGS.rglob('*.py')
+    if path.parent != paper.CONFIGS / 'demo/_base_'
 )
 SIDE = 64  # of all images, in pixels
 
