@@ -47,19 +47,8 @@ class Row:
 
 
 def rows(*tables: int) -> list[Row]:
-    """The rows of the given tables, or of all tables, in the paper's order.
-
-    Raises:
-        UserError: If the configs are missing, or there is no such table.
-    """
+    """The rows of the given tables, or of all tables, in the paper's order."""
     all_rows = [_make_row(**row) for row in _load('paper.yml')['rows']]
-    known = sorted({row.table for row in all_rows})
-    for table in tables:
-        if table not in known:
-            raise UserError(
-                f'table {table}: the tables with results are '
-                f'{", ".join(map(str, known))}'
-            )
     return [row for row in all_rows if not tables or row.table in tables]
 
 
@@ -93,6 +82,12 @@ def _make_row(table, config, start=None, paper=None, **others):
 def metrics() -> dict[str, str]:
     """The column headings, with units, by metric."""
     return _load('paper.yml')['metrics']
+
+
+@lru_cache
+def titles() -> dict[str, str]:
+    """What each table is about, by its number or name."""
+    return _load('paper.yml')['titles'] | _load('beyond.yml')['titles']
 
 
 def _load(name):

@@ -12,19 +12,6 @@ from . import paper
 from .comparison import Comparison, compare
 from .ledger import COUNTED, Entry, Ledger, RequestedRow, format_duration
 
-TITLES = {
-    2: 'ResNet',
-    3: 'MobileNetV2',
-    4: 'Object detection',
-    5: 'Instance and semantic segmentation',
-    6: 'Feature aggregation',
-    7: 'Feature normalisation',
-    8: 'Activation function',
-    9: 'Temperature annealing',
-    10: 'Training epochs',
-    'beyond_imagenet': 'Beyond the paper: classification',
-    'beyond_coco': 'Beyond the paper: object detection',
-}
 NOT_ACCURACY = (*COUNTED, 'hours', 'epochs')
 CAPTION = (
     'ours: mean over the finished seeds (hours: median); ±: sample standard '
@@ -123,9 +110,10 @@ def make_table(ledger: Ledger, rows: list[RequestedRow]) -> Table:
 
 
 def _make_title(ledger, table):
+    title = paper.titles()[str(table)]
     if isinstance(table, str):
-        return TITLES[table]
-    return f'{"Models of " if ledger.data else ""}Table {table}: {TITLES[table]}'
+        return title
+    return f'{"Models of " if ledger.data else ""}Table {table}: {title}'
 
 
 def _select_metrics(ledger, rows):

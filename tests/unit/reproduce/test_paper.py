@@ -2,9 +2,6 @@
 
 from decimal import Decimal
 
-import pytest
-
-from ra_mm.errors import UserError
 from ra_mm.reproduce import paper
 
 
@@ -23,8 +20,6 @@ def test_rows():
     assert paper.rows(3, 2) == paper.rows(2, 3)
     assert paper.rows(2)[6].paper['flops'] == Decimal('4.140')
     assert str(paper.rows(2)[6].paper['flops']) == '4.140'
-    with pytest.raises(UserError, match='table 1'):
-        paper.rows(1)
 
 
 def test_same_accuracy_of_the_same_config():
