@@ -55,26 +55,7 @@ def plain(saved_models, tmp_path):
     return tmp_path / 'plain.pth'
 
 
-def test_plain_checkpoint_to_test(message, test, configs, plain, capsys):
-    """It can be tested with RA, but not with another attention."""
-    config = configs / 'classifier.py'
-    assert 'accuracy/top1' in test(config, plain)
-    assert 'no reverse attention' in ''.join(capsys.readouterr())
-    assert '.attention.' in message(
-        test, config, plain, '--cfg-options', 'model.backbone.attention.type=ra_mm.SE'
-    )
-
-
 def test_plain_checkpoint_to_resume(message, train, configs, plain):
     saved = dict(torch.load(plain), meta={}, message_hub={}, optimizer={})
     torch.save(saved, plain)
     assert '.attention.' in message(train, configs / 'classifier.py', '--resume', plain)
-
-
-def test_plain_checkpoint_to_train_from(train, configs, plain, tmp_path):
-    """The backbone must fit, but the attention may be missing and heads may be new."""
-    weights = torch.load(plain)['state_dict']
-    weights['head.fc.weight'] = torch.ones(5, 64)
-    torch.save(dict(state_dict=weights), plain)
-    train(configs / 'classifier.py', '--cfg-options', f'load_from={plain}')
-    assert (tmp_path / 'work/epoch_1.pth').exists()

@@ -98,12 +98,6 @@ def test_mmdet_without_ground_truth(test, configs, checkpoint, shapes, tmp_path)
     assert {'bbox', 'score', 'category_id'} <= found[0].keys()
 
 
-def test_mmdet_tta(test, configs, checkpoint):
-    """Without tta_model and tta_pipeline in the config: a flip."""
-    metrics = test(configs / 'detector.py', checkpoint, '--tta')
-    assert 'coco/bbox_mAP' in metrics
-
-
 @pytest.mark.parametrize(
     'flag, expected',
     [

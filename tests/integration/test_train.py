@@ -2,14 +2,12 @@
 
 import json
 import pickle
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import mmdet
 import pytest
-import torch
 
 ROOT = Path(__file__).parents[2]
 EPOCHS, ITERS = 3, 8  # 16 images, 2 a step
@@ -74,54 +72,6 @@ train_dataloader = dict(dataset=dict(metainfo=dict(source=dict(a=1))))
         if 'mIoU' in entry
     ]
     assert validated == [2, 4, 4]
-
-
-def test_resume_in_a_config(train, configs, tmp_path, capsys):
-    """It works even without mmengine's file last_checkpoint."""
-    train(configs / 'classifier.py', '--cfg-options', 'resume=True')
-    (tmp_path / 'work/last_checkpoint').unlink()
-    train(
-        configs / 'classifier.py',
-        '--cfg-options',
-        'resume=True',
-        'train_cfg.max_epochs=2',
-    )
-    logs = sorted((tmp_path / 'work').glob('*/*.log'))
-    assert 'resumed epoch: 1' in logs[-1].read_text()
-
-
-def test_class_folders_as_documented(train, shapes, tmp_path):
-    """The config in docs/data.md."""
-    (lines,) = re.findall(
-        r"^```python\n(_base_ = './ra_r18.py'\n.*?)^```",
-        (ROOT / 'docs/data.md').read_text(),
-        re.M | re.S,
-    )
-    names = 'circle', 'square', 'star', 'triangle'
-    for old, new in (
-        ("'./ra", f"'{ROOT}/configs/imagenet/ra"),
-        ("'data/pets'", f"'{shapes}/classes'"),
-        ("('cat', 'dog')", repr(names)),
-        ('num_classes=2', 'num_classes=4'),
-    ):
-        assert old in lines
-        lines = lines.replace(old, new)
-    (tmp_path / 'own.py').write_text(lines)
-    train(
-        tmp_path / 'own.py',
-        '--cfg-options',
-        'model.backbone.init_cfg=None',
-        'train_cfg.max_epochs=1',
-        'custom_hooks.0.length=1',
-        'train_dataloader.batch_size=8',
-        *(
-            f'{part}_dataloader.{option}'
-            for part in ('train', 'val')
-            for option in ('num_workers=0', 'persistent_workers=False')
-        ),
-    )
-    saved = torch.load(tmp_path / 'work/epoch_1.pth', weights_only=False)
-    assert saved['meta']['dataset_meta']['classes'] == names
 
 
 def test_same_figures_as_mmdets_own_tool(trained, configs, tmp_path):

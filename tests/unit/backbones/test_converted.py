@@ -118,42 +118,6 @@ def test_own_weights_and_frozen_stages(wrapped, tmp_path, randomise):
         assert torch.equal(model(x)[-1], plain(x)[-1])
 
 
-BACKBONES = [
-    dict(type='mmpretrain.ResNet', **RESNET),
-    dict(type='mmpretrain.RegNet', arch='regnetx_400mf'),
-    dict(type='mmdet.ResNet', depth=18, base_channels=8),
-    dict(type='mmseg.MobileNetV2', widen_factor=0.25),
-]
-
-
-@pytest.mark.parametrize('backbone', BACKBONES, ids=lambda cfg: cfg['type'])
-@pytest.mark.parametrize('is_own', [True, False])
-def test_weights_of_which_none_fits(backbone, is_own, tmp_path, randomise):
-    """MMEngine warns, and the training would start from scratch."""
-    plain = randomise(MODELS.build(dict(backbone)))
-    state = plain.state_dict()
-    path = tmp_path / 'detector.pth'
-    torch.save({f'backbone.{k}': v for k, v in state.items()}, path)
-    init_cfg = dict(type='Pretrained', checkpoint=str(path))
-
-    def initialise(init_cfg):
-        own, beside = (init_cfg, None) if is_own else (None, init_cfg)
-        kwargs = dict(init_cfg=beside) if beside else {}
-        cfg = dict(backbone, init_cfg=own) if own else backbone
-        model = build(backbone=cfg, **kwargs)
-        model.init_weights()
-        return model
-
-    with pytest.raises(UserError) as e:
-        initialise(init_cfg)
-    first = next(iter(state))
-    for part in (str(path), first, f'backbone.{first}', "prefix='backbone.'"):
-        assert part in str(e.value)
-
-    model = initialise(dict(init_cfg, prefix='backbone.'))
-    assert all(torch.equal(model.state_dict()[k], v) for k, v in state.items())
-
-
 def test_weights_of_another_model(tmp_path):
     path = tmp_path / 'a.pth'
     torch.save({'a.weight': torch.ones(1)}, path)

@@ -4,7 +4,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from mmengine.config import Config
 from torch.utils.data import DataLoader
 
 from ra_mm.cli import report_user_errors
@@ -86,20 +85,6 @@ def test_circular_chain_of_a_bug():
     error.__cause__, cause.__cause__ = cause, error
     with pytest.raises(ValueError, match='a bug'), report_user_errors('a_tool'):
         raise error
-
-
-def test_interrupted_while_a_config_is_formatted(capsys, monkeypatch):
-    """mmengine formats it for each checkpoint, and replaces the exception."""
-
-    def interrupt(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    for module in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):
-        monkeypatch.setattr(f'{module}.FormatCode', interrupt, raising=False)
-    with pytest.raises(SystemExit) as stop, report_user_errors('a_tool'):
-        Config(dict(a=1)).pretty_text  # noqa: B018
-    assert stop.value.code == 130
-    assert capsys.readouterr().err == 'a_tool: interrupted\n'
 
 
 @pytest.mark.parametrize(
