@@ -1,13 +1,10 @@
 """The code for GPUs, run on a CPU."""
 
-import copy
-
 import pytest
 import torch
 from torch import nn
 
 from ra_mm._torch import cpu_mixes_dtypes
-from ra_mm.backbones import RAResNet
 from ra_mm.layers import ReverseAttention
 from ra_mm.ops import force_path
 from ra_mm.ops.cpu_reductions import as_on_gpu
@@ -63,28 +60,3 @@ def test_gates_near_one(memory_format):
     eps = torch.finfo(torch.bfloat16).eps
     for a, b in zip(found, exact):
         assert (a - b).abs().le(0.501 * eps * b.abs() + 1e-6).all()
-
-
-@pytest.mark.parametrize('memory_format', FORMATS)
-@pytest.mark.parametrize('path', ['fused', 'fused_sum'])
-def test_training_step(path, memory_format):
-    """Loss, gradients and statistics of a ResNet-18 in float64."""
-    torch.manual_seed(0)
-    model = RAResNet(18, base_channels=8, stem_channels=8, norm_eval=False).double()
-    for name, p in model.named_parameters():
-        if name.endswith('gamma'):
-            nn.init.normal_(p, std=0.1)
-    images = torch.randn(2, 3, 64, 48).double().to(memory_format=memory_format)
-
-    def step():
-        m = copy.deepcopy(model).train().to(memory_format=memory_format)
-        with force_path(path):
-            loss = sum(y.square().mean() for y in m(images))
-        loss.backward()
-        grads = {k: p.grad for k, p in m.named_parameters()}
-        return dict(loss=loss, **grads, **dict(m.named_buffers()))
-
-    expected = step()
-    with as_on_gpu():
-        found = step()
-    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)

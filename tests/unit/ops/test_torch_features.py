@@ -1,16 +1,10 @@
-"""Tracing, export, transforms, compilation and data parallelism of the tail."""
+"""Tracing, export, transforms and compilation of the tail."""
 
 import copy
-import os
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from torch import nn
 from torch.autograd import forward_ad
-from torch.distributed.nn.functional import all_reduce
-from torch.nn.parallel import DistributedDataParallel
 
 from ra_mm._torch import COMPILES_FUNCTIONS
 from ra_mm.ops import force_path
@@ -80,61 +74,3 @@ def test_changing_temp_does_not_recompile(path, training, tail_and_inputs):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(module.state_dict(), eager.state_dict())
     assert len(compilations) == 1
-
-
-# Several processes
-
-
-class SyncedNorm(nn.Module):
-    """Batch norm over all processes, as SyncBN, which needs a GPU."""
-
-    def __init__(self, bn):
-        super().__init__()
-        self.weight, self.bias = bn.weight, bn.bias
-
-    def forward(self, z):
-        M = torch.tensor(z.numel() / z.shape[1], dtype=z.dtype)
-        M = all_reduce(M)
-        mean = (all_reduce(z.sum(dim=(0, 2, 3))) / M)[:, None, None]
-        z = z - mean
-        var = (all_reduce(z.square().sum(dim=(0, 2, 3))) / M)[:, None, None]
-        return (
-            z / (var + 1e-5).sqrt() * self.weight[:, None, None]
-            + (self.bias[:, None, None])
-        )
-
-
-def train_on_share(rank, store, results, tail_and_inputs, path_of):
-    """The gradients of a process that has some of the 5 images."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        'gloo', init_method=f'file://{store}', rank=rank, world_size=2
-    )
-    module, z, x = tail_and_inputs((5, 4, 3, 2))
-    module.norm = SyncedNorm(module.norm)
-    share = (slice(3), slice(3, 5))[rank]
-    z, x = z[share].requires_grad_(), x[share].requires_grad_()
-    ddp = DistributedDataParallel(module)
-    y = ddp(z, x)
-    assert path_of(y) == 'fused_sum'
-    (2 * y.square().sum()).backward()  # DDP averages over the 2
-    if rank == 0:
-        torch.save({k: p.grad for k, p in module.named_parameters()}, results)
-    dist.barrier()
-    # As the process group is destroyed, gloo's thread may wait for Python's
-    # lock, and Python for the thread.
-    os._exit(0)
-
-
-def test_two_processes(tmp_path, tail_and_inputs, path_of):
-    """Uneven shares and synchronised norms give the gradients of the complete batch."""
-    args = tmp_path / 'store', tmp_path / 'grads', tail_and_inputs, path_of
-    mp.start_processes(train_on_share, args, nprocs=2, start_method='fork')
-    module, z, x = tail_and_inputs((5, 4, 3, 2))
-    y = module(z, x)
-    assert path_of(y) == 'fused'
-    y.square().sum().backward()
-    torch.testing.assert_close(
-        torch.load(tmp_path / 'grads'),
-        {k: p.grad for k, p in module.named_parameters()},
-    )
