@@ -85,6 +85,12 @@ def metrics() -> dict[str, str]:
 
 
 @lru_cache
+def logged_metrics() -> dict[str, dict[str, str]]:
+    """The metrics by their names in the logs of each toolbox, the main one first."""
+    return _load('paper.yml')['logged']
+
+
+@lru_cache
 def titles() -> dict[str, str]:
     """What each table is about, by its number or name."""
     return _load('paper.yml')['titles'] | _load('beyond.yml')['titles']

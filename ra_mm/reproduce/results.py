@@ -8,22 +8,9 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from . import paper
 from .ledger import Entry
 
-# The toolboxes' names of the metrics of paper.yml. A run without the first
-# metric of its toolbox has failed.
-METRIC_NAMES = dict(
-    mmpretrain={'accuracy/top1': 'top1', 'accuracy/top5': 'top5'},
-    mmdet={
-        'coco/bbox_mAP': 'AP',
-        'coco/bbox_mAP_50': 'AP50',
-        'coco/bbox_mAP_s': 'APs',
-        'coco/bbox_mAP_m': 'APm',
-        'coco/bbox_mAP_l': 'APl',
-        'coco/segm_mAP': 'AP_mask',
-    },
-    mmseg={'mIoU': 'mIoU'},
-)
 MAX_CURVE_POINTS = 300
 LOG_TAIL_LINES = 20
 
@@ -40,7 +27,7 @@ def record_results(entry: Entry, work_dir: Path, cfg: Config) -> None:
         cfg: Config of the run.
     """
     train, val = _read_scalars(work_dir, cfg)
-    names = METRIC_NAMES[cfg.default_scope].values()
+    names = paper.logged_metrics()[cfg.default_scope].values()
     last = val.get(_last_step(cfg))
     entry.error = _find_error(train, last, next(iter(names)))
     entry.metrics = {} if entry.error else last
@@ -68,7 +55,7 @@ def _last_step(cfg):
 def _read_scalars(work_dir, cfg):
     """Read logged values by step: of the training, and metrics in percent."""
     train, val = {}, {}
-    names = METRIC_NAMES[cfg.default_scope]
+    names = paper.logged_metrics()[cfg.default_scope]
     factor = 100 if cfg.default_scope == 'mmdet' else 1  # mmdet logs fractions
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
         for line in path.read_text(encoding='utf-8').splitlines():
