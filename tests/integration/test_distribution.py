@@ -1,5 +1,6 @@
-"""The archives that are published have what users and packagers need."""
+"""The archives that are published, and what an installation of the wheel can do."""
 
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +12,14 @@ from pathlib import Path
 
 import pytest
 
+import ra_mm
+
 REPO = Path(__file__).parents[2]
+FOR_MIM = ('configs', 'tools', 'model-index.yml')
+
+
+def files(folder):
+    return {path.relative_to(folder) for path in folder.rglob('*') if path.is_file()}
 
 
 @pytest.fixture(scope='module')
@@ -38,17 +46,30 @@ def archives(tmp_path_factory):
     return [path for kind in ('*.tar.gz', '*.whl') for path in folder.glob(kind)]
 
 
+@pytest.fixture(scope='module')
+def source(archives):
+    """The tracked files, as a clone has them."""
+    return archives[0].parent / 'source'
+
+
+@pytest.fixture(scope='module')
+def wheel(archives, tmp_path_factory):
+    """The unpacked wheel, as `pip install` would unpack it."""
+    folder = tmp_path_factory.mktemp('wheel')
+    zipfile.ZipFile(archives[1]).extractall(folder)
+    return folder
+
+
 def test_metadata(archives):
     command = [sys.executable, '-m', 'twine', 'check', '--strict', *archives]
     subprocess.run(command, check=True)
 
 
-def test_source_archive_is_complete(archives):
+def test_source_archive_is_complete(archives, source):
     """It has all that a clone has, but for the settings of services."""
-    source = archives[0].parent / 'source'
-    paths = [p.relative_to(source) for p in source.rglob('*') if p.is_file()]
     with tarfile.open(archives[0]) as archive:
         names = {name.partition('/')[2] for name in archive.getnames()}
+    paths = files(source)
     assert {str(path) for path in paths if path.parts[0][0] != '.'} <= names
 
 
@@ -66,3 +87,59 @@ def test_links_of_the_long_description(archives):
         assert url.startswith(folder + f'v{headers["Version"]}/'), url
         path = url.removeprefix(folder).partition('/')[2].partition('#')[0]
         assert (REPO / path).is_file(), url
+
+
+def run_in_wheel(wheel, tmp_path, *args):
+    done = subprocess.run(
+        [sys.executable, *args],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, 'PYTHONPATH': str(wheel)},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_wheel_has_all_of_the_package(wheel, source):
+    assert files(wheel / 'ra_mm') >= files(source / 'ra_mm')
+    assert Path('py.typed') in files(wheel / 'ra_mm')
+
+
+@pytest.mark.parametrize(
+    'folder', ['ra_mm/.mim', f'ra_mm-{ra_mm.__version__}.dist-info/.mim']
+)
+def test_wheel_has_what_mim_needs(wheel, source, folder):
+    """In the package, and where onedl-mim looks for it, see setup.py."""
+    assert {path.name for path in (wheel / folder).iterdir()} == {*FOR_MIM}
+    for name in ('configs', 'tools'):
+        expected = files(source / name) - {Path('benchmark.py')}  # needs a clone
+        assert files(wheel / folder / name) == expected
+    assert not (wheel / 'benchmarks').exists()
+
+
+def test_wheel_can_be_imported(wheel, tmp_path):
+    code = 'import ra_mm.layers; print(ra_mm.layers.__file__)'
+    out = run_in_wheel(wheel, tmp_path, '-c', code)
+    assert Path(out.strip()) == wheel / 'ra_mm/layers/__init__.py'
+
+
+def test_rows_of_the_paper_are_found_in_the_wheel(wheel, tmp_path):
+    code = 'from ra_mm.reproduce import paper; print(paper.rows(4)[0].config)'
+    out = run_in_wheel(wheel, tmp_path, '-c', code)
+    assert Path(out.strip()).is_relative_to(wheel / 'ra_mm/.mim/configs')
+
+
+def test_model_of_a_config_in_the_wheel(wheel, tmp_path):
+    mim = wheel / 'ra_mm/.mim'
+    config = mim / 'configs/imagenet/ra_r18.py'
+    out = run_in_wheel(wheel, tmp_path, mim / 'tools/get_flops.py', config)
+    assert float(re.search(r'^model +([\d.]+)', out, re.M)[1]) == 11.691
+
+
+def test_check_env():
+    done = subprocess.run(
+        [sys.executable, '-m', 'ra_mm.check_env'], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    assert f'torch        {metadata.version("torch")}' in done.stdout

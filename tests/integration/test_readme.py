@@ -1,7 +1,6 @@
 """The commands, configs, code and links of the README and of docs/ are right."""
 
 import importlib.util
-import os
 import re
 import shlex
 import subprocess
@@ -24,7 +23,6 @@ from ra_mm.cli import load_config
 from ra_mm.layers import ReverseAttention
 from ra_mm.ops import set_training_path, tuning
 from ra_mm.reproduce import paper
-from ra_mm.validation import shorten
 
 REPO = paper.CONFIGS.parent
 PAGES = {
@@ -197,33 +195,6 @@ def test_inferencer(kind, saved_models, configs, tmp_path):
     code = re.sub(r"'\w+\.pth'", repr(str(path)), code)
     subprocess.run([sys.executable, '-c', code], check=True, cwd=tmp_path)
     assert kind == 'classifier' or any((tmp_path / 'found').rglob('image*'))
-
-
-def find_links():
-    for page, text in PAGES.items():
-        text = re.sub(r'^```.*?^```', '', text, flags=re.M | re.S)
-        for alt, target in re.findall(r'(!?\[[^\]]*\])\(([^)\s]+)\)', text):
-            if '://' not in target:
-                yield page, alt, target
-
-
-def test_links():
-    """Files and headings exist, and pictures have an alternative text."""
-    broken = []
-    for page, alt, target in find_links():
-        path, _, anchor = target.partition('#')
-        path = Path(os.path.normpath(Path(page).parent / path)) if path else Path(page)
-        if not (REPO / path).exists() or alt == '![]':
-            broken.append(f'{page}: {target}')
-        elif anchor:
-            headings = re.findall(r'^#+ (.*)$', (REPO / path).read_text(), re.M)
-            slugs = [
-                re.sub(r'[^\w\- ]', '', h).strip().lower().replace(' ', '-')
-                for h in headings
-            ]
-            if anchor not in slugs:
-                broken.append(f'{page}: {target}')
-    assert not broken, shorten(broken)
 
 
 MODELS_OF_MMSEG = sorted(
