@@ -19,7 +19,10 @@ class CBAM(ResidualSum):
     """``y = CBAM(F(x)) + x``: channel, then spatial attention.
 
     Args:
-        channels (int): Channels C of F(x) and of x.
+        channels (int): Channels C of F(x) and of x, of shape (N, C, H, W).
+
+    Raises:
+        ValueError: In a forward pass, if F(x) has not two spatial dimensions.
     """
 
     def __init__(self, channels: int) -> None:
@@ -29,6 +32,11 @@ class CBAM(ResidualSum):
         self.conv = nn.Conv2d(2, 1, kernel_size=7, padding=3, bias=False)
 
     def forward(self, F: Tensor, x: Tensor) -> Tensor:
+        if type(F) is Tensor and F.ndim != 4:
+            raise ValueError(
+                f'CBAM: F(x) of shape {tuple(F.shape)}: expected (N, C, H, W), for its '
+                '7x7 convolution'
+            )
         M_c = self.mlp_avg(F.mean(dim=(2, 3), keepdim=True)) + self.mlp_max(
             F.amax(dim=(2, 3), keepdim=True)
         )

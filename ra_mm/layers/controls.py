@@ -6,6 +6,8 @@ of :class:`.ReverseAttention`, so that nothing else differs.
 
 from torch import Tensor
 
+from ra_mm.ops.cpu_reductions import per_plane
+
 from .reverse_attention import ReverseAttention
 
 
@@ -37,5 +39,5 @@ class GatedResidual(ReverseAttention):
     """
 
     def forward(self, F: Tensor, x: Tensor) -> Tensor:
-        y = self.gate(F)[:, :, None, None] * F + x
+        y = per_plane(self.gate(F), F) * F + x
         return y.to(x.dtype)

@@ -10,6 +10,8 @@ import math
 
 from torch import Tensor, nn
 
+from ra_mm.ops.cpu_reductions import per_plane, spatial_dims
+
 from .residual_sum import ResidualSum
 
 
@@ -27,6 +29,6 @@ class ECA(ResidualSum):
         self.conv = nn.Conv1d(1, 1, kernel_size=k, padding=k // 2, bias=False)
 
     def forward(self, F: Tensor, x: Tensor) -> Tensor:
-        z = F.mean(dim=(2, 3))
+        z = F.mean(dim=spatial_dims(F))
         w = self.conv(z[:, None])[:, 0].sigmoid()  # Eq. 9
-        return w[:, :, None, None] * F + x
+        return per_plane(w, F) * F + x

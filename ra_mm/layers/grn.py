@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from ra_mm.ops.cpu_reductions import accum_dtype
+from ra_mm.ops.cpu_reductions import accum_dtype, per_plane, spatial_dims
 
 from .residual_sum import ResidualSum
 
@@ -32,7 +32,8 @@ class GRN(ResidualSum):
         self.beta = nn.Parameter(torch.zeros(channels))
 
     def forward(self, F: Tensor, x: Tensor) -> Tensor:
-        G = vector_norm(F, 2, dim=(2, 3), keepdim=True, dtype=accum_dtype(F))
+        G = vector_norm(F, 2, dim=spatial_dims(F), keepdim=True, dtype=accum_dtype(F))
         N = (G / (G.mean(dim=1, keepdim=True) + 1e-6)).to(F.dtype)
-        y = self.gamma[:, None, None] * (F * N) + self.beta[:, None, None] + F
+        gamma, beta = per_plane(self.gamma, F), per_plane(self.beta, F)
+        y = gamma * (F * N) + beta + F
         return (y + x).to(x.dtype)

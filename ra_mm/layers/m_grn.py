@@ -12,24 +12,24 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from ra_mm.ops.cpu_reductions import accum_dtype
+from ra_mm.ops.cpu_reductions import accum_dtype, spatial_dims
 from ra_mm.validation import POSITIVE, check_arg, integer, one_of
 
-# Table 6: P of Eq. 3, from (N, C, H, W) to (N, C) in the given dtype
+# Table 6: P of Eq. 3, from (N, C, *) to (N, C) in the given dtype, over dimensions d
 AGGREGATIONS = {
-    'l2': lambda F, dtype: vector_norm(F, 2, dim=(2, 3), dtype=dtype),
-    'l1': lambda F, dtype: vector_norm(F, 1, dim=(2, 3), dtype=dtype),
-    'gap': lambda F, dtype: F.mean(dim=(2, 3), dtype=dtype),
-    'gmp': lambda F, dtype: F.amax(dim=(2, 3)).to(dtype),
-    'abs_gap': lambda F, dtype: F.mean(dim=(2, 3), dtype=dtype).abs(),
-    'abs_gmp': lambda F, dtype: F.amax(dim=(2, 3)).to(dtype).abs(),
-    'ones': lambda F, dtype: F.new_ones(F.shape[:2], dtype=dtype),  # not the paper's
+    'l2': lambda F, d, dtype: vector_norm(F, 2, dim=d, dtype=dtype),
+    'l1': lambda F, d, dtype: vector_norm(F, 1, dim=d, dtype=dtype),
+    'gap': lambda F, d, dtype: F.mean(dim=d, dtype=dtype),
+    'gmp': lambda F, d, dtype: F.amax(dim=d).to(dtype),
+    'abs_gap': lambda F, d, dtype: F.mean(dim=d, dtype=dtype).abs(),
+    'abs_gmp': lambda F, d, dtype: F.amax(dim=d).to(dtype).abs(),
+    'ones': lambda F, d, dtype: F.new_ones(F.shape[:2], dtype=dtype),  # not the paper's
 }
 
 
 def aggregate(F: Tensor, aggregation: str) -> Tensor:
     """P of Eq. 3: (N, C), in float32 or float64."""
-    return AGGREGATIONS[aggregation](F, accum_dtype(F))
+    return AGGREGATIONS[aggregation](F, spatial_dims(F), accum_dtype(F))
 
 
 # Opaque to torch.fx: in older versions a traced tensor has no dtype.
@@ -63,6 +63,9 @@ class MGRN(nn.Module):
     computes what the model computed when it was saved; weights without it
     mean temp = 1. :class:`ra_mm.hooks.TempAnnealingHook` changes it in place
     during training.
+
+    Norms and means are over all spatial dimensions: (H, W) in the paper, L or
+    (D, H, W) in networks for signals and volumes.
 
     Each of the paper's ablations replaces one step of G. The last column says
     whether G still meets the paper's first condition, G(0) = 1: channels with
@@ -145,7 +148,8 @@ class MGRN(nn.Module):
         """G(F), Eqs. 3, 5 and 8.
 
         Args:
-            F (Tensor): F(x) of shape (N, C, H, W), of any floating dtype.
+            F (Tensor): F(x) of shape (N, C, H, W), or of one or three spatial
+                dimensions, and of any floating dtype.
 
         Returns:
             Tensor: G of shape (N, C), float32 (float64 for a float64 F).

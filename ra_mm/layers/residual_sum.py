@@ -17,7 +17,8 @@ class ResidualSum(nn.Module):
         """Combine the residual branch and the shortcut.
 
         Args:
-            F (Tensor): F(x) of shape (N, C, H, W).
+            F (Tensor): F(x) of shape (N, C, H, W), or of one or three spatial
+                dimensions.
             x (Tensor): The shortcut, of the same shape and dtype.
 
         Returns:
@@ -29,7 +30,7 @@ class ResidualSum(nn.Module):
         """``act(self(norm(z), x))``: a block after its last convolution.
 
         Args:
-            z (Tensor): Output of the last convolution, (N, C, H, W).
+            z (Tensor): Output of the last convolution, of the shape of F(x).
             norm (callable): The norm after it, so that ``F(x) = norm(z)``.
             x (Tensor): The shortcut, of the same shape and dtype.
             act (callable): The activation after the sum.

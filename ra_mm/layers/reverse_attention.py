@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ra_mm.ops import bn_tail, fused_sum, onnx_sum
+from ra_mm.ops.cpu_reductions import per_plane
 from ra_mm.ops.paths import has_hooks, resolve_path
 
 from .m_grn import MGRN
@@ -41,9 +42,9 @@ class ReverseAttention(ResidualSum):
         gate = self.gate
         if torch.onnx.is_in_onnx_export() and gate.is_default and not has_hooks(gate):
             return onnx_sum(F, x, gate.gamma / gate.temp, gate.eps)
-        # In the float32 of G: the gradient of G is a sum over H and W, which
+        # In the float32 of G: the gradient of G is a sum over a plane, which
         # would overflow in float16.
-        y = F + gate(F)[:, :, None, None] * x  # Eq. 2
+        y = F + per_plane(gate(F), x) * x  # Eq. 2
         return y.to(x.dtype)
 
     @property

@@ -8,6 +8,8 @@ biases, and no rounding of the reduced width.
 
 from torch import Tensor, nn
 
+from ra_mm.ops.cpu_reductions import per_plane, spatial_dims
+
 from .residual_sum import ResidualSum
 
 
@@ -23,9 +25,9 @@ class SE(ResidualSum):
         self.mlp = bottleneck_mlp(channels)
 
     def forward(self, F: Tensor, x: Tensor) -> Tensor:
-        z = F.mean(dim=(2, 3), keepdim=True)  # squeeze, Eq. 2
-        s = self.mlp(z).sigmoid()  # excitation, Eq. 3
-        return s * F + x  # Eq. 4, and the sum
+        z = F.mean(dim=spatial_dims(F))[:, :, None, None]  # squeeze, Eq. 2
+        s = self.mlp(z).sigmoid().flatten(1)  # excitation, Eq. 3
+        return per_plane(s, F) * F + x  # Eq. 4, and the sum
 
 
 def bottleneck_mlp(channels: int) -> nn.Sequential:

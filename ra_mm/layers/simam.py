@@ -10,7 +10,7 @@ variance is 0/0, it is 0; and sums are in float32, since they overflow in float1
 
 from torch import Tensor
 
-from ra_mm.ops.cpu_reductions import accum_dtype
+from ra_mm.ops.cpu_reductions import accum_dtype, plane_size, spatial_dims
 from ra_mm.validation import POSITIVE, check_arg
 
 from .residual_sum import ResidualSum
@@ -35,9 +35,10 @@ class SimAM(ResidualSum):
 
     def forward(self, F: Tensor, x: Tensor) -> Tensor:
         t = F.to(accum_dtype(F))
-        d = (t - t.mean(dim=(2, 3), keepdim=True)).square()
-        n = max(F.shape[2] * F.shape[3] - 1, 1)
-        variance = d.sum(dim=(2, 3), keepdim=True) / n
+        dims = spatial_dims(t)
+        d = (t - t.mean(dim=dims, keepdim=True)).square()
+        n = max(plane_size(F) - 1, 1)
+        variance = d.sum(dim=dims, keepdim=True) / n
         inverse_energy = d / (4 * (variance + self.lam)) + 0.5  # 1 / Eq. 5
         return inverse_energy.sigmoid().to(F.dtype) * F + x
 

@@ -1,6 +1,8 @@
 """Sums over the planes of a feature map in few passes over the memory.
 
-In eager mode on a CPU some of PyTorch's reductions over H and W are many times
+A plane has one, two or three dimensions: (N, C, L), (N, C, H, W) or (N, C, D, H, W).
+
+In eager mode on a CPU some of PyTorch's reductions over planes are many times
 slower than others (a norm over a channels-last map by a factor of 35), so the
 kernels of its batch norm stand in for them; and a temporary that does not fit
 into the cache costs more than its arithmetic, so that a batch is processed a
@@ -13,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.linalg import vector_norm
 
 from ra_mm._torch import is_compiling
@@ -28,29 +30,59 @@ def accum_dtype(t: Tensor) -> torch.dtype:
     return t.dtype if t.dtype == torch.float64 else torch.float32
 
 
+def spatial_dims(F: Tensor) -> tuple[int, ...]:
+    """The dimensions after N and C. A trace of torch.fx has it as one call.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if isinstance(F, fx.Proxy):
+        return F.tracer.create_proxy('call_function', spatial_dims, (F,), {})
+    if F.ndim < 3:
+        raise ValueError(
+            f'F(x) of shape {tuple(F.shape)}: expected a feature map (N, C, L), '
+            '(N, C, H, W) or (N, C, D, H, W)'
+        )
+    return tuple(range(2, F.ndim))
+
+
+def per_plane(t: Tensor, F: Tensor) -> Tensor:
+    """A value of each plane or channel, to broadcast over the planes of F."""
+    if isinstance(F, fx.Proxy):
+        return F.tracer.create_proxy('call_function', per_plane, (t, F), {})
+    return t[(..., *(None for _ in spatial_dims(F)))]
+
+
+def plane_size(F: Tensor) -> int:
+    """The number of values of each plane."""
+    return F.shape[2:].numel()
+
+
 def plane_norm(F: Tensor) -> Tensor:
-    """||F_nc||_2 over H and W, (N, C)."""
+    """||F_nc||_2 of each plane, (N, C)."""
     if _is_eager_cpu(F) and not F.is_contiguous():
         return plane_dot(F, F).sqrt()
-    return vector_norm(F, 2, dim=(2, 3), dtype=accum_dtype(F))
+    return vector_norm(F, 2, dim=spatial_dims(F), dtype=accum_dtype(F))
 
 
 def plane_moments(z: Tensor) -> tuple[Tensor, Tensor]:
     """The mean m of each plane, and Q = sum (z - m)^2, both (N, C)."""
-    S = z.shape[2] * z.shape[3]
+    dims = spatial_dims(z)
     if not _is_eager_cpu(z):
-        V, m = torch.var_mean(z.to(accum_dtype(z)), dim=(2, 3), correction=0)
-        return m, V * S
+        V, m = torch.var_mean(z.to(accum_dtype(z)), dim=dims, correction=0)
+        return m, V * plane_size(z)
     if z.is_contiguous():
-        m = z.mean(dim=(2, 3), dtype=accum_dtype(z))
-        norms = [plane_norm(z_i - per_plane(m_i)) for z_i, m_i in batch_chunks(z, m)]
+        m = z.mean(dim=dims, dtype=accum_dtype(z))
+        norms = [
+            plane_norm(z_i - per_plane(m_i, z_i)) for z_i, m_i in batch_chunks(z, m)
+        ]
         return m, torch.cat(norms).square()
     stats = [
         torch.batch_norm_update_stats(z_i.to(accum_dtype(z)), None, None, 0)
         for z_i in z.split(1)
     ]
     m, V = (torch.stack(s) for s in zip(*stats))
-    return m, V * S
+    return m, V * plane_size(z)
 
 
 def plane_sums(g: Tensor, t: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,8 +95,8 @@ def plane_sums(g: Tensor, t: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
         s0, s1 = (torch.stack(s) for s in zip(*sums))
         return s0, s1
     # Operands of a lower precision are converted as they are read.
-    s1 = (g * (t - per_plane(m))).sum(dim=(2, 3))
-    return g.sum(dim=(2, 3), dtype=m.dtype), s1
+    s1 = (g * (t - per_plane(m, t))).sum(dim=spatial_dims(g))
+    return g.sum(dim=spatial_dims(g), dtype=m.dtype), s1
 
 
 def plane_dot(g: Tensor, t: Tensor) -> Tensor:
@@ -75,19 +107,19 @@ def plane_dot(g: Tensor, t: Tensor) -> Tensor:
         zero = torch.zeros(g.shape[:2], dtype=dtype, device=g.device)
         return plane_sums(g, t, zero)[1]
     if _is_eager(g):  # without a copy of g in float32
-        return torch.addcmul(g.new_zeros(1, dtype=dtype), g, t).sum(dim=(2, 3))
-    return (g.to(dtype) * t).sum(dim=(2, 3))
+        return torch.addcmul(g.new_zeros(1, dtype=dtype), g, t).sum(dim=spatial_dims(g))
+    return (g.to(dtype) * t).sum(dim=spatial_dims(g))
 
 
 def plane_affine_(g: Tensor, z: Tensor, a: Tensor, A: Tensor, B: Tensor) -> None:
     """g := a g + A z + B, with a of shape (C,), A and B (N, C)."""
     if _is_eager_gpu(g):  # two passes, one rounding
-        sum_ = torch.addcmul(per_plane(B), z, per_plane(A))
-        torch.addcmul(sum_, g, per_plane(a), out=g)
+        sum_ = torch.addcmul(per_plane(B, z), z, per_plane(A, z))
+        torch.addcmul(sum_, g, per_plane(a, g), out=g)
         return
     for g_i, z_i, A_i, B_i in batch_chunks(g, z, A, B):
-        sum_ = g_i.to(a.dtype).mul_(per_plane(a))
-        g_i.copy_(sum_.addcmul_(z_i, per_plane(A_i)).add_(per_plane(B_i)))
+        sum_ = g_i.to(a.dtype).mul_(per_plane(a, g_i))
+        g_i.copy_(sum_.addcmul_(z_i, per_plane(A_i, z_i)).add_(per_plane(B_i, z_i)))
 
 
 def add_scaled(F: Tensor, x: Tensor, G: Tensor) -> Tensor:
@@ -113,12 +145,7 @@ def _factor(G, t):
     Rounded to bfloat16, a G close to 1 would be 1. torch.compile computes in
     float32 anyway.
     """
-    return per_plane(G if _is_eager_gpu(t) else G.to(t.dtype))
-
-
-def per_plane(t: Tensor) -> Tensor:
-    """A value of each plane or channel, to broadcast over H and W."""
-    return t[..., None, None]
+    return per_plane(G if _is_eager_gpu(t) else G.to(t.dtype), t)
 
 
 def batch_chunks(*tensors: Tensor) -> Iterable:

@@ -8,7 +8,7 @@ All paths compute the same values to rounding, second derivatives included:
 - 'fused_sum', :func:`.fused_sum`: gate, sum and ReLU are one operation, after
   any norm. F is kept for the backward pass.
 - 'fused', :func:`.bn_tail`: the operation includes the norm, which has to be
-  exactly a BatchNorm2d.
+  exactly PyTorch's BatchNorm1d, 2d or 3d.
 - 'compiled': 'fused' and 'fused_sum' through :func:`torch.compile`, in a model
   that is not compiled as a whole.
 
@@ -28,10 +28,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as nn_module
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ra_mm._torch import COMPILES_FUNCTIONS, cpu_mixes_dtypes, is_compiling
 
 PATHS = ('reference', 'fused_sum', 'fused', 'compiled')
+BATCH_NORMS = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 HALF = torch.float16, torch.bfloat16
 ENV = 'RA_MM_TAIL'  # RA_MM_TAIL=compiled python tools/train.py ...
 
@@ -156,12 +158,12 @@ def _can_add(F):
     return not is_half_on_cpu or is_compiling() or cpu_mixes_dtypes()
 
 
-def is_plain_bn(norm: Callable, z: Tensor) -> TypeGuard[nn.BatchNorm2d]:
+def is_plain_bn(norm: Callable, z: Tensor) -> TypeGuard[_BatchNorm]:
     """Whether :func:`.bn_tail` does exactly what calling ``norm`` would."""
     return (
-        type(norm) is nn.BatchNorm2d
+        type(norm) is BATCH_NORMS.get(z.ndim)
         and not has_hooks(norm)
-        and z.numel() > z.shape[1]  # BatchNorm2d raises on one value a channel
+        and z.numel() > z.shape[1]  # batch norm raises on one value a channel
     )
 
 

@@ -11,10 +11,11 @@ The symbols, and the derivation of both backward passes, are those of
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import Function
 from torch.linalg import vector_norm
 from torch.nn.functional import batch_norm
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ra_mm._torch import is_compiling
 
@@ -29,8 +30,10 @@ from .cpu_reductions import (
     plane_dot,
     plane_moments,
     plane_norm,
+    plane_size,
     plane_sums,
     scaled,
+    spatial_dims,
 )
 
 aten = torch.ops.aten
@@ -49,7 +52,8 @@ def fused_sum(
     """``y = relu(F + G x)``, Eqs. 3, 5, 8 and 2 of the paper.
 
     Args:
-        F (Tensor): F(x) of shape (N, C, H, W), of any floating dtype.
+        F (Tensor): F(x) of shape (N, C, *), of any floating dtype, with one
+            to three spatial dimensions.
         x (Tensor): The shortcut, of the same shape and dtype.
         scale (Tensor): gamma / temp of shape (C, ). G is computed in float32
             (float64 for a float64 F).
@@ -99,7 +103,7 @@ def _backward(dy, F, x, s, y, n, eps):
     ds, kappa = _gate_backward(s2, n, inv, u, s)
     dx = scaled(g, G)
     for g_i, F_i, kappa_i in batch_chunks(g, F, kappa):
-        g_i.addcmul_(F_i, per_plane(kappa_i))  # dF
+        g_i.addcmul_(F_i, per_plane(kappa_i, F_i))  # dF
     return g, dx, ds
 
 
@@ -108,7 +112,7 @@ def _backward(dy, F, x, s, y, n, eps):
 
 def bn_tail(
     z: Tensor,
-    bn: nn.BatchNorm2d,
+    bn: _BatchNorm,
     x: Tensor,
     scale: Tensor,
     eps: float = 1e-6,
@@ -121,9 +125,9 @@ def bn_tail(
     called. Statistics are computed in float32 (float64 for a float64 z).
 
     Args:
-        z (Tensor): What ``bn`` would be called with, of shape (N, C, H, W),
+        z (Tensor): What ``bn`` would be called with, of shape (N, C, *),
             with more than one value in each channel when training.
-        bn (nn.BatchNorm2d): In training or eval mode, with any options.
+        bn (nn.BatchNorm1d, 2d or 3d): In training or eval mode, with any options.
         x, scale, eps, relu, compiled: As for :func:`fused_sum`.
 
     Returns:
@@ -190,7 +194,7 @@ class BNTail(Function):
 
 def _bn_forward(z, x, s, w, b, mean, var, eps_bn, eps, relu):
     m, Q = plane_moments(z)
-    S = z.shape[2] * z.shape[3]
+    S = plane_size(z)
     if mean is None:  # combine the planes' moments by Chan's rule
         mu = m.mean(dim=0)
         V = (Q.sum(dim=0) + S * (m - mu).square().sum(dim=0)) / (len(z) * S)
@@ -205,7 +209,7 @@ def _bn_forward(z, x, s, w, b, mean, var, eps_bn, eps, relu):
 
 
 def _bn_backward(dy, z, x, s, w, b, y, mu, V, m, Q, of_batch, eps_bn, eps):
-    S = z.shape[2] * z.shape[3]
+    S = plane_size(z)
     M = len(z) * S
     r, a, d, fbar, n = _bn_norm(m, Q, mu, V, w, b, S, eps_bn)
     inv, u, G = _gate(n, s, eps)
@@ -244,12 +248,15 @@ def onnx_sum(F: Tensor, x: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
 
     ReduceL2 adds up one value after the other. The matrix product of a plane, as a
     row, with itself as a column is vectorized, and reads F once as well. It gives
-    (N, C, 1, 1), which G keeps, so that no operator only changes shapes.
+    (N, C, 1, 1), which G keeps for two spatial dimensions, so that no operator only
+    changes shapes.
     """
     planes = F.to(accum_dtype(F))
     row = planes.reshape(planes.shape[0], planes.shape[1], 1, -1)
     n = (row @ row.transpose(2, 3)).sqrt()  # Eq. 3
-    _, _, G = _gate(n, per_plane(scale), eps)
+    if F.ndim != 4:
+        n = per_plane(n[..., 0, 0], F)
+    _, _, G = _gate(n, per_plane(scale, F), eps)
     return F + G.to(x.dtype) * x  # Eq. 2
 
 
@@ -304,7 +311,7 @@ def _differentiable(function, dy, *inputs):
 
 
 def _reference(F, x, s, eps, relu):
-    n = vector_norm(F, 2, dim=(2, 3), dtype=accum_dtype(F))  # Eq. 3
+    n = vector_norm(F, 2, dim=spatial_dims(F), dtype=accum_dtype(F))  # Eq. 3
     _, _, G = _gate(n, s, eps)
-    y = F + per_plane(G).to(x.dtype) * x  # Eq. 2
+    y = F + per_plane(G, x).to(x.dtype) * x  # Eq. 2
     return y.relu() if relu else y

@@ -74,11 +74,12 @@ def layer_and_inputs(
     return layer, F, torch.randn(size, dtype=dtype, generator=g)
 
 
+@pytest.mark.parametrize('size', [(3, 6, 5, 4), (3, 6, 9), (2, 6, 3, 2, 4)])
 @pytest.mark.parametrize('variant', ROWS)
-def test_paper(variant):
-    layer, F, x = layer_and_inputs(variant)
+def test_paper(variant, size):
+    layer, F, x = layer_and_inputs(variant, size=size)
     G = paper_gate(F.numpy(), layer.gate.gamma.detach().numpy(), 7.5, variant)
-    y = F.numpy() + G[:, :, None, None] * x.numpy()
+    y = F.numpy() + np.reshape(G, G.shape + (1,) * (F.ndim - 2)) * x.numpy()
     np.testing.assert_allclose(
         layer.gate(F).detach().numpy(), G, rtol=1e-12, atol=1e-12
     )

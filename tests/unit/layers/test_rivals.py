@@ -256,3 +256,25 @@ def test_on_residual_of_a_library(layer, kwargs):
 def test_wrong_layer(layer, message):
     with pytest.raises(ValueError, match=message):
         OnResidual(4, layer)(*torch.randn(2, 2, 4, 5, 5))
+
+
+@pytest.mark.parametrize('layer', [SE, SimAM, ECA, GRN, GatedResidual, StaticGate])
+@pytest.mark.parametrize('shape', [(2, 20, 6), (2, 20, 3, 2, 4)])
+def test_signals_and_volumes(layer, shape):
+    """A plane is a set of values: its number of dimensions does not matter."""
+    torch.manual_seed(0)
+    attention = layer(shape[1]).double()
+    for p in attention.parameters():
+        nn.init.normal_(p)
+    F, x = torch.randn(2, *shape, dtype=torch.float64)
+    y = attention(F.flatten(2)[..., None], x.flatten(2)[..., None]).view(shape)
+    torch.testing.assert_close(attention(F, x), y)
+
+
+def test_shapes_that_an_attention_cannot_have():
+    F = torch.randn(2, 20, 6)
+    with pytest.raises(ValueError, match=r'CBAM: .*\(2, 20, 6\)'):
+        CBAM(20)(F, F)
+    for layer in (SE, SimAM, ECA, GRN, ReverseAttention):
+        with pytest.raises(ValueError, match=r'\(2, 20\)'):
+            layer(20)(F[..., 0], F[..., 0])

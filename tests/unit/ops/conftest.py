@@ -9,6 +9,7 @@ from torch import nn
 from ra_mm.layers import ReverseAttention
 from ra_mm.ops import force_path
 
+NORMS = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 NODES = dict(FusedSumBackward='fused_sum', BNTailBackward='fused')
 
 
@@ -30,7 +31,7 @@ def _tail_and_inputs(shape=(3, 4, 5, 2), dtype=torch.float64, relu=True, **bn):
     g = torch.Generator().manual_seed(0)
     C = shape[1]
     act = nn.ReLU(inplace=True) if relu else nn.Identity()
-    module = Tail(C, nn.BatchNorm2d(C, **bn), act)
+    module = Tail(C, NORMS[len(shape)](C, **bn), act)
     for t in module.state_dict().values():
         if t.dtype.is_floating_point and t.ndim:
             t.normal_(generator=g)

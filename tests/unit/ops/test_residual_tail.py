@@ -36,6 +36,23 @@ def test_gradients(
     assert gradcheck(call, (z, x, *module.parameters()))
 
 
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('path', ['fused', 'fused_sum'])
+@pytest.mark.parametrize('shape', [(3, 4, 7), (2, 3, 2, 3, 4)])
+def test_signals_and_volumes(shape, path, training, tail_and_inputs, path_of, run):
+    """One and three spatial dimensions, of any memory format, on CPU and GPU."""
+    module, z, x = tail_and_inputs(shape)
+    module.train(training)
+    expected, _ = run('reference', module, z, x)
+    for on_gpu, last in ((False, False), (False, True), (True, False)):
+        if last:  # the channels
+            z, x = (t.movedim(1, -1).contiguous().movedim(-1, 1) for t in (z, x))
+        with as_on_gpu() if on_gpu else nullcontext():
+            result, y = run(path, module, z, x)
+        assert path_of(y) == path
+        torch.testing.assert_close(result, expected)
+
+
 @pytest.mark.parametrize('relu', [True, False])
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('path', ['fused', 'fused_sum'])
