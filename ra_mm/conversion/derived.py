@@ -19,7 +19,9 @@ from .block import AttentionBlock, insert_attention, used_attribute
 from .rules import Rule, find_rule, full_name
 from .tracing import NoSum, NotDerivable, compile_rule, derive_source
 
-SIZES = 8, 16, 32  # of the maps that a rule is proved with
+# Sides of the maps that a rule is proved with, by their number of dimensions. Those of
+# signals are unusual widths, since a linear layer accepts (N, C, L) as tokens (N, L, C).
+SIZES = {1: (56, 88, 104), 2: (8, 16, 32), 3: (8, 16)}
 
 
 def candidate_blocks(model: nn.Module, blocks: Any) -> dict[str, nn.Module]:
@@ -135,14 +137,15 @@ def _record_calls(model, blocks, example) -> dict[str, tuple]:
 
 def _source_of(block, inputs, shortcut) -> str:
     is_map = any(isinstance(m, _ConvNd | _BatchNorm) for m in block.modules())
-    is_map &= all(shape is None or len(shape) > 3 for shape in inputs.values())
+    ndim = 2 + _spatial_dims(block)
+    is_map &= all(shape is None or len(shape) == ndim for shape in inputs.values())
     try:
         source = derive_source(block, inputs, shortcut)
     except NotDerivable as e:
         if is_map or isinstance(e, NoSum):
             raise
     if not is_map:
-        raise NotDerivable('adds tokens or vectors, not feature maps (N, C, H, W)')
+        raise NotDerivable('adds tokens or vectors, not feature maps (N, C, *)')
     if attribute := used_attribute(block):
         raise NotDerivable(f'has an attribute {attribute!r} of its own')
     return source
@@ -221,15 +224,15 @@ def _run_operands(block, rule, inputs, weight) -> tuple[dict[str, Tensor], int]:
             error = error or e
             continue
         z, _, shortcut, _ = rule.operands(block, **_clone(made))
-        if z.shape != shortcut.shape or z.ndim != 4:
+        if z.shape != shortcut.shape or z.ndim != 2 + _spatial_dims(block):
             raise NotDerivable(
                 f'adds tensors of shape {tuple(z.shape)} and {tuple(shortcut.shape)}, '
-                'not two feature maps (N, C, H, W)'
+                'not two feature maps (N, C, *)'
             )
         return made, z.shape[1]
     reason = str(error).strip().partition('\n')[0]
     raise NotDerivable(
-        f'cannot be tried with a feature map (N, C, H, W): {reason}. Pass example=, an '
+        f'cannot be tried with a feature map (N, C, *): {reason}. Pass example=, an '
         'input of the model, if it takes others'
     )
 
@@ -237,15 +240,22 @@ def _run_operands(block, rule, inputs, weight) -> tuple[dict[str, Tensor], int]:
 def _shapes(block, inputs) -> Iterator[dict[str, tuple[int, ...]]]:
     """Shapes of inputs to try: small maps, then those it was called with."""
     widths = list(dict.fromkeys(_widths(block)))
+    n = _spatial_dims(block)
     called = [shape for shape in inputs.values() if shape is not None]
     if len(inputs) == 1:
         known = [shape[1] for shape in called]
         for channels in known or [*widths, *(2 * w for w in widths)][:8]:
-            for size in SIZES:
+            for size in SIZES[n]:
                 if size != channels:  # or the map might be (N, H, W, C)
-                    yield dict.fromkeys(inputs, (2, channels, size, size))
+                    yield dict.fromkeys(inputs, (2, channels, *n * (size,)))
     if called and all(shape[1] in widths for shape in called):
         yield inputs
+
+
+def _spatial_dims(block) -> int:
+    """The number of spatial dimensions of its maps, by its convolutions."""
+    convs = (m for m in block.modules() if isinstance(m, _ConvNd))
+    return max((len(m.kernel_size) for m in convs), default=2)
 
 
 def _widths(block) -> Iterator[int]:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from ra_mm.ops.paths import has_hooks
 
@@ -135,7 +136,7 @@ def add_chain(
             m.out_channels
             for part in _modules(block, chains[0])
             for m in part.modules()
-            if isinstance(m, nn.Conv2d)
+            if isinstance(m, _ConvNd)
         ][-1]
 
     add_rule(*classes, channels=channels, has_shortcut=has_shortcut)(operands)

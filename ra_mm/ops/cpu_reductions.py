@@ -50,7 +50,8 @@ def per_plane(t: Tensor, F: Tensor) -> Tensor:
     """A value of each plane or channel, to broadcast over the planes of F."""
     if isinstance(F, fx.Proxy):
         return F.tracer.create_proxy('call_function', per_plane, (t, F), {})
-    return t[(..., *(None for _ in spatial_dims(F)))]
+    index = (..., *(None for _ in spatial_dims(F)))
+    return t[index]
 
 
 def plane_size(F: Tensor) -> int:

@@ -25,12 +25,12 @@ from ra_mm.ops import force_path
 class Basic(nn.Module):
     """A block with everything that the others change."""
 
-    def __init__(self, channels=4):
+    def __init__(self, channels=4, conv=nn.Conv2d, norm=nn.BatchNorm2d):
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv1 = conv(channels, channels, 3, padding=1, bias=False)
+        self.bn1 = norm(channels)
+        self.conv2 = conv(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = norm(channels)
         self.act = nn.ReLU()
 
     def branch(self, x):
@@ -180,6 +180,44 @@ def test_the_fused_tail_applies(cls):
     block = ra_mm.convert(make(cls), blocks=cls.__name__)[0]
     _, norm, _, act = block.operands(images())
     assert norm is block.bn2 and type(act) is nn.ReLU
+
+
+@pytest.mark.parametrize(
+    'conv, norm, shape',
+    [
+        (nn.Conv1d, nn.BatchNorm1d, (2, 4, 9)),
+        (nn.Conv3d, nn.BatchNorm3d, (2, 4, 3, 5, 2)),
+    ],
+)
+def test_signals_and_volumes(conv, norm, shape):
+    plain = make(lambda: Basic(4, conv, norm))
+    model = ra_mm.convert(copy.deepcopy(plain), blocks='auto')
+    x = torch.randn(shape)
+    assert model[0].operands(x)[1] is model[0].bn2
+    torch.testing.assert_close(step(model, x), step(plain, x))
+    set_gamma(model).eval()
+    results = []
+    for path in ('fused', 'reference'):
+        with force_path(path):
+            results.append(step(model, x))
+    torch.testing.assert_close(*results)
+
+
+class Conformer(nn.Module):
+    """A block that adds tokens (N, L, C), with a convolution over them."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.mlp = nn.Conv1d(16, 16, 3, padding=1), nn.Linear(16, 16)
+        self.up = nn.Conv1d(16, 32, 1)
+
+    def forward(self, x):
+        return self.mlp(self.conv(x.mT).mT + self.up(x.mT).mT[..., :16]) + x
+
+
+def test_tokens_are_no_signals():
+    with pytest.raises(ValueError, match=r'Conformer.*\(N, C, \*\)'):
+        ra_mm.convert(nn.Sequential(Conformer()), blocks='Conformer')
 
 
 def test_equal_to_a_written_rule():
