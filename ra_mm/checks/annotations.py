@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ra_mm.checks.coco import CocoFile, is_coco
+from ra_mm.checks.coco import BAD_POLYGON, CocoFile, is_coco
 from ra_mm.checks.context import Context, DatasetEntry, is_local
 from ra_mm.checks.finding import Finding, error, remedy, warning
 from ra_mm.errors import UserError
@@ -22,6 +22,29 @@ def iter_coco(context: Context) -> Iterator[tuple[DatasetEntry, CocoFile]]:
                 yield entry, coco
 
 
+def iter_all_coco(context: Context) -> Iterator[tuple[DatasetEntry, CocoFile]]:
+    """Yield these, and other files that metrics read, as if their datasets did."""
+    known = set()
+    for entry, coco in iter_coco(context):
+        known.add((entry.key.split('_')[0], osp.realpath(coco.path)))
+        yield entry, coco
+    for key, _, coco in iter_metric_files(context):
+        part = key.split('_')[0]
+        if (part, osp.realpath(coco.path)) not in known:
+            entry = next(e for e, _ in iter_coco(context) if e.key.startswith(part))
+            yield entry, coco
+
+
+def iter_metric_files(context: Context) -> Iterator[tuple[str, dict, CocoFile]]:
+    """Yield key, config and annotation file of each metric of datasets in COCO."""
+    parts = {entry.key.split('_')[0] for entry, _ in iter_coco(context)}
+    for key, node, path in iter_evaluator_files(context):
+        if key.split('_')[0] in parts and osp.exists(path):
+            coco = context.read_coco(path)
+            if coco is not None:
+                yield key, node, coco
+
+
 def iter_evaluator_files(context: Context) -> Iterator[tuple[str, dict, str]]:
     """Yield key, config and annotation file of each metric that reads one."""
     for key, node in context.iter_evaluators():
@@ -32,12 +55,8 @@ def iter_evaluator_files(context: Context) -> Iterator[tuple[str, dict, str]]:
 
 def check_readable(context: Context) -> Iterator[Finding]:
     """Annotation files are JSON, and their entries have what mmdet needs."""
-    for _ in iter_coco(context):
+    for _ in iter_all_coco(context):
         pass
-    if any(is_coco(entry.dataset) for entry in context.datasets):
-        for _, _, path in iter_evaluator_files(context):
-            if osp.exists(path):
-                context.read_coco(path)
     for found in context.coco_files.values():
         if isinstance(found, UserError):
             yield error(str(found))
@@ -45,7 +64,7 @@ def check_readable(context: Context) -> Iterator[Finding]:
 
 def check_categories(context: Context) -> Iterator[Finding]:
     """The categories of a file are the classes of its dataset, in the same order."""
-    for entry, coco in iter_coco(context):
+    for entry, coco in iter_all_coco(context):
         path, names, counts = coco.path, coco.categories, Counter(coco.category_of)
         classes = list(entry.dataset.metainfo['classes'])
         unknown = [id for id in counts if id not in names]
@@ -73,7 +92,7 @@ def check_categories(context: Context) -> Iterator[Finding]:
 
 def check_images_listed_twice(context: Context) -> Iterator[Finding]:
     """Each image is listed once, with all of its annotations."""
-    for _, coco in iter_coco(context):
+    for _, coco in iter_all_coco(context):
         names = Counter(coco.file_names.values())
         twice = [name for name, n in names.items() if n > 1]
         if twice:
@@ -84,7 +103,7 @@ def check_images_listed_twice(context: Context) -> Iterator[Finding]:
 
 
 def check_training_objects(context: Context) -> Iterator[Finding]:
-    """A file has objects to train on, with masks if the model learns them."""
+    """A file has objects to train on."""
     for entry, coco in iter_coco(context):
         if not entry.is_train:
             continue
@@ -98,8 +117,6 @@ def check_training_objects(context: Context) -> Iterator[Finding]:
         if not _has_objects(entry, coco):
             classes = shorten(entry.dataset.metainfo['classes'])
             yield error(f'{coco.path} has no object to train on of {classes}')
-        elif any(step.get('with_mask') for step in entry.node.get('pipeline', [])):
-            yield from _check_masks(coco, 'this model trains on')
 
 
 def _has_objects(entry, coco):
@@ -116,12 +133,37 @@ def _of_classes(entry, coco):
     return np.array([not ids or id in ids for id in coco.category_of], dtype=bool)
 
 
-def _check_masks(coco, need):
-    lacking = (~coco.has_mask).sum()
-    if lacking:
-        yield error(
-            f'{coco.path}: {lacking} of {len(coco.ids)} annotations have no '
-            f'segmentation, which {need}'
+def check_masks(context: Context) -> Iterator[Finding]:
+    """A file has the masks that its metric or its pipeline needs."""
+    evaluated = set()
+    for key, node, coco in iter_metric_files(context):
+        metrics = _get_metrics(node)
+        if 'segm' in metrics:
+            evaluated.add(coco.path)
+            others = ','.join(m for m in metrics if m != 'segm') or 'bbox'
+            options: dict = {f'{key}.metric': f'[{others}]'}
+            for pipeline, steps in context.iter_pipelines():
+                for i, step in enumerate(steps):
+                    if pipeline.startswith(key[:4]) and step.get('with_mask'):
+                        options[f'{pipeline}.{i}.with_mask'] = False
+            advice = f'correct them for metric=segm, or {remedy(options)}'
+            for _, text in _describe_masks(coco):
+                yield error(f'{text}; {advice}')
+    for entry, coco in iter_coco(context):
+        steps = entry.node.get('pipeline', [])
+        if coco.path not in evaluated and any(s.get('with_mask') for s in steps):
+            for is_ignored, text in _describe_masks(coco):
+                effect = 'is left out' if is_ignored else 'cannot be loaded'
+                yield Finding(not is_ignored, f'{text}, which {effect}; correct them')
+
+
+def _describe_masks(coco):
+    """Yield whether mmdet ignores a fault, unless all have it, and a text about it."""
+    for fault, n in Counter(filter(None, coco.mask_faults)).items():
+        total, first = len(coco.ids), coco.ids[coco.mask_faults.index(fault)]
+        yield (
+            fault == BAD_POLYGON and n < total,
+            f'{coco.path}: {n} of {total} annotations have {fault} (id {first!r})',
         )
 
 
@@ -130,74 +172,81 @@ def check_filter(context: Context) -> Iterator[Finding]:
     for entry, coco in iter_coco(context):
         if not entry.is_train or not _has_objects(entry, coco):
             continue
-        key = f'{entry.key}.filter_cfg'
         settings = entry.dataset.filter_cfg or {}
-        kept = np.ones(len(coco.image_sizes), dtype=bool)
-        reasons = []
+        smallest, minimum = coco.image_sizes.min(1), settings.get('min_size', 0)
+        small, empty = smallest < minimum, np.zeros(len(smallest), dtype=bool)
         if settings.get('filter_empty_gt'):
             used = (coco.image_of >= 0) & _of_classes(entry, coco)
-            kept[:] = False
-            kept[coco.image_of[used]] = True
-            why = 'have no annotation of its classes'
-            reasons.append((~kept, why, f'{key}.filter_empty_gt=False'))
-        smallest = int(coco.image_sizes.min())
-        small = coco.image_sizes.min(1) < settings.get('min_size', 0)
-        why = f'are smaller than {settings.get("min_size", 0)}'
-        reasons.append((small, why, f'{key}.min_size={smallest}'))
-        kept &= ~small
-        if kept.sum() < 0.5 * len(kept):
-            said = [f'{out.sum()} {why} ({option})' for out, why, option in reasons
-                    if out.any()]  # fmt: skip
+            empty = ~np.isin(np.arange(len(empty)), coco.image_of[used])
+        left_out = small | empty
+        if left_out.mean() > 0.5:
             yield Finding(
-                not kept.any(),
-                f'{coco.path}: {key} leaves out {(~kept).sum()} of {len(kept)} images: '
-                f'{", ".join(said)}',
+                left_out.all(),
+                f'{coco.path}: {entry.key}.filter_cfg leaves out {left_out.sum()} of '
+                f'{len(left_out)} images: {empty.sum()} have no annotation of its '
+                f'classes (filter_empty_gt), {small.sum()} are smaller than '
+                f'min_size={minimum} (the smallest side is {smallest.min():g})',
             )
 
 
 def check_metric(context: Context) -> Iterator[Finding]:
-    """A file has what its metric needs, which fails after an epoch otherwise."""
-    for key, node, path in iter_evaluator_files(context):
-        name, part = key.split('.')[0], key.split('_')[0]
-        names = node.get('metric', 'bbox')
-        metrics = [names] if isinstance(names, str) else list(names or ())
-        entries = [e for e in context.all_datasets if e.key.startswith(f'{part}_')]
-        if node.get('format_only') or not any(is_coco(e.dataset) for e in entries):
-            continue
-        coco = context.read_coco(path) if osp.exists(path) else None
-        if coco is None:
-            continue
-        if not coco.ids and part == 'val':
-            yield error(f'{path} has no annotations, which {name} needs')
-        lacking = (~coco.has_crowd_flag).sum()
-        if lacking and {'bbox', 'segm'} & set(metrics):
-            yield error(
-                f'{path}: {lacking} of {len(coco.ids)} annotations have no iscrowd, '
-                'which the evaluation needs; add "iscrowd": 0'
-            )
-        if 'segm' in metrics:
-            others = ','.join(m for m in metrics if m != 'segm') or 'bbox'
-            options: dict = {f'{key}.metric': f'[{others}]'}
-            for pipeline, steps in context.iter_pipelines():
-                for i, step in enumerate(steps):
-                    if pipeline.startswith(part) and step.get('with_mask'):
-                        options[f'{pipeline}.{i}.with_mask'] = False
-            need = f'metric=segm needs; add them, or {remedy(options)}'
-            yield from _check_masks(coco, need)
+    """A file has what its metric needs, which is wrong or fails after an epoch."""
+    for key, node, coco in iter_metric_files(context):
+        if not coco.ids and key.startswith('val') and not node.get('format_only'):
+            yield error(f'{coco.path} has no annotations, which {key} needs')
+        if set(_get_metrics(node)) - {'proposal_fast'}:
+            yield from _check_evaluated(coco)
+
+
+def _get_metrics(node):
+    names = [] if node.get('format_only') else node.get('metric', 'bbox')
+    return [names] if isinstance(names, str) else list(names or ())
+
+
+def _check_evaluated(coco):
+    """Check the numbers that COCOeval reads."""
+    total = f'of {len(coco.ids)} annotations'
+    lacking = (~coco.has_crowd_flag).sum()
+    if lacking:
+        yield error(
+            f'{coco.path}: {lacking} {total} have no iscrowd, which the evaluation '
+            'needs; add "iscrowd": 0'
+        )
+    texts = [id for id in coco.ids if isinstance(id, str) and not id.isdecimal()]
+    if texts:
+        yield error(
+            f'{coco.path}: {len(texts)} {total} have an id that is text, such as '
+            f'{texts[0]!r}, which the evaluation cannot read; number them from 1'
+        )
+    if {0, '0'} & set(coco.ids):
+        yield warning(
+            f'{coco.path}: an annotation has the id 0, which the evaluation takes for '
+            '"no match", so that its AP is too low; number them from 1'
+        )
+    small = (coco.areas <= 0).sum()
+    if coco.ids and not (coco.is_counted & (coco.areas >= 0)).any():
+        yield error(
+            f'{coco.path}: all annotations are crowds, or have an area below 0, and '
+            'the evaluation leaves these out (its AP is -1); set "iscrowd": 0, and '
+            'area to the number of pixels'
+        )
+    elif small:
+        yield warning(
+            f'{coco.path}: {small} {total} have an area of 0 or less: the evaluation '
+            'leaves them out below 0, and takes them for small objects at 0 (mAP_s); '
+            'set area to the number of pixels'
+        )
 
 
 def check_images_of_metric(context: Context) -> Iterator[Finding]:
     """The annotation file of a metric has all images of its dataset."""
-    for key, _, path in iter_evaluator_files(context):
+    for key, _, known in iter_metric_files(context):
         for entry, coco in iter_coco(context):
             same_part = entry.key.split('_')[0] == key.split('_')[0]
-            if not (same_part and osp.exists(path)) or osp.samefile(path, coco.path):
-                continue
-            known = context.read_coco(path)
             # Ids alone do not tell images apart, as many files start at 1.
-            if known and not _images(coco) <= _images(known):
+            if same_part and not _images(coco) <= _images(known):
                 yield error(
-                    f'{key}.ann_file is {path}, which lacks images of '
+                    f'{key}.ann_file is {known.path}, which lacks images of '
                     f'{entry.key}.ann_file, {coco.path}: give both the same file'
                 )
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ra_mm.checks.annotations import iter_coco
+from ra_mm.checks.annotations import iter_all_coco
 from ra_mm.checks.coco import is_coco
 from ra_mm.checks.context import Context
 from ra_mm.checks.finding import Finding, error
@@ -16,10 +16,12 @@ from ra_mm.validation import shorten
 MIN_BOXES = 8  # to tell the format of boxes from their values
 MAX_OUTSIDE = 0.1  # fraction of boxes out of their image that the format explains
 
+IGNORED_RLE = 'with an RLE, which poly2mask=False ignores'
+
 
 def check_coco_boxes(context: Context) -> Iterator[Finding]:
     """Boxes of annotation files are x, y, width, height in pixels."""
-    for _, coco in iter_coco(context):
+    for _, coco in iter_all_coco(context):
         listed = coco.image_of >= 0
         images = coco.image_of[listed]
         names = np.array(list(coco.file_names.values()), dtype=object)[images]
@@ -63,7 +65,6 @@ def _judge(source, boxes, sizes, names):
     slack = 2 + 0.02 * sizes.max(1, keepdims=True, initial=0)
     outside = ((first + second > sizes + slack) | (first < -slack)).any(1)
     text = f'{source}: {outside.sum()} of {len(boxes)} boxes exceed their image'
-    flipped = boxes[:, [1, 0]] + boxes[:, [3, 2]]
     for fits, form, advice in (
         (
             (second >= first) & (second <= sizes + slack),
@@ -72,10 +73,6 @@ def _judge(source, boxes, sizes, names):
         (
             (first - second / 2 >= -slack) & (first + second / 2 <= sizes + slack),
             *('a centre, width and height', 'x - width / 2, y - height / 2'),
-        ),
-        (
-            (flipped <= sizes + slack) & (first >= -slack),
-            *('y, x, height, width', 'the second, first, fourth and third'),
         ),
     ):
         is_format = len(boxes) >= MIN_BOXES and fits.all(1).mean() > 0.98
@@ -134,7 +131,7 @@ def check_lost_objects(part: Part) -> Iterator[Finding]:
     for sample in samples:
         lost += count_lost(sample)
     total = sum(len(s.boxes) for s in samples)
-    if part.is_train and lost.total() > 0.5 * total:
+    if part.is_train and (lost.total() > 0.5 * total or lost[IGNORED_RLE]):
         reasons = ', '.join(f'{n} {why}' for why, n in lost.items())
         yield Finding(
             lost.total() == total,
@@ -150,7 +147,7 @@ def count_lost(sample: Sample) -> Counter:
         if ignored and instance.get('ignore_flag'):
             lost['marked as crowd'] += 1
         elif ignored and isinstance(instance.get('mask'), dict):
-            lost['with an RLE, which poly2mask=False ignores'] += 1
+            lost[IGNORED_RLE] += 1
         elif ignored:
             lost['with a polygon of less than three points'] += 1
     left = int((~sample.ignored).sum())

@@ -49,6 +49,7 @@ DATA = (
     annotations.check_categories,
     annotations.check_images_listed_twice,
     annotations.check_training_objects,
+    annotations.check_masks,
     annotations.check_filter,
     annotations.check_metric,
     annotations.check_images_of_metric,

@@ -26,6 +26,8 @@ FIELDS = [
     ('annotations', 'bbox', [1, 2, 3, None]),
     ('annotations', 'bbox', {'x': 1}),
     ('annotations', 'bbox', 'abc'),
+    ('annotations', 'bbox', ['1', '2', '3', '4']),
+    ('images', 'width', '64'),
 ]
 
 
@@ -71,12 +73,6 @@ def test_entry_without_an_id(with_annotations, coco, refused, part, id):
 )
 def test_not_json(with_annotations, refused, content):
     assert 'spoilt.json is not a JSON file' in refused(with_annotations(content))
-
-
-def test_truncated_file(with_annotations, coco, refused):
-    content = json.dumps(coco).encode()
-    for length in range(0, len(content), len(content) // 10):
-        assert 'is not a JSON file' in refused(with_annotations(content[:length]))
 
 
 def every(part, **changes):
@@ -151,7 +147,6 @@ def test_subset_of_the_classes(check, cfg):
         ('area', 0),
         ('area', -1),
         ('image_id', 999),
-        ('image_id', '1'),
         ('bbox', [-9, -9, 99, 99]),
         ('bbox', [60, 50, 99, 5]),
         ('bbox', [-9, 5, 1e9, 5]),

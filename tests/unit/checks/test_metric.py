@@ -1,0 +1,146 @@
+"""Annotation files that COCO's metric misreads: perfect predictions prove it."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from mmdet.evaluation import CocoMetric
+from pycocotools import mask as coco_mask
+
+
+@pytest.fixture(scope='module')
+def truth(shapes):
+    """The validation data at twice its size, so that objects are not small."""
+    coco = json.loads((shapes / 'annotations/val.json').read_text())
+    for image in coco['images']:
+        image.update(width=128, height=128)
+    for annotation in coco['annotations']:
+        (polygon,) = annotation['segmentation']
+        annotation['bbox'] = [2 * x for x in annotation['bbox']]
+        annotation['segmentation'] = [[2 * x for x in polygon]]
+        annotation['area'] *= 4
+    return coco
+
+
+def evaluate(path, truth, metric):
+    """Return the AP, of all objects and of medium ones, of perfect predictions."""
+    evaluator = CocoMetric(ann_file=str(path), metric=metric)
+    names = {c['id']: c['name'] for c in truth['categories']}
+    evaluator.dataset_meta = dict(classes=list(names.values()))
+    for image in truth['images']:
+        found = [a for a in truth['annotations'] if a['image_id'] == image['id']]
+        boxes = torch.tensor([a['bbox'] for a in found])
+        masks = [coco_mask.frPyObjects(a['segmentation'], 128, 128) for a in found]
+        instances = dict(
+            bboxes=torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1),
+            scores=torch.ones(len(found)),
+            labels=torch.tensor([list(names).index(a['category_id']) for a in found]),
+            masks=torch.tensor(
+                np.array([coco_mask.decode(coco_mask.merge(m)) for m in masks]) > 0
+            ),
+        )
+        sample = dict(
+            img_id=image['id'], ori_shape=(128, 128), pred_instances=instances
+        )
+        evaluator.process({}, [sample])
+    values = evaluator.evaluate(len(truth['images']))
+    return values[f'coco/{metric}_mAP'], values[f'coco/{metric}_mAP_m']
+
+
+def is_misread(path, truth, metric):
+    """Whether perfect predictions get another AP than 1, or none at all."""
+    try:
+        return evaluate(path, truth, metric) != (1, 1)
+    except Exception:  # of many kinds, in pycocotools
+        return True
+
+
+@pytest.fixture
+def with_validation(cfg, tmp_path, truth):
+    """The config with changed annotations to validate with, and their file."""
+
+    def put(change=lambda annotation: {}, metric='bbox'):
+        coco, path = copy.deepcopy(truth), tmp_path / 'val.json'
+        for annotation in coco['annotations']:
+            annotation.update(change(annotation))
+        path.write_text(json.dumps(coco))
+        cfg.val_evaluator.update(ann_file=str(path), metric=metric)
+        cfg.val_dataloader.dataset.ann_file = str(path)
+        return cfg, path
+
+    return put
+
+
+def as_box(a):
+    x, y, w, h = a['bbox']
+    return {'segmentation': [[x, y, x + w, y + h]]}
+
+
+@pytest.mark.parametrize('metric', ['bbox', 'segm'])
+def test_sound_files(check, with_validation, truth, metric):
+    cfg, path = with_validation(metric=metric)
+    assert evaluate(path, truth, metric) == (1, 1)
+    assert not [text for text in check(cfg) if str(path) in text]
+
+
+def test_text_that_is_a_number_is_read_well(check, with_validation, truth):
+    cfg, path = with_validation(lambda a: {'id': str(a['id'])})
+    assert evaluate(path, truth, 'bbox') == (1, 1)
+    assert not [text for text in check(cfg) if str(path) in text]
+
+
+@pytest.mark.parametrize(
+    'key, change',
+    [('id', lambda a: {'id': a['id'] - 1}), ('area', lambda a: {'area': 0})],
+)
+def test_numbers_that_lower_the_metric(check, with_validation, truth, key, change):
+    cfg, path = with_validation(change)
+    assert is_misread(path, truth, 'bbox')
+    (text,) = [text for text in check(cfg) if str(path) in text]
+    assert key in text
+
+
+@pytest.mark.parametrize(
+    'metric, key, change',
+    [
+        ('bbox', 'id', lambda a: {'id': f'a{a["id"]}'}),
+        ('bbox', 'iscrowd', lambda a: {'iscrowd': 1}),
+        ('bbox', 'iscrowd', lambda a: {'iscrowd': '0'}),
+        ('bbox', 'area', lambda a: {'area': -1}),
+        ('bbox', 'area', lambda a: {'area': str(a['area'])}),
+        ('bbox', 'image_id', lambda a: {'image_id': str(a['image_id'])}),
+        ('bbox', 'category_id', lambda a: {'category_id': str(a['category_id'])}),
+        ('segm', 'three points', as_box),
+        ('segm', 'half', lambda a: {'segmentation': [a['segmentation'][0][:-1]]}),
+        ('segm', 'three points', lambda a: {'segmentation': [[]]}),
+        ('segm', 'no segmentation', lambda a: {'segmentation': None}),
+        ('segm', '[[', lambda a: {'segmentation': a['segmentation'][0]}),
+        ('segm', '[[', lambda a: {'segmentation': 'mask.png'}),
+    ],
+)
+def test_numbers_that_the_metric_cannot_use(
+    refused, with_validation, truth, metric, key, change
+):
+    cfg, path = with_validation(change, metric)
+    assert is_misread(path, truth, metric)
+    text = refused(cfg)
+    assert text.startswith(str(path)) and key in text and '\n' not in text
+
+
+def test_one_bad_polygon(refused, with_validation, truth):
+    """One is enough to end an evaluation."""
+    cfg, path = with_validation(lambda a: as_box(a) if a['id'] == 2 else {}, 'segm')
+    assert is_misread(path, truth, 'segm')
+    assert '(id 2)' in refused(cfg) and 'val_evaluator.metric=[bbox]' in refused(cfg)
+
+
+def test_other_file_of_the_metric(cfg, refused, with_validation, truth, tmp_path):
+    """Its categories in another order swap the classes of all predictions."""
+    coco, path = copy.deepcopy(truth), tmp_path / 'other.json'
+    coco['categories'].reverse()
+    path.write_text(json.dumps(coco))
+    with_validation()
+    cfg.val_evaluator.ann_file = str(path)
+    assert is_misread(path, truth, 'bbox') and str(path) in refused(cfg)
