@@ -73,15 +73,18 @@ def _find_wrong_numbers(head, node, count):
 
 
 def check_palettes(context: Context) -> Iterator[Finding]:
-    """A palette has a colour for each class."""
-    if get_toolbox(context.cfg) != 'mmseg':
-        return
-    for key, node in context.iter_nodes():
-        palette = get_value(node, 'metainfo.palette')
-        classes = get_value(node, 'metainfo.classes')
-        is_listed = isinstance(classes, list | tuple)
-        if palette and is_listed and len(palette) != len(classes):
-            yield error(
-                f'{key}.metainfo.palette has {len(palette)} colours for '
-                f'{len(classes)} classes: {remedy({f"{key}.metainfo.palette": []})}'
-            )
+    """A palette has a colour for each class; drawing fails otherwise."""
+    is_mmseg = get_toolbox(context.cfg) == 'mmseg'
+    for entry in context.all_datasets:
+        own = entry.dataset.metainfo  # without the palette of the config
+        palette = get_value(entry.node, 'metainfo.palette', own.get('palette'))
+        count = len(own.get('classes') or ())
+        if isinstance(palette, list | tuple) and palette and count:
+            # mmseg takes the colours of some of the classes of a dataset.
+            is_longer = is_mmseg and not getattr(entry.dataset, 'label_map', None)
+            if len(palette) < count or (is_longer and len(palette) != count):
+                key = f'{entry.key}.metainfo.palette'
+                yield error(
+                    f'{key} has {len(palette)} colours for {count} classes: '
+                    f'{remedy({key: [] if is_mmseg else None})}'
+                )

@@ -2,14 +2,16 @@
 
 import os
 import os.path as osp
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 
 from ra_mm.checks.annotations import iter_coco, iter_evaluator_files
 from ra_mm.checks.context import Context
-from ra_mm.checks.finding import Finding, error, remedy
+from ra_mm.checks.finding import Finding, error, remedy, warning
 from ra_mm.engine.config import get_value
 from ra_mm.errors import translate_errors
+
+PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 
 
 def check_paths(context: Context) -> Iterator[Finding]:
@@ -63,3 +65,38 @@ def find_missing(paths: list[str], what: str) -> Iterator[Finding]:
     if missing:
         count = f'{len(missing)} of {len(paths)} files are missing'
         yield error(f'{count} ({what}), the first is {missing[0]}')
+
+
+def check_unlisted_images(context: Context) -> Iterator[Finding]:
+    """The images in the folder of a COCO file are listed, there or in another file."""
+    test = Context(context.cfg, 'test', coco_files=context.coco_files)
+    listed, trained = set(), set()
+    for entry, coco in (*iter_coco(context), *iter_coco(test)):
+        folder = entry.dataset.data_prefix.get('img', '')
+        paths = {osp.join(folder, name) for name in coco.file_names.values()}
+        listed |= paths
+        trained |= {osp.dirname(path) for path in paths if entry.is_train}
+    for folder in filter(osp.isdir, sorted(trained)):
+        paths = (osp.join(folder, name) for name in os.listdir(folder))
+        left_out = count_left_out(paths, listed)
+        if left_out:
+            yield warning(
+                f'{left_out.total()} images in {folder} are in no annotation file of '
+                f'the config ({list_suffixes(left_out)}): they are left out'
+            )
+
+
+def count_left_out(paths: Iterable[str], taken: Iterable[str]) -> Counter:
+    """Count the images among these files that are not taken, by suffix."""
+    left_out: Counter = Counter()
+    # Another file of the same name may be the mask beside an image.
+    stems = {osp.splitext(osp.normpath(path))[0] for path in taken}
+    for path in paths:
+        stem, suffix = osp.splitext(osp.normpath(path))
+        is_picture = suffix.lower() in PICTURES and osp.basename(path)[0] != '.'
+        left_out[suffix] += is_picture and stem not in stems
+    return +left_out
+
+
+def list_suffixes(counts: Counter) -> str:
+    return ', '.join(f'{n} with {suffix}' for suffix, n in counts.items())

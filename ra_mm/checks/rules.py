@@ -45,6 +45,7 @@ RUN = (
 DATA = (
     files.check_paths,
     files.check_listed_images,
+    files.check_unlisted_images,
     annotations.check_readable,
     annotations.check_categories,
     annotations.check_images_listed_twice,

@@ -1,5 +1,7 @@
 """Classes of the data, against those of the model."""
 
+import ast
+
 import pytest
 
 
@@ -70,7 +72,14 @@ def test_types_that_are_classes(check, cfg, refused):
     assert 'num_classes=4' in refused(cfg)
 
 
-def test_palette_of_another_length(found):
+@pytest.mark.parametrize('toolbox, value', [('detector', 'None'), ('segmenter', '[]')])
+def test_palette_that_is_too_short(found, toolbox, value):
     key = 'val_dataloader.dataset.metainfo.palette'
-    (problem,), _ = found('segmenter', {key: [(0, 0, 0)]})
-    assert f'{key}=[]' in problem
+    (problem,), _ = found(toolbox, {key: [(0, 0, 0)]})
+    assert f'{key}={value}' in problem
+    assert found(toolbox, {key: ast.literal_eval(value)}) == ([], [])
+
+
+def test_palette_of_a_detector_may_be_longer(found):
+    key = 'val_dataloader.dataset.metainfo.palette'
+    assert found('detector', {key: [(0, 0, 0)] * 9}) == ([], [])

@@ -1,5 +1,8 @@
 """Missing data, and classes that do not fit the model."""
 
+import json
+import shutil
+
 import pytest
 from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS
@@ -46,17 +49,6 @@ def test_missing_file(cfg, refused, option, value):
     assert f'{value}' in message and f'--cfg-options {option}=' in message
 
 
-def test_all_missing_things_in_one_message(cfg, refused):
-    cfg.merge_from_dict(
-        {
-            'train_dataloader.dataset.data_prefix.img': 'none',
-            'val_dataloader.dataset.ann_file': 'none.json',
-            'load_from': 'none.pth',
-        }
-    )
-    assert len(refused(cfg, resume='auto').splitlines()) == 4
-
-
 def test_dataloader_without_a_dataset(cfg, refused):
     cfg.val_dataloader = {}
     assert 'val_dataloader has no dataset' in refused(cfg)
@@ -96,6 +88,30 @@ def test_configs_of_the_toolboxes(
     assert f'{root} does not exist' in message or f'{root}/ does not exist' in message
     for part in ('train', 'val'):
         assert f'{part}_dataloader.dataset.data_root=PATH' in message
+
+
+def test_images_that_no_file_lists(check, with_annotations, coco, shapes, tmp_path):
+    """Those of another part may be in the same folder."""
+    folder = shutil.copytree(shapes / 'images', tmp_path / 'images')
+    for path in (folder / 'val').iterdir():
+        path.rename(folder / 'train' / f'val_{path.name}')
+    left_out = coco['images'][::4]
+    coco['images'] = [image for image in coco['images'] if image not in left_out]
+    ids = {image['id'] for image in coco['images']}
+    coco['annotations'] = [a for a in coco['annotations'] if a['image_id'] in ids]
+    cfg = with_annotations(coco)
+    cfg.train_dataloader.dataset.data_prefix.img = str(folder / 'train')
+    others = json.loads((shapes / 'annotations/val.json').read_text())
+    for image in others['images']:
+        image['file_name'] = f'val_{image["file_name"]}'
+    (tmp_path / 'val.json').write_text(json.dumps(others))
+    for part in ('val', 'test'):
+        dataset = cfg[f'{part}_dataloader'].dataset
+        dataset.ann_file = str(tmp_path / 'val.json')
+        dataset.data_prefix.img = str(folder / 'train')
+    cfg.val_evaluator.ann_file = str(tmp_path / 'val.json')
+    (text,) = [text for text in check(cfg) if str(folder) in text]
+    assert '4 with .jpg' in text
 
 
 def test_segmentation(check, load, refused):
