@@ -15,8 +15,7 @@ from mmengine.config import ConfigDict
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import DumpResults
 
-from ra_mm.checks.operators import check_operators
-from ra_mm.checks.rules import check_config
+from ra_mm.checks.rules import check_config, check_model
 from ra_mm.cli import build_runner, get_parser, load_config, report_user_errors
 from ra_mm.engine.config import get_toolbox, iter_unwrapped
 from ra_mm.engine.cpu_distributed import end_processes
@@ -153,7 +152,7 @@ def main(argv=None):
         if args.tta:
             augment(cfg)
         runner = build_runner(cfg)
-        check_operators(runner.model)
+        check_model(runner.model)
         for warning in found.warnings:
             runner.logger.warning(warning)
         if args.show_dir:

@@ -9,8 +9,7 @@
 import os
 
 from ra_mm.checks.hook import DataCheckHook
-from ra_mm.checks.operators import check_operators
-from ra_mm.checks.rules import check_config
+from ra_mm.checks.rules import check_config, check_model
 from ra_mm.cli import build_runner, get_parser, load_config, report_user_errors
 from ra_mm.engine.checkpoint_io import latest_checkpoint
 from ra_mm.engine.cpu_distributed import end_processes
@@ -80,7 +79,7 @@ def main(argv=None):
         found = check_config(cfg, 'train', args.resume)
         found.raise_errors()
         runner = build_runner(cfg)
-        check_operators(runner.model)
+        check_model(runner.model)
         for warning in found.warnings:
             runner.logger.warning(warning)
         if args.data_check:

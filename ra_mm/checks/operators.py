@@ -2,10 +2,11 @@
 
 import importlib.util
 from collections import defaultdict
+from collections.abc import Iterator
 
 from torch import nn
 
-from ra_mm.errors import UserError
+from ra_mm.checks.finding import Finding, error
 
 # Files of mmcv.ops whose modules run on compiled operators alone.
 COMPILED_ALONE = (
@@ -15,11 +16,8 @@ COMPILED_ALONE = (
 )
 
 
-def check_operators(model: nn.Module) -> None:
-    """Raise a :class:`.UserError` that names the operators a model lacks.
-
-    Some are called in validation only, such as those of guided anchoring.
-    """
+def check_operators(model: nn.Module) -> Iterator[Finding]:
+    """A model has all operators that it calls, also those of a validation."""
     spec = importlib.util.find_spec('mmcv._ext')
     if spec is None or not str(spec.origin).endswith('.py'):
         return  # compiled operators, or none, which another check reports
@@ -29,7 +27,7 @@ def check_operators(model: nn.Module) -> None:
             places[operator].append(f'{name} ({type(module).__name__})')
     if places:
         lines = [f'{key}, in {", ".join(at[:3])}' for key, at in places.items()]
-        raise UserError(
+        yield error(
             "the stand-in for mmcv's compiled operators lacks "
             f'{"; ".join(lines)}: install an mmcv with compiled operators '
             '(`make OPS=compiled`, or a wheel: docs/install.md lists them), or choose '

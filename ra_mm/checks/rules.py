@@ -11,6 +11,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
+from torch import nn
 
 from ra_mm.checks import (
     annotations,
@@ -25,6 +26,7 @@ from ra_mm.checks import (
     label_lists,
     labels,
     masks,
+    operators,
     schedule,
     values,
 )
@@ -65,6 +67,9 @@ DATA = (
     ignore_index.check_evaluated_masks,
 )
 DOWNLOADS = (checkpoints.check_remote_checkpoints,)
+
+# Of the built model
+MODEL = (operators.check_operators,)
 
 # Of the samples of a dataset
 SAMPLES = (
@@ -113,6 +118,14 @@ def check_config(cfg: Config, mode: str, resume: str | None = None) -> Findings:
         if found.errors:  # nothing is downloaded for a run that cannot start
             break
     return found
+
+
+def check_model(model: nn.Module) -> None:
+    """Raise a :class:`.UserError` if a built model cannot run on this machine."""
+    found = Findings()
+    for rule in MODEL:
+        found += rule(model)
+    found.raise_errors()
 
 
 def build_datasets(cfg: Config, parts: Iterable[str]) -> dict[str, Any]:

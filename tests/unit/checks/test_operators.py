@@ -10,7 +10,8 @@ from mmcv.ops import MaskedConv2d, PSAMask, RoIAlign
 from mmcv.ops.carafe import CARAFEPack
 from torch import nn
 
-from ra_mm.checks.operators import COMPILED_ALONE, check_operators
+from ra_mm.checks.operators import COMPILED_ALONE
+from ra_mm.checks.rules import check_model
 from ra_mm.errors import UserError
 from ra_mm.mmcv_ops.operators import OPERATORS
 
@@ -43,14 +44,14 @@ def test_a_module_that_needs_compiled_operators(operators, build, operator, kind
     model = nn.Sequential(nn.Sequential(nn.ReLU(), build()))
     operators('mmcv/_ext.py')
     with pytest.raises(UserError, match=rf'{operator}.* 0\.1 \({kind}\)'):
-        check_operators(model)
+        check_model(model)
     operators('mmcv/_ext.so')
-    check_operators(model)
+    check_model(model)
 
 
 def test_a_model_that_runs_on_the_stand_in(operators):
     operators('mmcv/_ext.py')
-    check_operators(nn.Sequential(RoIAlign(7), nn.Conv2d(1, 1, 1)))
+    check_model(nn.Sequential(RoIAlign(7), nn.Conv2d(1, 1, 1)))
 
 
 @pytest.mark.parametrize('name', COMPILED_ALONE)
