@@ -57,7 +57,7 @@ def main(argv=None):
             raise
         parts = load_parts(datasets, args.num, 0, scan_seconds=60, limit=math.inf)
         found += check_samples(parts)
-        report = format_report(parts, found, cfg)
+        report = format_report(parts, found)
         print(report)
         if args.out:
             args.out.mkdir(parents=True, exist_ok=True)

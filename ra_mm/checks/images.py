@@ -112,12 +112,3 @@ def check_brightness(part: Part) -> Iterator[Finding]:
             f"{dark[0].brightest:g} of 255. Add color_type='unchanged' and "
             'to_float32=True to LoadImageFromFile, or scale the images to 8 bits',
         )
-
-
-def check_inputs(part: Part) -> Iterator[Finding]:
-    """The network gets finite numbers."""
-    for sample in part.loaded:
-        image = (sample.packed or {}).get('inputs')
-        if hasattr(image, 'isfinite') and not image.float().isfinite().all():
-            yield error(f'{sample.path} is loaded with nan or infinite pixels')
-            return

@@ -52,40 +52,15 @@ def _check_list(key, dataset, num_classes):
 
 
 def check_class_folders(context: Context) -> Iterator[Finding]:
-    """Each folder is a class, and has images."""
+    """Each folder is a class."""
     for entry in context.datasets:
         folder = entry.dataset.data_prefix.get('img_path') or ''
         if is_custom(entry.dataset) and not entry.dataset.ann_file and folder:
-            yield from _check_folders(entry.key, entry.dataset, folder)
-
-
-def _check_folders(key, dataset, folder):
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir())
-    hidden = [name for name in names if name.startswith(('.', '__'))]
-    if not names:
-        yield error(f'{folder} has no folders: expected one for each class of {key}')
-    if hidden:
-        paths = ' '.join(repr(osp.join(folder, name)) for name in hidden[:8])
-        yield error(
-            f'{folder} has folders that are no classes, but would be taken as such: '
-            f'{shorten(hidden)}; remove them (rm -r {paths})'
-        )
-    empty = [
-        name
-        for name in sorted(set(names) - set(hidden))
-        if not _has_image(dataset, osp.join(folder, name))
-    ]
-    if empty:
-        yield error(
-            f'{folder}: the class folders {shorten(empty)} have no image with '
-            f'{shorten(sorted(dataset.extensions))}; remove them, or add images'
-        )
-
-
-def _has_image(dataset, folder):
-    return any(
-        dataset.is_valid_file(name) and not name.startswith('.')
-        for _, _, names in os.walk(folder)
-        for name in names
-    )
+            names = sorted(e.name for e in os.scandir(folder) if e.is_dir())
+            hidden = [name for name in names if name.startswith(('.', '__'))]
+            if hidden:
+                paths = ' '.join(repr(osp.join(folder, name)) for name in hidden[:8])
+                yield error(
+                    f'{folder} has folders that are no classes, but would be taken as '
+                    f'such: {shorten(hidden)}; remove them (rm -r {paths})'
+                )

@@ -3,14 +3,12 @@
 import os
 import os.path as osp
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from ra_mm.checks.files import count_left_out, list_suffixes
 from ra_mm.checks.finding import Finding, error, warning
 from ra_mm.checks.sample import Part
 from ra_mm.validation import shorten
-
-PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 
 
 def describe_bad_labels(labels: Iterable[int], count: int) -> tuple[list[int], str]:
@@ -46,17 +44,6 @@ def check_label_range(part: Part) -> Iterator[Finding]:
         )
 
 
-def check_names(part: Part) -> Iterator[Finding]:
-    """Each class has a name of its own, unless the dataset comes with its names."""
-    own = getattr(type(part.dataset), 'METAINFO', {}).get('classes') or ()
-    counts = Counter(name.strip() for name in part.classes)
-    twice = [name for name, n in counts.items() if n > 1 or not name]
-    if twice and tuple(own) != part.classes:  # two classes of ImageNet are a crane
-        yield warning(
-            f'metainfo.classes has empty names, or names twice: {shorten(twice)}'
-        )
-
-
 def check_folder_names(part: Part) -> Iterator[Finding]:
     """Folders that are named as a class have the number of that class."""
     classes = part.classes
@@ -87,30 +74,20 @@ def check_left_out(part: Part) -> Iterator[Finding]:
     is_part = getattr(dataset, '_indices', None) is not None
     if not folder or not suffixes or has_list or is_part or not part.scan.is_complete:
         return
-    left_out = _count_left_out(folder, part.scan.paths)
+    left_out = count_left_out(_walk(folder), part.scan.paths)
     if left_out:
-        found = ', '.join(f'{n} with {suffix}' for suffix, n in left_out.items())
         taken = suffixes if isinstance(suffixes, str) else shorten(suffixes)
         yield warning(
-            f'{left_out.total()} images in {folder} are left out ({found}): this '
+            f'{left_out.total()} images in {folder} are left out ({list_suffixes(left_out)}): this '
             f'dataset takes {taken}, {len(part.scan.paths)} images. Rename or convert '
             'them'
         )
 
 
-def _count_left_out(folder, paths):
-    """Count the images below a folder that a dataset does not take, by suffix."""
-    left_out: Counter = Counter()
-    # Another file of the same name may be the mask beside an image.
-    taken = {osp.splitext(osp.normpath(path))[0] for path in paths}
+def _walk(folder):
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith('.')]
-        for name in names:
-            stem, suffix = osp.splitext(osp.normpath(osp.join(parent, name)))
-            is_picture = suffix.lower() in PICTURES and not name.startswith('.')
-            if is_picture and stem not in taken:
-                left_out[suffix] += 1
-    return left_out
+        yield from (osp.join(parent, name) for name in names)
 
 
 def check_overlap(parts: Sequence[Part]) -> Iterator[Finding]:
@@ -142,24 +119,3 @@ def check_missing_classes(parts: Sequence[Part]) -> Iterator[Finding]:
         if also:
             text += f', of which the validation data has {shorten(also)}'
         yield warning(text)
-
-
-def check_numbers_of_folders(parts: Sequence[Part]) -> Iterator[Finding]:
-    """Folders of one name have the same label in training and in validation."""
-    if any(describe_bad_labels(p.scan.objects, len(p.classes))[0] for p in parts):
-        return  # which is the cause
-    labels: dict = {}  # in training, by the name of a folder
-    for part in sorted(parts, key=lambda part: not part.is_train):
-        for folder, counts in part.scan.folders.items():
-            name, label = osp.basename(folder), next(iter(counts))
-            if len(counts) > 1:
-                continue
-            if part.is_train:
-                labels[name] = label
-            elif len(labels) > 1 and labels.get(name, label) != label:
-                yield error(
-                    f'images in folders named {name} have the label {labels[name]} in '
-                    f'training and {label} in {part.key}: number the classes of both '
-                    'alike'
-                )
-                return

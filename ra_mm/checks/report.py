@@ -4,22 +4,20 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from mmengine.config import Config
 
 from ra_mm.checks.boxes import count_lost
 from ra_mm.checks.finding import Findings
 from ra_mm.checks.masks import count_values
 from ra_mm.checks.sample import Part, get_instances
-from ra_mm.engine.config import iter_dicts
 
 
-def format_report(parts: Sequence[Part], found: Findings, cfg: Config) -> str:
+def format_report(parts: Sequence[Part], found: Findings) -> str:
     """Format what was looked at, and what was found."""
     lines: list[str] = []
     for part in parts:
         rows = _make_pixel_rows(part) or _make_object_rows(part)
         lines += [*_describe_part(part), '', *_format_table(rows), '']
-        lines += [*_describe_sizes(part, cfg), '']
+        lines += [*_describe_sizes(part), '']
     lines += [f'error: {text}' for text in found.errors]
     lines += [f'warning: {text}' for text in found.warnings]
     return '\n'.join(lines if found else [*lines, 'nothing is wrong'])
@@ -90,7 +88,7 @@ def _format_table(rows: list[tuple]) -> Iterator[str]:
         yield '  '.join([f'{first:<{widths[0]}}', *cells])
 
 
-def _describe_sizes(part: Part, cfg: Config) -> Iterator[str]:
+def _describe_sizes(part: Part) -> Iterator[str]:
     stored = [s.stored.size for s in part.samples if s.stored]
     inputs = ((s.packed or {}).get('inputs') for s in part.loaded)
     packed = [tuple(x.shape[-2:])[::-1] for x in inputs if hasattr(x, 'shape')]
@@ -108,26 +106,9 @@ def _describe_sizes(part: Part, cfg: Config) -> Iterator[str]:
             f'objects: {low:.0f} to {high:.0f} pixels wide in the network, half of them '
             f'below {middle:.0f} (the side of a square of the same area)'
         )
-        anchors = _find_anchors(cfg)
-        if anchors:
-            yield f'anchors: {min(anchors):.0f} to {max(anchors):.0f} pixels wide'
 
 
 def _range(sizes) -> str:
     low, high = np.min(sizes, axis=0), np.max(sizes, axis=0)
     text = f'{low[0]} x {low[1]}'
     return text if (low == high).all() else f'{text} to {high[0]} x {high[1]}'
-
-
-def _find_anchors(cfg: Config) -> list[float]:
-    for key, node in iter_dicts(cfg.model, 'model'):
-        if key.endswith('anchor_generator'):
-            scales, steps = node.get('scales'), node.get('scales_per_octave')
-            if node.get('octave_base_scale') and steps:
-                scales = [
-                    node.octave_base_scale * 2 ** (i / steps) for i in range(steps)
-                ]
-            strides = node.get('strides') or []
-            if scales:
-                return [float(a * np.max(b)) for a in scales for b in strides]
-    return []

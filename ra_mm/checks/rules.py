@@ -77,23 +77,17 @@ SAMPLES = (
     images.check_sizes,
     images.check_orientation,
     images.check_brightness,
-    images.check_inputs,
     boxes.check_loaded_boxes,
     boxes.check_instance_masks,
     boxes.check_lost_objects,
     masks.check_mask_files,
     masks.check_mask_values,
-    labels.check_names,
     labels.check_label_range,
     labels.check_folder_names,
     labels.check_left_out,
 )
 # Of training against validation
-SPLITS = (
-    labels.check_missing_classes,
-    labels.check_numbers_of_folders,
-    labels.check_overlap,
-)
+SPLITS = (labels.check_missing_classes, labels.check_overlap)
 
 
 def check_config(cfg: Config, mode: str, resume: str | None = None) -> Findings:

@@ -16,27 +16,28 @@ from ra_mm.engine.config import iter_dicts
 INTERVAL = kinds.Kind(
     'an integer >= 1', lambda x: kinds.number(1).test(x) and x == int(x)
 )
-LOADER_FLAGS = ('persistent_workers', 'pin_memory', 'drop_last', 'sampler.shuffle')
+FLAGS = ('persistent_workers', 'pin_memory', 'drop_last', 'sampler.shuffle')
 # Each rule, and glob patterns of the paths in a config that must follow it.
 RULES = (
-    (kinds.BUILD_CFG, ('model', '*_dataloader.dataset')),
-    (kinds.NONE | kinds.STR, ('default_scope', 'load_from', 'work_dir')),
-    (kinds.BOOL, ('resume', 'auto_scale_lr.enable')),
-    (kinds.BOOL, ('train_cfg.by_epoch', 'param_scheduler*.by_epoch')),
-    (kinds.BOOL, tuple(f'*_dataloader.{flag}' for flag in LOADER_FLAGS)),
+    # The other rules rely on these.
+    (kinds.BUILD_CFG, ('model',)),
+    (kinds.NONE | kinds.STR, ('load_from', 'work_dir')),
+    # Any text is true.
+    (kinds.BOOL, ('resume', 'auto_scale_lr.enable', '*.by_epoch')),
+    (kinds.BOOL, tuple(f'*_dataloader.{flag}' for flag in FLAGS)),
     (kinds.one_of(-1) | kinds.integer(1), ('default_hooks.checkpoint.interval',)),
     (kinds.integer(1), ('*_dataloader.batch_size', 'auto_scale_lr.base_batch_size')),
     (kinds.integer(1), ('train_cfg.max_*', 'optim_wrapper.accumulative_counts')),
     (kinds.integer(0), ('train_cfg.val_begin',)),
     (INTERVAL, ('train_cfg.val_interval',)),
-    (kinds.NONE | kinds.list_of(kinds.number()), ('*data_preprocessor.mean',)),
-    (kinds.NONE | kinds.list_of(kinds.POSITIVE), ('*data_preprocessor.std',)),
+    (
+        kinds.NONE | kinds.list_of(kinds.number()),
+        ('*data_preprocessor.mean', '*data_preprocessor.std'),
+    ),
     (
         kinds.POSITIVE,
         ('optim_wrapper.optimizer.lr', 'optim_wrapper.clip_grad.max_norm'),
     ),
-    (kinds.BELOW_1, ('optim_wrapper.optimizer.momentum',)),
-    (kinds.number(0), ('optim_wrapper.optimizer.weight_decay',)),
     (kinds.POSITIVE, ('param_scheduler*.gamma',)),
     (kinds.list_of(kinds.integer(0)), ('param_scheduler*.milestones',)),
 )

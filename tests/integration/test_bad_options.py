@@ -64,13 +64,6 @@ def test_option_without_value(message, train, detector):
     assert "'model'" in message(train, detector, '--cfg-options', 'model', status=2)
 
 
-def test_torchrun_without_launcher(message, train, detector, monkeypatch):
-    monkeypatch.setenv('WORLD_SIZE', '2')
-    assert '--launcher pytorch' in message(train, detector)
-    monkeypatch.delenv('WORLD_SIZE')
-    assert 'torchrun' in message(train, detector, '--launcher', 'pytorch')
-
-
 @pytest.mark.parametrize(
     'flag, option', [('--amp', 'optim_wrapper'), ('--auto-scale-lr', 'auto_scale_lr')]
 )

@@ -73,10 +73,3 @@ def test_hidden_folder(refused, classifier, copied, name):
     text = refused(classifier)
     assert f"rm -r '{copied}/train/{name}'" in text
     assert 'num_classes' not in text
-
-
-def test_empty_folder(refused, classifier, copied):
-    for part in ('train', 'val'):
-        shutil.rmtree(copied / part / 'star')
-        (copied / part / 'star').mkdir()
-    assert '(star)' in refused(classifier)

@@ -6,12 +6,9 @@ import pytest
 
 VALUES = [
     ('model', 'FasterRCNN'),
-    ('model.data_preprocessor.mean', [math.nan]),
-    ('model.data_preprocessor.std', [0, 0, 0]),
-    ('default_scope', 5),
-    ('default_hooks.checkpoint.interval', 0),
     ('load_from', 5),
-    ('work_dir', 5),
+    ('model.data_preprocessor.mean', [math.nan]),
+    ('default_hooks.checkpoint.interval', 0),
     ('resume', 'no'),
     ('train_cfg.by_epoch', 'no'),
     ('train_cfg.max_epochs', 0),
@@ -19,19 +16,13 @@ VALUES = [
     ('train_cfg.val_interval', 0),
     ('train_cfg.val_interval', 2.5),
     ('train_cfg.val_interval', math.nan),
-    ('train_dataloader.dataset', None),
-    ('train_dataloader.dataset', {'typ': 'CocoDataset'}),
     ('train_dataloader.batch_size', '4'),
     ('train_dataloader.persistent_workers', 'no'),
-    ('train_dataloader.pin_memory', 'no'),
-    ('train_dataloader.drop_last', 'no'),
     ('train_dataloader.sampler.shuffle', 'no'),
     ('val_dataloader.batch_size', 0),
     ('optim_wrapper.accumulative_counts', 0),
     ('optim_wrapper.clip_grad.max_norm', 0),
     ('optim_wrapper.optimizer.lr', 0),
-    ('optim_wrapper.optimizer.momentum', 90),
-    ('optim_wrapper.optimizer.weight_decay', math.nan),
     ('param_scheduler.0.by_epoch', 'no'),
     ('param_scheduler.1.gamma', 0),
     ('param_scheduler.1.milestones', '8'),
@@ -78,25 +69,18 @@ def test_scheduler_that_is_not_in_a_list(cfg, refused):
     assert 'param_scheduler.gamma=0' in refused(cfg)
 
 
-@pytest.mark.parametrize('value', ['absent', None])
 @pytest.mark.parametrize(
-    'mode, name',
+    'mode, names',
     [
-        ('train', 'model'),
-        ('train', 'train_cfg'),
-        ('train', 'train_dataloader'),
-        ('train', 'optim_wrapper'),
-        ('test', 'test_cfg'),
-        ('test', 'test_dataloader'),
-        ('test', 'test_evaluator'),
+        ('train', ['model', 'train_cfg', 'train_dataloader', 'optim_wrapper']),
+        ('test', ['test_cfg', 'test_dataloader', 'test_evaluator']),
     ],
 )
-def test_missing_part(cfg, refused, mode, name, value):
-    if value is None:
-        cfg[name] = None
-    else:
-        cfg.pop(name)
-    assert f'has no {name}' in refused(cfg, mode)
+def test_missing_parts(cfg, refused, mode, names):
+    cfg.pop(names[0])
+    cfg.update(dict.fromkeys(names[1:]))
+    text = refused(cfg, mode)
+    assert all(f'has no {name}' in text for name in names)
 
 
 def test_other_mode_is_not_checked(check, cfg):
@@ -115,11 +99,3 @@ def test_run_without_a_validation(check, cfg, refused):
     assert 'train_cfg.val_begin=500' in refused(cfg)
     cfg.train_cfg.val_begin = 500
     check(cfg, 'train')
-
-
-def test_all_problems_in_one_message(cfg, refused):
-    cfg.train_cfg.max_epochs = 0
-    cfg.optim_wrapper.optimizer.lr = 'a'
-    lines = refused(cfg).splitlines()
-    assert len(lines) == 3
-    assert 'lr' in ''.join(lines) and 'max_epochs' in ''.join(lines)

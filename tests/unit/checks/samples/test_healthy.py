@@ -118,15 +118,6 @@ def test_imagenet_layout(tmp_path, make_folders, look):
     ) == ([], [])
 
 
-def test_names_of_imagenet(tmp_path, make_folders, look):
-    """Two of its classes are named crane, and two maillot."""
-    ids = [f'n{i:08}' for i in range(1000)]
-    folders = make_folders(tmp_path / 'train', classes=ids, num=1)
-    settings = folders.build(type='ImageNet', data_root=str(tmp_path), split='train')
-    del settings['metainfo']
-    assert look(settings) == ([], [])
-
-
 def test_ade20k_layout(tmp_path, masks, look):
     """0 is 'other objects', the 150 classes are 1 to 150."""
     masks.edit(

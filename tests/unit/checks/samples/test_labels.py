@@ -24,15 +24,6 @@ def test_list_whose_labels_contradict_the_folders(folders, error):
     assert 'cat is dog' in error(folders.build(ann_file=list_file))
 
 
-def test_folders_of_other_numbers_in_validation(tmp_path, make_folders, error):
-    """Without names of classes, in both the folders are numbered as they are found."""
-    train = make_folders(tmp_path / 'train').build(metainfo=None)
-    val = make_folders(tmp_path / 'val', classes=('ant', 'cat', 'dog')).build(
-        metainfo=None
-    )
-    assert 'folders named' in error(train, val)
-
-
 def test_images_of_another_suffix(folders, write_image, warning):
     write_image(folders.root / 'cat/new.webp')
     assert '1 with .webp' in warning(folders.build())

@@ -120,8 +120,3 @@ def test_masks_as_jpeg(masks, error):
     for path in (masks.root / 'masks').iterdir():
         Image.open(path).save(path.with_suffix('.jpeg'))
     assert 'JPEG' in error(masks.build(seg_map_suffix='.jpeg'))
-
-
-def test_the_same_name_twice(masks, warning):
-    masks.classes = ('ground', 'cat', 'cat')
-    assert '(cat)' in warning(masks.build())
