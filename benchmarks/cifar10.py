@@ -22,14 +22,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torchvision
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
+from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import default_loader
 
 import ra_mm
 from benchmarks.recording import describe_environment, write_results
 from ra_mm.cli import positive_int, report_user_errors
-from ra_mm.errors import UserError
+from ra_mm.errors import UserError, translate_errors
 
 PROG = 'benchmarks.cifar10'
 
@@ -81,26 +82,14 @@ def parse_args(argv: list[str]) -> Namespace:
 
 def load_split(folder: Path, limit: int | None, device: str) -> Split:
     """Read the images of class folders, in an order that mixes the classes."""
-    classes = sorted(p for p in folder.glob('*') if p.is_dir())
-    listed = [
-        (path, label)
-        for label, name in enumerate(classes)
-        for path in sorted(name.iterdir())
-    ]
-    if not listed:
-        raise UserError(f'{folder} has no images in class folders')
-    order = np.random.default_rng(0).permutation(len(listed))[:limit]
-    listed = [listed[i] for i in order]
+    with translate_errors(f'{folder} has no images in class folders'):
+        samples = ImageFolder(folder).samples
+    order = np.random.default_rng(0).permutation(len(samples))[:limit]
+    paths, labels = zip(*(samples[i] for i in order))
     with ThreadPoolExecutor() as pool:
-        pixels = list(pool.map(_read, [path for path, _ in listed]))
+        pixels = list(pool.map(lambda path: np.asarray(default_loader(path)), paths))
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-    labels = torch.tensor([label for _, label in listed])
-    return Split(images.to(device), labels.to(device))
-
-
-def _read(path):
-    with Image.open(path) as image:
-        return np.asarray(image.convert('RGB'))
+    return Split(images.to(device), torch.tensor(labels, device=device))
 
 
 def normalize(images: Tensor) -> Tensor:
