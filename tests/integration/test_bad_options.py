@@ -10,7 +10,6 @@ from mmengine.runner import Runner
         ('train_dataloder.batch_size=4', ['train_dataloader']),
         ('train_cfg.max_epoch=3', ['max_epoch']),
         ('model.backbone.depth=51', ['depth', '51']),
-        ('model.backbone.type=RAResNt', ['RAResNt']),
         ('custom_hooks.0.type=ra_mm.TempAnealingHook', ['TempAnealingHook']),
         ('custom_hooks.0.start=0.5', ['start', '0.5']),
         ('optim_wrapper.optimizer.type=SDG', ['optim_wrapper']),
