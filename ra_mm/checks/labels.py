@@ -74,13 +74,13 @@ def check_left_out(part: Part) -> Iterator[Finding]:
     is_part = getattr(dataset, '_indices', None) is not None
     if not folder or not suffixes or has_list or is_part or not part.scan.is_complete:
         return
-    left_out = count_left_out(_walk(folder), part.scan.paths)
+    left_out = count_left_out(_walk(folder), part.scan.paths | part.scan.masks)
     if left_out:
         taken = suffixes if isinstance(suffixes, str) else shorten(suffixes)
         yield warning(
             f'{left_out.total()} images in {folder} are left out ({list_suffixes(left_out)}): this '
-            f'dataset takes {taken}, {len(part.scan.paths)} images. Rename or convert '
-            'them'
+            f'dataset takes {taken}, {len(part.scan.paths)} images. Rename, '
+            'convert or move them'
         )
 
 

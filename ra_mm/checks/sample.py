@@ -35,6 +35,7 @@ class Scan:
     folders: dict = field(default_factory=lambda: defaultdict(Counter))  # of labels
     strata: dict = field(default_factory=dict)  # index: folder and classes
     paths: set = field(default_factory=set)  # of the images
+    masks: set = field(default_factory=set)  # the paths of their masks
 
     @property
     def is_complete(self) -> bool:
@@ -150,6 +151,7 @@ def scan_entries(dataset, seconds: float) -> Scan:
         path = str(info.get('img_path') or '')
         folder = osp.dirname(path)
         scan.paths.add(path)
+        scan.masks.add(str(info.get('seg_map_path') or ''))
         if np.ndim(info.get('gt_label', [])) == 0:  # not a list of labels
             scan.folders[folder][labels[0]] += 1
         scan.strata[index] = (folder, *set(labels))

@@ -75,9 +75,10 @@ def test_images_of_another_suffix(masks, warning):
 
 def test_masks_beside_their_images(masks, look):
     for path in (masks.root / 'masks').iterdir():
-        path.rename(masks.root / 'images' / path.name)
+        path.rename(masks.root / 'images' / f'{path.stem}_mask.png')
     prefix = dict(img_path='images', seg_map_path='images')
-    assert look(masks.build(data_prefix=prefix)) == ([], [])
+    settings = masks.build(data_prefix=prefix, seg_map_suffix='_mask.png')
+    assert look(settings) == ([], [])
 
 
 def with_palette(mask):
