@@ -1,6 +1,4 @@
-"""The boxes of annotation files, what is left of them, and what a metric needs."""
-
-import json
+"""The boxes of annotation files, and what is left of them."""
 
 import pytest
 
@@ -50,31 +48,6 @@ def test_most_images_are_filtered(check, with_annotations, coco):
     coco['annotations'] = [a for a in coco['annotations'] if a['image_id'] in kept]
     warnings = check(with_annotations(coco), 'train')
     assert any('leaves out 12 of 16' in text for text in warnings)
-
-
-@pytest.fixture
-def with_validation(cfg, tmp_path, shapes):
-    """The config with another content of the validation data."""
-
-    def put(change):
-        coco = json.loads((shapes / 'annotations/val.json').read_text())
-        change(coco)
-        path = tmp_path / 'val.json'
-        path.write_text(json.dumps(coco))
-        cfg.val_dataloader.dataset.ann_file = cfg.val_evaluator.ann_file = str(path)
-        return cfg
-
-    return put
-
-
-def test_validation_without_iscrowd(refused, with_validation):
-    cfg = with_validation(lambda coco: coco['annotations'][0].pop('iscrowd'))
-    assert '1 of' in refused(cfg) and 'iscrowd' in refused(cfg)
-
-
-def test_validation_without_annotations(refused, with_validation):
-    cfg = with_validation(lambda coco: coco.update(annotations=[]))
-    assert 'val.json has no annotations' in refused(cfg)
 
 
 def test_file_that_is_listed_twice(check, with_annotations, coco):

@@ -61,8 +61,9 @@ def is_misread(path, truth, metric):
 def with_validation(cfg, tmp_path, truth):
     """The config with changed annotations to validate with, and their file."""
 
-    def put(change=lambda annotation: {}, metric='bbox'):
+    def put(change=lambda annotation: {}, metric='bbox', num=None):
         coco, path = copy.deepcopy(truth), tmp_path / 'val.json'
+        coco['annotations'] = coco['annotations'][:num]
         for annotation in coco['annotations']:
             annotation.update(change(annotation))
         path.write_text(json.dumps(coco))
@@ -108,6 +109,7 @@ def test_numbers_that_lower_the_metric(check, with_validation, truth, key, chang
         ('bbox', 'id', lambda a: {'id': f'a{a["id"]}'}),
         ('bbox', 'iscrowd', lambda a: {'iscrowd': 1}),
         ('bbox', 'iscrowd', lambda a: {'iscrowd': '0'}),
+        ('bbox', 'iscrowd', lambda a: a.pop('iscrowd') or {}),
         ('bbox', 'area', lambda a: {'area': -1}),
         ('bbox', 'area', lambda a: {'area': str(a['area'])}),
         ('bbox', 'image_id', lambda a: {'image_id': str(a['image_id'])}),
@@ -127,6 +129,11 @@ def test_numbers_that_the_metric_cannot_use(
     assert is_misread(path, truth, metric)
     text = refused(cfg)
     assert text.startswith(str(path)) and key in text and '\n' not in text
+
+
+def test_no_annotations(refused, with_validation):
+    cfg, path = with_validation(num=0)
+    assert f'{path} has no annotations' in refused(cfg)
 
 
 def test_one_bad_polygon(refused, with_validation, truth):

@@ -11,17 +11,11 @@ from ra_mm.checks.rules import check_samples
 from ra_mm.checks.sample import load_parts
 
 
-def write_image(path, size=(64, 48), seed=0, **kwargs):
-    """Write noise in colour, of this width and height."""
+def write_image(path, seed):
+    """Write noise in colour, of 64 x 48 pixels."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    shape = (size[1], size[0], 3)
-    pixels = np.random.default_rng(seed).integers(0, 255, shape, dtype=np.uint8)
-    Image.fromarray(pixels).save(path, **kwargs)
-
-
-@pytest.fixture(name='write_image')
-def write_image_fixture():
-    return write_image
+    pixels = np.random.default_rng(seed).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
 
 
 class CocoFolder:
@@ -91,11 +85,11 @@ class MaskFolder:
         mask[25 : 35 + i % 5, 20:50] = 2
         return mask
 
-    def write_mask(self, i, values, **kwargs):
+    def write_mask(self, i, values):
         path = self.root / 'masks' / f'{i:03}.png'
         path.parent.mkdir(exist_ok=True)
         image = values if isinstance(values, Image.Image) else Image.fromarray(values)
-        image.save(path, **kwargs)
+        image.save(path)
 
     def edit(self, change):
         for i in range(self.num):
@@ -120,11 +114,11 @@ class MaskFolder:
 class ClassFolder:
     """Four images in each of the class folders."""
 
-    def __init__(self, root, classes=('cat', 'dog', 'eel'), num=4, suffix='.png'):
+    def __init__(self, root, classes=('cat', 'dog', 'eel'), num=4):
         self.root, self.classes = root, classes
         for name in classes:
             for i in range(num):
-                write_image(root / name / f'{i}{suffix}', seed=i)
+                write_image(root / name / f'{i}.png', seed=i)
 
     def build(self, **kwargs):
         init_default_scope('mmpretrain')
@@ -136,13 +130,14 @@ class ClassFolder:
         )
         return {**settings, **kwargs}
 
-    def write_list(self, first=0):
-        lines = [
-            f'{path.relative_to(self.root)} {self.classes.index(path.parent.name) + first}'
-            for path in sorted(self.root.glob('*/*'))
-        ]
+    def write_list(self):
         path = self.root / 'list.txt'
-        path.write_text('\n'.join(lines) + '\n')
+        images = sorted(self.root.glob('*/*'))
+        labels = [self.classes.index(image.parent.name) for image in images]
+        lines = [
+            f'{image.relative_to(self.root)} {n}' for image, n in zip(images, labels)
+        ]
+        path.write_text('\n'.join(lines))
         return str(path)
 
 
