@@ -18,6 +18,7 @@ from ra_mm.analysis.complexity import (
     count_flops,
     count_params,
     count_parts,
+    not_counted,
     paper_params,
 )
 from ra_mm.cli import (
@@ -42,7 +43,8 @@ other counters:
 - Table 4: MMDetection 2 (mmcv.cnn.get_model_complexity_info), which adds 1 per
   element of a bias, a ReLU or a max pooling, and counts neither upsampling nor
   anything but the convolutions of an attention layer.
-So only 'ours' includes the products and sums of squares of reverse attention."""
+So only 'ours' includes the products and sums of squares of reverse attention.
+The interpolation of RoIAlign is not counted: it depends on the boxes."""
 
 
 def parse_args(argv):
@@ -89,19 +91,23 @@ def print_model(cfg: Config, shape: tuple[int, int] | None) -> None:
     shape = shape or SHAPES.get(cfg.get('default_scope'), (224, 224))
     model = build_model(cfg).eval()  # freezes stages as the config says
     try:
-        parts = count_parts(model, shape)
+        analyzer = count_flops(model, shape)
     except Exception as e:  # heads may need more than the sample they are given
         raise UserError(
             f'{cfg.filename}: {cfg.model.type} cannot be counted at '
             f'{shape[0]} x {shape[1]} pixels: {type(e).__name__}: {e}'
         ) from e
+    parts = count_parts(model, analyzer)
     print(f'{cfg.filename}, {shape[0]} x {shape[1]} pixels (H x W)\n')
     print(f'{"":16}{"Param. (M)":>12}{"FLOPs (G)":>12}')
     for part in parts:
         print_line(part.name or 'other', part.params, part.flops)
     print_line('model', count_params(model), sum(part.flops for part in parts))
     print_line('trainable', count_params(model, trainable=True))
-    print('\nFLOPs are multiply-accumulates, see ra_mm/analysis/complexity.py.')
+    print()
+    for operator, modules in not_counted(model, analyzer).items():
+        print(f'not counted: {operator} in {", ".join(modules)}')
+    print('FLOPs are multiply-accumulates, see ra_mm/analysis/complexity.py.')
 
 
 def count_row(row) -> dict[str, Decimal]:

@@ -2,34 +2,28 @@
 
 mmengine's FlopAnalyzer does the counting. It traces the model and so sees every
 operator, whichever module or function calls it. By default it counts
-convolutions, linear layers, norms, adaptive pooling and upsampling. This module
-adds the other operators of attention layers: products, quotients, squares, means
-and L2 norms, at one multiply-accumulate per element. Additions, comparisons and
-activations remain free.
+convolutions, linear layers, norms, adaptive pooling and upsampling.
+:mod:`ra_mm.analysis.operators` adds those of attention layers (products,
+quotients, squares, means and L2 norms, at one multiply-accumulate per element)
+and of mmcv and torchvision. Additions, comparisons and activations remain free.
+:func:`not_counted` names all others.
 """
 
+from collections import Counter, defaultdict
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from mmengine.analysis import FlopAnalyzer
-from mmengine.analysis.jit_handles import elementwise_flop_counter
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from ra_mm.analysis.operators import COUNTED, MMCV, is_free, results_without_kernels
 from ra_mm.models import count_channels
 
 # Default input (height, width) in pixels: the paper's for classifiers and
 # detectors, the crop size of UperNet's config for segmenters.
 SHAPES = dict(mmpretrain=(224, 224), mmdet=(800, 1280), mmseg=(512, 512))
-
-OPERATORS = {
-    'aten::mul': elementwise_flop_counter(0, 1),
-    'aten::div': elementwise_flop_counter(0, 1),
-    'aten::square': elementwise_flop_counter(0, 1),
-    'aten::mean': elementwise_flop_counter(1, 0),
-    'aten::linalg_vector_norm': elementwise_flop_counter(1, 0),
-}
 
 # Table 4 adds the ImageNet classifier of the pre-training to the detector.
 CLASSIFIER = 2048 * 1000 + 1000
@@ -87,12 +81,37 @@ def count_flops(model: nn.Module, shape: tuple[int, int]) -> FlopAnalyzer:
     model.eval()
     image = torch.rand(1, count_channels(getattr(model, 'backbone', model)), *shape)
     analyzer = FlopAnalyzer(TensorMode(model, shape), image)
-    analyzer.set_op_handle(**OPERATORS)
+    analyzer.set_op_handle(**COUNTED)
     analyzer.unsupported_ops_warnings(False)
     analyzer.uncalled_modules_warnings(False)
-    with _all_proposals(model), torch.no_grad():
+    with _all_proposals(model), results_without_kernels(), torch.no_grad():
         analyzer.total()  # traces the model; the analyzer keeps the result
     return analyzer
+
+
+def not_counted(model: nn.Module, analyzer: FlopAnalyzer) -> dict[str, list[str]]:
+    """List the operators that are neither counted nor free, with their modules.
+
+    Args:
+        model (nn.Module): The model.
+        analyzer (FlopAnalyzer): The result of :func:`count_flops` of the model.
+
+    Returns:
+        dict[str, list[str]]: The names of the innermost modules that call an
+        operator, by the name of the operator. The model itself is ``model``.
+    """
+    calls = Counter()
+    for name, _ in model.named_modules():
+        name = f'model.{name}' if name else 'model'
+        for operator, count in analyzer.unsupported_ops(name).items():
+            calls[operator, name] += count
+            calls[operator, name.rpartition('.')[0]] -= count
+    modules = defaultdict(list)
+    for (operator, name), count in calls.items():
+        if name and count > 0 and not is_free(operator):
+            name = name.removeprefix('model.')
+            modules[operator.removeprefix(MMCV)].append(name)
+    return dict(modules)
 
 
 @contextmanager
@@ -124,13 +143,13 @@ class Part(NamedTuple):
     flops: int
 
 
-def count_parts(model: nn.Module, shape: tuple[int, int]) -> list[Part]:
-    """Count each direct child of a model, see :func:`count_flops`.
+def count_parts(model: nn.Module, analyzer: FlopAnalyzer) -> list[Part]:
+    """Count each direct child of a model from the result of :func:`count_flops`.
 
     Children without parameters and operators are left out. The parts add up to
     the model.
     """
-    flops = count_flops(model, shape).by_module()
+    flops = analyzer.by_module()
     parts = [
         Part(name, count_params(child), flops[f'model.{name}'])
         for name, child in model.named_children()

@@ -3,9 +3,19 @@
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 
 import pytest
+import torch
+from mmcv.ops import CARAFEPack, DeformConv2d, ModulatedDeformConv2d
 from mmengine.config import Config
+from mmengine.registry import MODELS
+from torch import nn
 
-from ra_mm.analysis.complexity import count_flops, count_params, paper_params
+from ra_mm.analysis.complexity import (
+    count_flops,
+    count_params,
+    not_counted,
+    paper_params,
+)
+from ra_mm.analysis.operators import results_without_kernels
 from ra_mm.models import build_model
 from ra_mm.reproduce import paper
 
@@ -130,6 +140,69 @@ def test_detector():
     count = flops('faster_rcnn_r50.py', (96, 160))
     a_box = 256 * 7 * 7 * 1024 + 1024 * 1024 + 1024 * (81 + 4 * 80)
     assert count.by_operator()['linear'] == 1000 * a_box
+
+
+class Parts(nn.Module):
+    """A backbone, perhaps with a neck and a head, called as OpenMMLab calls models."""
+
+    def __init__(self, *parts):
+        super().__init__()
+        self.parts = nn.Sequential(*(MODELS.build(part) for part in parts))
+
+    def forward(self, image, data_samples, mode):
+        return self.parts(image)
+
+
+def count_by_hooks(model, shape):
+    """Count the products of all convolutions and CARAFEs."""
+    counts = []
+
+    def count(module, inputs, out):
+        window = getattr(module, 'up_kernel', 0) ** 2
+        counts.append(out.numel() * (window or module.weight[0].numel()))
+
+    for module in model.modules():
+        if isinstance(
+            module, (nn.Conv2d, DeformConv2d, ModulatedDeformConv2d, CARAFEPack)
+        ):
+            module.register_forward_hook(count)
+    with torch.no_grad(), results_without_kernels():
+        model.eval()(torch.rand(1, 3, *shape), None, 'tensor')
+    return sum(counts)
+
+
+R50 = dict(type='mmdet.ResNet', depth=50)
+DCN = dict(type='DCN', deform_groups=1, fallback_on_stride=False)
+STAGES = dict(stage_with_dcn=(False, True, True, True))
+NECK = dict(in_channels=[256, 512, 1024, 2048], out_channels=64, num_outs=4)
+HEAD = dict(type='mmdet.GARetinaHead', num_classes=3, in_channels=64)
+
+
+@pytest.mark.parametrize(
+    'parts',
+    [
+        [dict(R50, **STAGES, dcn=DCN)],
+        [dict(R50, **STAGES, dcn=dict(DCN, type='DCNv2'))],
+        [R50, dict(NECK, type='mmdet.FPN_CARAFE')],
+        [R50, dict(NECK, type='mmdet.FPN'), HEAD],  # masked and deformable
+    ],
+    ids=['DCN', 'DCNv2', 'FPN_CARAFE', 'GARetinaHead'],
+)
+def test_operators_of_mmcv(parts):
+    """All but norms, upsampling and products of single elements, against hooks."""
+    model = Parts(*parts)
+    analyzer = count_flops(model, (96, 128))
+    assert not not_counted(model, analyzer)
+    count = analyzer.by_operator()
+    others = ('batch_norm', 'group_norm', 'upsample_nearest2d', 'mul', 'div', 'mul_')
+    products = analyzer.total() - sum(count[name] for name in others)
+    assert products == count_by_hooks(model, (96, 128))
+
+
+def test_the_tool_names_what_is_not_counted(get_flops):
+    """The samples of RoIAlign depend on the boxes, and those on the weights."""
+    out = get_flops(paper.CONFIGS / 'faster_rcnn_r50.py', '--shape', 64)
+    assert 'RoIAlignFunction in roi_head.bbox_roi_extractor.roi_layers.0' in out
 
 
 def test_model(get_flops):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torchvision
 from mmengine.config import ConfigDict
 from torch import nn
 
@@ -11,6 +12,7 @@ from ra_mm.analysis.complexity import (
     count_flops,
     count_params,
     count_parts,
+    not_counted,
     paper_params,
 )
 from ra_mm.layers import ReverseAttention
@@ -53,7 +55,7 @@ def test_flops_by_operator():
 def test_parts():
     """A ReLU is free, and the pooling belongs to no child."""
     model = Small()
-    parts = count_parts(model, (HEIGHT, WIDTH))
+    parts = count_parts(model, count_flops(model, (HEIGHT, WIDTH)))
     assert parts == [
         Part('conv', 4 * 3 * 9, CONV),
         Part('attention', 4, ATTENTION),
@@ -101,6 +103,45 @@ def test_nms_of_the_rpn_is_off_while_counting(fails):
         count_flops(model, (HEIGHT, WIDTH))
     assert set(thresholds) == {1.0}
     assert model.rpn_head.test_cfg.nms.iou_threshold == 0.7
+
+
+class Operators(Small):
+    """Self-attention of HW pixels, pooling, and operators that are not counted."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding='same', bias=False)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.unknown = nn.Sequential(RoIs(), RoIs())
+        self.spectrum = self.unknown[0]  # a second name
+
+    def forward(self, image, data_samples, mode):
+        x = self.act(self.conv(image))
+        pixels = x.flatten(2).transpose(1, 2)
+        mixed, _ = self.attention(pixels, pixels, pixels)
+        direct = nn.functional.scaled_dot_product_attention(pixels, pixels, pixels)
+        x = nn.functional.avg_pool2d(self.unknown(x), 3, stride=1)
+        return x.sum() + mixed.sum() + direct.sum() + torch.fft.rfft2(x).abs().sum()
+
+
+class RoIs(nn.Module):
+    def forward(self, x):
+        boxes = x.new_tensor([[0, 0, 0, WIDTH, HEIGHT]])
+        return torchvision.ops.roi_align(x, boxes, (HEIGHT, WIDTH)).relu()
+
+
+def test_what_is_not_counted_is_named():
+    model = Operators()
+    analyzer = count_flops(model, (HEIGHT, WIDTH))
+    assert not_counted(model, analyzer) == {
+        'torchvision::roi_align': ['unknown.0', 'unknown.1'],
+        'aten::fft_rfft2': ['model'],
+    }
+    pixels = HEIGHT * WIDTH
+    products = 2 * pixels * pixels * 4
+    pooling = 4 * 9 * (HEIGHT - 2) * (WIDTH - 2)
+    expected = CONV + 4 * pixels * 4 * 4 + 2 * products + pooling
+    assert analyzer.total() == expected
 
 
 def test_model_is_left_as_it_was():
