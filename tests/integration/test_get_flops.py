@@ -261,7 +261,7 @@ def test_wrong_arguments(tool, message, argv, named):
 @pytest.mark.parametrize(
     'argv, named',
     [
-        ([RA_R18, '--cfg-options', 'model.backbone.depth=17'], 'depth=17'),
+        ([RA_R18, '--cfg-options', 'model.backbone.depth=17'], 'depth 17'),
         ([RA_R18, '--cfg-options', 'model.backbone.out_indices=[0]'], 'ra_r18.py'),
         (['empty.py'], 'empty.py'),
     ],
