@@ -65,18 +65,21 @@ def _judge(source, boxes, sizes, names):
     slack = 2 + 0.02 * sizes.max(1, keepdims=True, initial=0)
     outside = ((first + second > sizes + slack) | (first < -slack)).any(1)
     text = f'{source}: {outside.sum()} of {len(boxes)} boxes exceed their image'
-    for fits, form, advice in (
+    formats = (
         (
+            'x1, y1, x2, y2',
+            'x1, y1, x2 - x1, y2 - y1',
             (second >= first) & (second <= sizes + slack),
-            *('x1, y1, x2, y2', 'x1, y1, x2 - x1, y2 - y1'),
         ),
         (
+            'a centre, width and height',
+            'x - width / 2, y - height / 2',
             (first - second / 2 >= -slack) & (first + second / 2 <= sizes + slack),
-            *('a centre, width and height', 'x - width / 2, y - height / 2'),
         ),
-    ):
-        is_format = len(boxes) >= MIN_BOXES and fits.all(1).mean() > 0.98
-        if is_format and outside.sum() > MAX_OUTSIDE * len(boxes):
+    )
+    are_wrong = len(boxes) >= MIN_BOXES and outside.sum() > MAX_OUTSIDE * len(boxes)
+    for form, advice, fits in formats:
+        if are_wrong and fits.all(1).mean() > 0.98:
             yield error(
                 f'{text}; read as {form}, all fit: write them as x, y, width, height '
                 f'({advice})'
