@@ -173,3 +173,54 @@ def test_deform_conv_of_frozen_tensors(both, device, frozen):
         return [x.grad for x in trained]
 
     assert_close(both('deform_conv', gradients), 1e-5)
+
+
+@pytest.mark.parametrize('size', [(12, 12), (6, 13), (7, 6)], ids=str)
+def test_modulated_deform_conv_of_larger_offsets(both, device, size):
+    """As DyHead passes them: mmcv reads the first values of each image."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [
+        torch.randn(shape, generator=generator).to(device)
+        for shape in [(2, 8, 6, 6), (2, 36, *size), (2, 18, *size), (4, 8, 3, 3), (4,)]
+    ]
+    args = ops.modulated_deform_conv2d, inputs, 1, 1, 1, 1, 2
+    assert_close(both('modulated_deform_conv', with_gradients, *args), 1e-5)
+
+
+@pytest.mark.skipif('cuda' not in DEVICES, reason="mmcv's own needs a GPU")
+def test_multi_scale_deformable_attention(both):
+    generator = torch.Generator().manual_seed(0)
+    shapes = torch.tensor([[8, 6], [4, 3]])
+    starts = torch.tensor([0, 48]).cuda()
+    value, locations, weights = (
+        torch.rand(shape, generator=generator).cuda()
+        for shape in [(2, 60, 4, 8), (2, 5, 4, 2, 3, 2), (2, 5, 4, 2, 3)]
+    )
+
+    def attend(value, locations, weights):
+        return ops.multi_scale_deform_attn.MultiScaleDeformableAttnFunction.apply(
+            value, shapes.cuda(), starts, locations, weights, 64
+        )
+
+    inputs = [value, locations, weights]
+    results = both('multi_scale_deform_attn', with_gradients, attend, inputs)
+    assert_close(results, 1e-5)
+
+
+@pytest.mark.skipif('cuda' not in DEVICES, reason="mmcv's own need a GPU")
+def test_roi_pool_and_focal_loss(both):
+    generator = torch.Generator().manual_seed(0)
+    for case in range(100):
+        n = int(torch.randint(1, 12, (), generator=generator))
+        x = torch.randn(2, 3, 13, 17, generator=generator).cuda()
+        boxes = random_boxes(n, generator, 160.0) - 10
+        rois = torch.cat([torch.randint(2, (n, 1), generator=generator), boxes], 1)
+        args = [x], rois.cuda(), one_of([1, (7, 7), (2, 5)], generator), 0.1
+        assert_close(both('roi_pool', with_gradients, ops.roi_pool, *args), 1e-5)
+
+        logits = torch.randn(n + 1, 5, generator=generator).mul(8).cuda()
+        targets = torch.randint(6 - case % 2, (n + 1,), generator=generator).cuda()
+        weight = torch.rand(5, generator=generator).cuda() if case % 2 else None
+        args = [logits], targets, 2.0, 0.25, weight, 'sum'
+        results = both('focal_loss', with_gradients, ops.sigmoid_focal_loss, *args)
+        assert_close(results, 1e-5)
