@@ -4,7 +4,7 @@ import functools
 import operator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -106,14 +106,14 @@ class Case:
             )
         return build_model(cfg)
 
-    def place(self, t):
+    def place(self, t: Any) -> Any:
         """Move a tensor or a module to the device, in the layout."""
         memory_format = (
             torch.channels_last if self.layout == 'nhwc' else torch.contiguous_format
         )
         return t.to(self.device, memory_format=memory_format)
 
-    def inputs(self):
+    def inputs(self) -> Any:
         """Make random images with labels or boxes; for tails z, x and dy."""
         torch.manual_seed(0)
         if self.what == 'tail':
@@ -145,7 +145,7 @@ class Case:
         return float(hours[self.config(attention)] / hours[self.config('')])
 
 
-def random_sample(shape: tuple[int, int], padded: tuple[int, int]):
+def random_sample(shape: tuple[int, int], padded: tuple[int, int]) -> Any:
     """Make a data sample with 8 random boxes."""
     from mmdet.structures import DetDataSample
 

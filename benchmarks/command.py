@@ -3,8 +3,10 @@
 import itertools
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -81,7 +83,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     return parser.parse_args(argv)
 
 
-def add_step(commands, what: str, text: str, run) -> ArgumentParser:
+def add_step(commands: Any, what: str, text: str, run: Callable) -> ArgumentParser:
     """Add a command with the settings of a :class:`.Case`."""
     command = commands.add_parser(what, help=text, description=text)
     command.set_defaults(run=run, what=what)

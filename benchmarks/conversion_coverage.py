@@ -14,6 +14,7 @@ import json
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,20 +66,20 @@ class SumCounter(TorchFunctionMode):
     by following the graph of autograd, and a module counts if it has a convolution.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.names = {m: name for name, m in model.named_modules()}
         self.stack = []
         self.sums = Counter()
 
-    def __enter__(self):
+    def __enter__(self) -> 'SumCounter':
         self.handles = [
             hooks.register_module_forward_pre_hook(self._enter_module),
             hooks.register_module_forward_hook(self._leave_module, always_call=True),
         ]
         return super().__enter__()
 
-    def __exit__(self, *args):
+    def __exit__(self, *args: Any) -> None:
         for handle in self.handles:
             handle.remove()
         return super().__exit__(*args)
@@ -91,7 +92,9 @@ class SumCounter(TorchFunctionMode):
     def _leave_module(self, module, args, output):
         self.stack.pop()
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         if function in ADDITIONS and self.stack and self._is_residual(*args[:2]):
             self.sums[self.names[self.stack[-1][0]]] += 1
         return function(*args, **(kwargs or {}))

@@ -3,8 +3,9 @@
 import contextlib
 import time
 import timeit
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,7 +34,7 @@ class Step:
             variant has a path, and for inference, which needs no choice.
     """
 
-    def __init__(self, case: Case, variant: str, inputs) -> None:
+    def __init__(self, case: Case, variant: str, inputs: Any) -> None:
         attention, self.path, compiles = VARIANTS[variant]
         self.case, self.inputs = case, inputs
         torch.manual_seed(1)
@@ -66,12 +67,12 @@ class Step:
         )
 
     @contextlib.contextmanager
-    def settings(self):
+    def settings(self) -> Iterator[None]:
         """Apply the path of the tail and the TF32 setting."""
         with force_path(self.path), tf32_allowed(self.case.precision != 'fp32'):
             yield
 
-    def forward(self, model: nn.Module | None = None):
+    def forward(self, model: nn.Module | None = None) -> Any:
         """Return the loss, or the outputs of tails and of inference.
 
         Args:
@@ -135,7 +136,7 @@ class Step:
 
 
 @contextlib.contextmanager
-def tf32_allowed(allowed: bool):
+def tf32_allowed(allowed: bool) -> Iterator[None]:
     """Allow TF32 in convolutions and matrix products, or forbid it."""
     backends = torch.backends.cudnn, torch.backends.cuda.matmul
     before = [b.allow_tf32 for b in backends]

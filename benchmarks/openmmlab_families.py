@@ -12,7 +12,9 @@ import importlib
 import logging
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -22,7 +24,7 @@ from mmengine.structures import PixelData
 SIZE = 128
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('toolbox', choices=['mmdet', 'mmseg'])
     parser.add_argument('families', nargs='*', metavar='FAMILY')
@@ -77,7 +79,7 @@ def try_config(path: Path, toolbox: str) -> str:
     return 'runs'
 
 
-def prepare(node) -> None:
+def prepare(node: Any) -> None:
     """Drop weights to download, resizing of batches and score thresholds."""
     if isinstance(node, dict):
         for key in ('init_cfg', 'pretrained', 'batch_augments'):
@@ -92,7 +94,7 @@ def prepare(node) -> None:
             prepare(value)
 
 
-def num_classes(node) -> int:
+def num_classes(node: Any) -> int:
     """Return the smallest number of classes in a config."""
     found = [int(n) for n in re.findall(r"'num_classes': (\d+)", str(node))]
     return min(found, default=2)

@@ -8,12 +8,14 @@ open::
 """
 
 import time
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
 import torch
 import torchvision
+from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from torchvision import transforms
@@ -27,7 +29,7 @@ matplotlib.use('agg')
 from matplotlib import pyplot as plt  # noqa: E402
 
 
-def parse_args(argv):
+def parse_args(argv: Sequence[str] | None) -> Namespace:
     parser = ArgumentParser(
         description=__doc__.splitlines()[0],
         formatter_class=ArgumentDefaultsHelpFormatter,
@@ -51,7 +53,9 @@ def make_loaders(folder: Path, images: int) -> tuple[DataLoader, DataLoader]:
 
 
 @torch.no_grad()
-def evaluate(model, loader) -> tuple[float, dict[str, torch.Tensor]]:
+def evaluate(
+    model: nn.Module, loader: DataLoader
+) -> tuple[float, dict[str, torch.Tensor]]:
     """Return the accuracy, and the gates of each block: (images, channels)."""
     gates = {name: [] for name, m in model.named_modules() if isinstance(m, MGRN)}
     handles = [
@@ -93,7 +97,7 @@ def plot(history: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> dict:
     args = parse_args(argv)
     torch.manual_seed(0)
     args.out.mkdir(parents=True, exist_ok=True)

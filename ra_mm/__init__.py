@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 __all__ = ['TempSchedule', 'convert']
 
 
-def __getattr__(name):  # so that importing ra_mm does not import PyTorch
+def __getattr__(name: str) -> object:  # so that importing ra_mm does not import PyTorch
     if name == 'convert':
         from ra_mm.conversion import convert
 

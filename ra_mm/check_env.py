@@ -134,7 +134,7 @@ def try_package(name: str, working: set[str]) -> str:
         import_module('mmengine.runner' if name == 'mmengine' else f'{name}.apis')
     elif name == 'ra_mm':
         import_module('ra_mm.backbones' if 'mmpretrain' in working else 'ra_mm.layers')
-        return f', {os.path.dirname(module.__file__)}'
+        return f', {os.path.dirname(str(module.__file__))}'
     return ''
 
 

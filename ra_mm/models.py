@@ -3,14 +3,14 @@
 from copy import deepcopy
 
 from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from ra_mm.errors import UserError, translate_errors
 
 
-def build_model(cfg: Config) -> nn.Module:
+def build_model(cfg: Config) -> BaseModel:
     """Build the untrained model of a config, on the CPU and in training mode.
 
     As in mmengine's Runner, the config's ``data_preprocessor`` becomes the

@@ -20,7 +20,7 @@ class Kind(NamedTuple):
         )
 
 
-def check_arg(kind: Kind, **values) -> None:
+def check_arg(kind: Kind, **values: Any) -> None:
     """Check values that must all be of the same kind.
 
     Raises:
@@ -72,7 +72,7 @@ def _range(minimum, maximum):
     return f' >= {minimum}' if maximum == math.inf else f' from {minimum} to {maximum}'
 
 
-def one_of(*choices) -> Kind:
+def one_of(*choices: Any) -> Kind:
     """One of these values, of the same type: 1 is neither 1.0 nor True."""
     return Kind(
         f'one of {", ".join(map(repr, choices))}',

@@ -7,7 +7,8 @@
 
 import math
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 from ra_mm.checks.report import format_report
@@ -21,7 +22,7 @@ from ra_mm.fileio import check_writable
 PROG = 'tools/check_data.py'
 
 
-def parse_args(argv):
+def parse_args(argv: Sequence[str] | None) -> Namespace:
     parser = ArgumentParser(
         prog=PROG,
         description='Load a sample of the training and validation data as the network '
@@ -42,7 +43,7 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     with report_user_errors(PROG) as run:
         args = parse_args(argv)
         run.work_dir = args.out

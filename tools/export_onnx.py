@@ -20,7 +20,8 @@ images of several sizes, and the outputs are compared with PyTorch's.
 
 import importlib.util
 import os.path as osp
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -44,7 +45,7 @@ from ra_mm.models import build_model, count_channels
 PROG = 'tools/export_onnx.py'
 
 
-def parse_args(argv):
+def parse_args(argv: Sequence[str] | None) -> Namespace:
     parser = ArgumentParser(
         prog=PROG,
         description='Export a model to ONNX and compare it with PyTorch. Only '
@@ -105,7 +106,9 @@ def load_network(cfg: Config, checkpoint: str) -> ExportedNetwork:
     return network
 
 
-def print_interface(network, dtype, names, cfg) -> None:
+def print_interface(
+    network: ExportedNetwork, dtype: torch.dtype, names: Sequence[str], cfg: Config
+) -> None:
     """Print input and outputs of the exported network."""
     name = str(dtype).removeprefix('torch.')
     channels = count_channels(network.model.backbone)
@@ -131,7 +134,7 @@ def compare(path: str, images: list[Tensor], expected: list[tuple]) -> float:
     return max(errors)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> float:
     with report_user_errors(PROG):
         args = parse_args(argv)
         check_packages()

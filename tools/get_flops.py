@@ -8,7 +8,8 @@
 ra_mm/analysis/complexity.py says which operators are counted.
 """
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from decimal import Decimal
 
 from mmengine.config import Config
@@ -47,7 +48,7 @@ So only 'ours' includes the products and sums of squares of reverse attention.
 The interpolation of RoIAlign is not counted: it depends on the boxes."""
 
 
-def parse_args(argv):
+def parse_args(argv: Sequence[str] | None) -> Namespace:
     parser = ArgumentParser(
         prog=PROG, description="Count a model's parameters and multiply-accumulates"
     )
@@ -81,7 +82,7 @@ def table_number(name: str) -> int:
     return int(name.removeprefix('table'))
 
 
-def print_line(name, params, flops=None) -> None:
+def print_line(name: str, params: int, flops: float | None = None) -> None:
     flops = '' if flops is None else f'{flops / 1e9:12.3f}'
     print(f'{name:16}{params / 1e6:12.3f}{flops}')
 
@@ -110,7 +111,7 @@ def print_model(cfg: Config, shape: tuple[int, int] | None) -> None:
     print('FLOPs are multiply-accumulates, see ra_mm/analysis/complexity.py.')
 
 
-def count_row(row) -> dict[str, Decimal]:
+def count_row(row: paper.Row) -> dict[str, Decimal]:
     """Count the parameters (millions) and multiply-accumulates (billions) of a row."""
     cfg = Config.fromfile(row.config)
     model = build_model(cfg).eval()
@@ -149,7 +150,7 @@ def print_paper(tables: list[int]) -> None:
     print(f'\n{NOTES}')
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     with report_user_errors(PROG):
         args = parse_args(argv)
         if args.paper is None:

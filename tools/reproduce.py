@@ -17,7 +17,8 @@ writes ledger.json and report.html to a folder in work_dirs/reproduce/.
 import shlex
 import signal
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -29,14 +30,14 @@ from ra_mm.reproduce.execute import execute
 from ra_mm.reproduce.html_report import write_report
 from ra_mm.reproduce.job import make_job
 from ra_mm.reproduce.ledger import Ledger
-from ra_mm.reproduce.plan import Setting, make_plan, select_rows
+from ra_mm.reproduce.plan import Run, Setting, make_plan, select_rows
 from ra_mm.reproduce.process import lock
 from ra_mm.reproduce.user_data import read_data_folder
 
 PROG = 'tools/reproduce.py'
 
 
-def parse_args(argv):
+def parse_args(argv: Sequence[str] | None) -> Namespace:
     parser = ArgumentParser(
         prog=PROG, description=__doc__, formatter_class=RawDescriptionHelpFormatter
     )
@@ -115,7 +116,7 @@ def parse_args(argv):
     return args
 
 
-def get_setting(args) -> Setting:
+def get_setting(args: Namespace) -> Setting:
     """Collect what the runs have in common.
 
     Raises:
@@ -140,7 +141,7 @@ def get_setting(args) -> Setting:
     return Setting(args.scale, folder, data, gpus, launcher, args.cfg_options or {})
 
 
-def print_commands(plan, setting, ledger) -> None:
+def print_commands(plan: Mapping[str, Run], setting: Setting, ledger: Ledger) -> None:
     """Print the commands of the runs that are not done."""
     for run in plan.values():
         if ledger.runs[run.id].status == 'done':
@@ -159,7 +160,7 @@ def stop_on_signals() -> None:
             signal.signal(number, signal.default_int_handler)
 
 
-def reproduce(args) -> list[str]:
+def reproduce(args: Namespace) -> list[str]:
     """Plan, train, record and report; return the ids of the runs that failed."""
     rows = select_rows(args.tables, args.rows)
     setting = get_setting(args)
@@ -182,7 +183,7 @@ def reproduce(args) -> list[str]:
     return [run_id for run_id in plan if ledger.runs[run_id].status == 'failed']
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     with report_user_errors(PROG):
         args = parse_args(argv)
         if args.tables[0] == 'report':

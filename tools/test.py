@@ -8,12 +8,15 @@
 """
 
 import os
+from argparse import Namespace
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import DumpResults
+from mmengine.runner import Runner
 
 from ra_mm.checks.rules import check_config, check_model
 from ra_mm.cli import build_runner, get_parser, load_config, report_user_errors
@@ -25,7 +28,7 @@ from ra_mm.fileio import check_writable
 PROG = 'tools/test.py'
 
 
-def parse_args(argv):
+def parse_args(argv: Sequence[str] | None) -> Namespace:
     parser = get_parser(PROG, 'Test a model')
     parser.add_argument('checkpoint', help='checkpoint file or URL')
     parser.add_argument(
@@ -51,7 +54,7 @@ def parse_args(argv):
     return args
 
 
-def draw(cfg, args):
+def draw(cfg: Config, args: Namespace) -> None:
     """Let the hook of the toolbox draw the predictions."""
     toolbox = get_toolbox(cfg)
     hook = cfg.get('default_hooks', {}).get('visualization')
@@ -79,7 +82,7 @@ def draw(cfg, args):
         hook.update(draw=True, test_out_dir=args.show_dir)
 
 
-def warn_of_equal_names(runner):
+def warn_of_equal_names(runner: Runner) -> None:
     """The toolboxes name a picture as its image, without the folder."""
     root = runner.test_dataloader.dataset
     total, names = 0, set()
@@ -96,7 +99,7 @@ def warn_of_equal_names(runner):
         )
 
 
-def augment(cfg):
+def augment(cfg: Config) -> None:
     """Use the config's test-time augmentation, or else a flip."""
     cfg.default_scope = get_toolbox(cfg)  # a pure-Python config has none
     root = cfg.test_dataloader.dataset
@@ -115,7 +118,7 @@ def augment(cfg):
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 
 
-def flip(pipeline):
+def flip(pipeline: list) -> list:
     """Let a test pipeline yield an image and its mirror image."""
     *steps, pack = deepcopy(pipeline)
     if 'meta_keys' in pack:
@@ -124,14 +127,14 @@ def flip(pipeline):
     return [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
 
 
-def dump_predictions(runner, path, toolbox):
+def dump_predictions(runner: Runner, path: str, toolbox: str | None) -> None:
     dump = DumpResults
     if toolbox == 'mmdet':  # its own stores masks as RLE
         from mmdet.evaluation import DumpDetResults as dump
     runner.test_evaluator.metrics.append(dump(out_file_path=path))
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> dict:
     with report_user_errors(PROG) as run:
         args = parse_args(argv)
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)

@@ -7,6 +7,10 @@
 """
 
 import os
+from argparse import Namespace
+from collections.abc import Sequence
+
+from mmengine.config import Config
 
 from ra_mm.checks.hook import DataCheckHook
 from ra_mm.checks.rules import check_config, check_model
@@ -19,7 +23,7 @@ from ra_mm.hooks import FastestPathHook
 PROG = 'tools/train.py'
 
 
-def parse_args(argv):
+def parse_args(argv: Sequence[str] | None) -> Namespace:
     parser = get_parser(PROG, 'Train a model')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     parser.add_argument(
@@ -47,7 +51,7 @@ def parse_args(argv):
     return args
 
 
-def merge_args(cfg, args):
+def merge_args(cfg: Config, args: Namespace) -> None:
     if args.amp and cfg.get('optim_wrapper'):
         kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
         kind = getattr(kind, '__name__', kind)  # a class in a pure-Python config
@@ -70,7 +74,7 @@ def merge_args(cfg, args):
         cfg.load_from = latest_checkpoint(str(cfg.work_dir))
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     with report_user_errors(PROG) as run:
         args = parse_args(argv)
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)

@@ -16,8 +16,8 @@ complete images here. The tool writes
 """
 
 import json
-from argparse import ArgumentParser
-from collections.abc import Iterator
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmengine.config import Config
@@ -39,7 +39,7 @@ from ra_mm.models import build_model
 PROG = 'tools/visualize_gates.py'
 
 
-def parse_args(argv):
+def parse_args(argv: Sequence[str] | None) -> Namespace:
     parser = ArgumentParser(
         prog=PROG, description="Draw the paper's Fig. 5 for any checkpoint"
     )
@@ -100,7 +100,7 @@ def show_progress(images: list[tuple[str, Path]], root: str) -> Iterator:
             progress.advance(task)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     with report_user_errors(PROG):
         args = parse_args(argv)
         cfg = load_config(args.config, args.cfg_options)

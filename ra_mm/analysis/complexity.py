@@ -11,7 +11,7 @@ and of mmcv and torchvision. Additions, comparisons and activations remain free.
 
 from collections import Counter, defaultdict
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.analysis import FlopAnalyzer
@@ -57,7 +57,7 @@ class TensorMode(nn.Module):
             BaseDataElement(metainfo=dict(img_shape=shape, batch_input_shape=shape))
         ]
 
-    def forward(self, image: Tensor):
+    def forward(self, image: Tensor) -> Any:
         return self.model(image, data_samples=self.samples, mode='tensor')
 
 
@@ -100,7 +100,7 @@ def not_counted(model: nn.Module, analyzer: FlopAnalyzer) -> dict[str, list[str]
         dict[str, list[str]]: The names of the innermost modules that call an
         operator, by the name of the operator. The model itself is ``model``.
     """
-    calls = Counter()
+    calls: Counter[tuple[str, str]] = Counter()
     for name, _ in model.named_modules():
         name = f'model.{name}' if name else 'model'
         for operator, count in analyzer.unsupported_ops(name).items():

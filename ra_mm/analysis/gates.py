@@ -156,7 +156,8 @@ def measure_gates(
         UserError: If a gate is not finite.
     """
     blocks = find_blocks(backbone)
-    counts, sums = {}, {name: {} for name in blocks}
+    counts: dict[str, int] = {}
+    sums: dict[str, dict] = {name: {} for name in blocks}
 
     def add(name, G, x):
         sums[name].setdefault(label, 0)
@@ -169,14 +170,14 @@ def measure_gates(
     report = {}
     for name, by_class in sums.items():
         G = sum(by_class.values()) / sum(counts.values())
-        by_class = torch.stack([by_class[k] / n for k, n in counts.items()])
+        means = torch.stack([by_class[k] / n for k, n in counts.items()])
         report[name] = dict(
             mean=_rounded(G.mean()),
             spread=_rounded(G.std(correction=0)),
-            class_spread=_rounded(by_class.std(dim=0, correction=0).mean()),
+            class_spread=_rounded(means.std(dim=0, correction=0).mean()),
         )
         if name in chosen:
-            report[name]['G'] = dict(zip(counts, _rounded(by_class)))
+            report[name]['G'] = dict(zip(counts, _rounded(means)))
     temp = next(iter(blocks.values())).gate.temp.item()
     return dict(temp=temp, classes=[*counts], images=counts, blocks=report)
 

@@ -3,12 +3,14 @@
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
+from mmengine.model import BaseModel
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from ra_mm.engine.config import iter_unwrapped
 from ra_mm.errors import UserError
@@ -62,13 +64,13 @@ def find_images(
 
 
 def get_reader(
-    cfg: Config, model: nn.Module
+    cfg: Config, model: BaseModel
 ) -> Callable[[str | Path], tuple[Tensor, np.ndarray]]:
     """Build a function that reads an image as the model sees it in a test.
 
     Args:
         cfg (Config): Its test pipeline is used, without loading annotations.
-        model (nn.Module): Its data preprocessor is used.
+        model (BaseModel): Its data preprocessor is used.
 
     Returns:
         callable: Takes a path. Returns the preprocessed image, (1, 3, H, W),
@@ -79,8 +81,8 @@ def get_reader(
     Raises:
         UserError: If the config has no test pipeline.
     """
-    root = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    _, dataset = next(iter_unwrapped(root, 'test_dataloader.dataset'), ('', {}))
+    root: Any = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    _, dataset = next(iter_unwrapped(root, 'test_dataloader.dataset'), ('', root))
     if not dataset.get('pipeline'):
         raise UserError(
             f'{cfg.filename} has no test_dataloader with a pipeline to read images'

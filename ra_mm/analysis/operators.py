@@ -5,6 +5,7 @@ mmcv, compiled or not, as one ``prim::PythonOp`` for each autograd function.
 """
 
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from math import prod
 from unittest.mock import Mock, patch
@@ -103,7 +104,7 @@ def is_free(kind: str) -> bool:
 
 
 @contextmanager
-def results_without_kernels():
+def results_without_kernels() -> Iterator[None]:
     """Let operators of mmcv that only CUDA has return zeros of the right shape."""
     with ExitStack() as stack:
         for name in ('carafe', 'deform_roi_pool', 'masked_conv', 'psa_mask'):

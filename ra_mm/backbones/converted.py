@@ -1,6 +1,7 @@
 """Any backbone of OpenMMLab with an attention in its residual blocks."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from mmengine.logging import print_log
 from mmengine.registry import MODELS as MMENGINE_MODELS
@@ -20,7 +21,7 @@ def build_converted(
     names: str | Iterable[str] | None = None,
     skip: str | Iterable[str] | None = None,
     blocks: str | Iterable[str] | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> nn.Module:
     """Build a backbone and convert it, see :func:`ra_mm.convert`.
 

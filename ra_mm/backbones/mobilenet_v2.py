@@ -1,6 +1,7 @@
 """MobileNetV2 whose residual sum is an attention."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from mmpretrain.models.backbones import mobilenet_v2
 
@@ -39,7 +40,7 @@ class RAMobileNetV2(StrictPretrained, mobilenet_v2.MobileNetV2):
         self,
         widen_factor: float = 1.0,
         attention: Mapping = dict(type='ra_mm.ReverseAttention'),
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(widen_factor=widen_factor, **kwargs)
         convert(self, attention)

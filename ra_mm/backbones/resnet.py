@@ -1,6 +1,7 @@
 """ResNets and ResNeXts whose residual sum is an attention."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from mmpretrain.models.backbones import resnet, resnext
 from torch import nn
@@ -45,13 +46,13 @@ class RAResNet(StrictPretrained, resnet.ResNet):
         depth: int,
         attention: Mapping = dict(type='ra_mm.ReverseAttention'),
         contract_dilation: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         self.contract_dilation = contract_dilation  # for make_res_layer
         super().__init__(depth, **kwargs)
         convert(self, attention)
 
-    def make_res_layer(self, dilation: int, **kwargs) -> nn.Module:
+    def make_res_layer(self, dilation: int, **kwargs: Any) -> nn.Module:
         layer = super().make_res_layer(dilation=dilation, **kwargs)
         if self.contract_dilation and dilation > 1:
             for conv in layer[0].modules():

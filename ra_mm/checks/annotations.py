@@ -174,14 +174,15 @@ def check_filter(context: Context) -> Iterator[Finding]:
             continue
         settings = entry.dataset.filter_cfg or {}
         smallest, minimum = coco.image_sizes.min(1), settings.get('min_size', 0)
-        small, empty = smallest < minimum, np.zeros(len(smallest), dtype=bool)
+        small: np.ndarray = smallest < minimum
+        empty = np.zeros_like(small)
         if settings.get('filter_empty_gt'):
             used = (coco.image_of >= 0) & _of_classes(entry, coco)
             empty = ~np.isin(np.arange(len(empty)), coco.image_of[used])
         left_out = small | empty
         if left_out.mean() > 0.5:
             yield Finding(
-                left_out.all(),
+                bool(left_out.all()),
                 f'{coco.path}: {entry.key}.filter_cfg leaves out {left_out.sum()} of '
                 f'{len(left_out)} images: {empty.sum()} have no annotation of its '
                 f'classes (filter_empty_gt), {small.sum()} are smaller than '

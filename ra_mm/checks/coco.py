@@ -3,8 +3,10 @@
 import json
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from mmengine.dataset import BaseDataset
 
 from ra_mm.errors import UserError
 
@@ -101,7 +103,7 @@ def _unique_ids(path, entries):
     return ids
 
 
-def describe_mask(segmentation) -> str:
+def describe_mask(segmentation: Any) -> str:
     """Say why a segmentation is no mask; '' if it is one.
 
     COCOeval fails for all of these but odd numbers, which it reads as another shape.
@@ -164,7 +166,7 @@ def _to_numbers(values, count):
     return array.astype(float)
 
 
-def is_coco(dataset) -> bool:
+def is_coco(dataset: BaseDataset) -> bool:
     """Whether a dataset is read as mmdet reads COCO, unlike LVIS or panoptic ones."""
     if not hasattr(dataset, 'COCOAPI'):
         return False

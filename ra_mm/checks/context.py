@@ -109,7 +109,7 @@ def is_local(node: dict) -> bool:
     return backend == 'local' and '://' not in paths
 
 
-def _build_lazily(cfg, node) -> BaseDataset | None:
+def _build_lazily(cfg: Config, node: dict) -> BaseDataset | None:
     """Build a dataset that knows its paths and classes, but has read nothing.
 
     Returns None where this is not possible: building it for the run will say why.

@@ -77,8 +77,8 @@ def check_unlisted_images(context: Context) -> Iterator[Finding]:
         listed |= paths
         trained |= {osp.dirname(path) for path in paths if entry.is_train}
     for folder in filter(osp.isdir, sorted(trained)):
-        paths = (osp.join(folder, name) for name in os.listdir(folder))
-        left_out = count_left_out(paths, listed)
+        found = (osp.join(folder, name) for name in os.listdir(folder))
+        left_out = count_left_out(found, listed)
         if left_out:
             yield warning(
                 f'{left_out.total()} images in {folder} are in no annotation file of '

@@ -4,6 +4,7 @@ import time
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 
 from ra_mm.checks.rules import check_samples
 from ra_mm.checks.sample import load_parts
@@ -18,7 +19,7 @@ class DataCheckHook(Hook):
 
     priority = 'LOWEST'
 
-    def before_run(self, runner) -> None:
+    def before_run(self, runner: Runner) -> None:
         """Log warnings, and raise a :class:`.UserError` if something is wrong."""
         if not is_main_process():
             return

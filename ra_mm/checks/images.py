@@ -15,12 +15,16 @@ def check_readable(part: Part) -> Iterator[Finding]:
     bad = [s.error for s in part.samples if s.error is not None]
     if bad:
         yield error(f'{part.share(bad)} cannot be loaded: {bad[0]}', bad[0])
-    broken = [s for s in part.loaded if s.stored and s.stored.problem]
+    broken = [
+        f'{s.path}: {s.stored.problem}'
+        for s in part.loaded
+        if s.stored and s.stored.problem
+    ]
     if broken:
         yield Finding(
             len(broken) > MAX_ACCIDENTS * len(part.samples),
             f'{part.share(broken)} can be decoded only in part; the first is '
-            f'{broken[0].path}: {broken[0].stored.problem}. Replace or remove them',
+            f'{broken[0]}. Replace or remove them',
         )
 
 

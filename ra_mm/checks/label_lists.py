@@ -31,7 +31,8 @@ def _check_list(key, dataset, num_classes):
     if not any(line.strip() for line in lines):
         yield error(f'{path} is empty: {expected} in each line')
         return
-    names, first = [], {}  # line of each label
+    names: list[str] = []
+    first: dict[int, int] = {}  # line of each label
     for number, line in enumerate(lines, 1):
         name, _, label = line.strip().rpartition(' ')
         try:

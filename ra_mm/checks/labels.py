@@ -5,6 +5,8 @@ import os.path as osp
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
+from mmengine.dataset import BaseDataset
+
 from ra_mm.checks.files import count_left_out, list_suffixes
 from ra_mm.checks.finding import Finding, error, warning
 from ra_mm.checks.sample import Part
@@ -23,7 +25,7 @@ def describe_bad_labels(labels: Iterable[int], count: int) -> tuple[list[int], s
     return bad if count else [], f'{text}numbered 0 to {count - 1}{hint}'
 
 
-def is_custom(dataset) -> bool:
+def is_custom(dataset: BaseDataset) -> bool:
     """Whether mmpretrain's CustomDataset reads the labels, from a list or folders."""
     # If it is one of mmpretrain's, mmpretrain has been imported.
     module = sys.modules.get('mmpretrain.datasets')

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -90,7 +91,7 @@ def _format_table(rows: list[tuple]) -> Iterator[str]:
 
 def _describe_sizes(part: Part) -> Iterator[str]:
     stored = [s.stored.size for s in part.samples if s.stored]
-    inputs = ((s.packed or {}).get('inputs') for s in part.loaded)
+    inputs: Iterator[Any] = ((s.packed or {}).get('inputs') for s in part.loaded)
     packed = [tuple(x.shape[-2:])[::-1] for x in inputs if hasattr(x, 'shape')]
     if stored and packed:
         yield f'images: {_range(stored)} on disk, {_range(packed)} in the network'
@@ -108,7 +109,7 @@ def _describe_sizes(part: Part) -> Iterator[str]:
         )
 
 
-def _range(sizes) -> str:
+def _range(sizes: Sequence[tuple]) -> str:
     low, high = np.min(sizes, axis=0), np.max(sizes, axis=0)
     text = f'{low[0]} x {low[1]}'
     return text if (low == high).all() else f'{text} to {high[0]} x {high[1]}'

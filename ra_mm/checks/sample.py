@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dataset import BaseDataset
 
 from ra_mm.checks.disk import StoredImage, read_image, read_mask
 from ra_mm.engine.config import iter_unwrapped
@@ -52,10 +53,10 @@ class Sample:
     error: UserError | None = None
     size: tuple[int, int] | None = None  # loaded, width and height
     brightest: float = 255  # the largest value of the loaded pixels
-    boxes: np.ndarray | None = None  # loaded, (N, 4): x1, y1, x2, y2
-    labels: np.ndarray | None = None
-    ignored: np.ndarray | None = None
-    mask_boxes: np.ndarray | None = None  # (N, 4), all 0 for an empty mask
+    boxes: Any = None  # loaded, (N, 4): x1, y1, x2, y2
+    labels: Any = None  # of the boxes
+    ignored: Any = None
+    mask_boxes: Any = None  # (N, 4), all 0 for an empty mask
     mask_values: Counter | None = None  # pixels by (stored, loaded) value
     mask_problem: str | None = None
     # Network input size divided by the size that boxes and masks refer to: they are
@@ -136,7 +137,7 @@ def fixed_randomness() -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-def scan_entries(dataset, seconds: float) -> Scan:
+def scan_entries(dataset: BaseDataset, seconds: float) -> Scan:
     """Read the entries of a dataset in random order until the time is up."""
     scan = Scan(len(dataset))
     order = list(range(len(dataset)))
@@ -171,7 +172,8 @@ def _get_labels(info):
 def _choose(scan):
     """Order the entries so that the first ones cover all classes and folders."""
     seen: set = set()
-    first, others = [], []
+    first: list[int] = []
+    others: list[int] = []
     for index, names in scan.strata.items():
         (others if seen.issuperset(names) else first).append(index)
         seen.update(names)
@@ -205,7 +207,8 @@ def _load_sample(dataset, index, steps):
         try:
             sample.packed = _run(sample, copy.deepcopy(info), steps)
         except UserError as e:
-            traceback.clear_frames(e.__cause__.__traceback__)  # which hold the image
+            cause: Any = e.__cause__
+            traceback.clear_frames(cause.__traceback__)  # which hold the image
             sample.error = e
         if sample.error or sample.packed:
             break

@@ -1,6 +1,7 @@
 """A contact sheet: pictures with boxes, masks and names, as the network gets them."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -77,7 +78,7 @@ def _draw(ax, title, packed, scale, classes):
 
 def _iter_masks(sample):
     """Yield masks of instances, or of classes, with their colours."""
-    instances = getattr(sample, 'gt_instances', None)
+    instances: Any = getattr(sample, 'gt_instances', None)
     if getattr(instances, 'masks', None) is not None:
         for mask, label in zip(instances.masks.to_ndarray(), instances.labels):
             yield mask > 0, _color(int(label), 0.5)

@@ -65,7 +65,13 @@ class OptionsAction(Action):
     action keeps them verbatim or raises an error.
     """
 
-    def __call__(self, parser, namespace, values, option_string=None):
+    def __call__(
+        self,
+        parser: ArgumentParser,
+        namespace: Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
         options = dict(getattr(namespace, self.dest, None) or {})
         for text in values:
             key, _, value = text.partition('=')
@@ -114,7 +120,13 @@ def _parse_with_mmengine(value):
 class ShapeAction(Action):
     """One or two numbers, as a tuple of height and width."""
 
-    def __call__(self, parser, namespace, values, option_string=None):
+    def __call__(
+        self,
+        parser: ArgumentParser,
+        namespace: Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
         if len(values) > 2 or min(values) < 1:
             parser.error(
                 f'{option_string} {" ".join(map(str, values))}: expected height '

@@ -48,7 +48,7 @@ class AttentionBlock:
     plain_class: type[nn.Module]
     source: str  # of a derived rule
 
-    def forward(self, *args, **kwargs) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         def inner_forward(*args, **kwargs):
             z, norm, shortcut, act = self.operands(*args, **kwargs)
             if type(z) is Tensor and z.shape != shortcut.shape:
@@ -66,7 +66,7 @@ class AttentionBlock:
             return cp.checkpoint(inner_forward, *args, use_reentrant=False, **kwargs)
         return inner_forward(*args, **kwargs)
 
-    def __reduce_ex__(self, protocol):
+    def __reduce_ex__(self, protocol: Any) -> tuple:
         """Pickle by the name of the original class, since the subclass is made at run time."""
         reduced = super().__reduce_ex__(max(protocol, 2))
         return _new_block, (self.plain_class, self.source), *reduced[2:]

@@ -36,7 +36,7 @@ def convert(
     blocks: type | str | Iterable[type | str] | None = None,
     shortcut: str = '',
     example: Any = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> nn.Module:
     """Put an attention into the residual blocks of a model, in place.
 
@@ -127,7 +127,7 @@ def match_block(layer: nn.Module, block: nn.Module) -> None:
 
 
 def build_attention(
-    attention: str | Callable | Mapping, channels: int, **kwargs
+    attention: str | Callable | Mapping, channels: int, **kwargs: Any
 ) -> ResidualSum:
     """Build the attention of a block, see :func:`convert`."""
     try:
@@ -157,7 +157,7 @@ def build_attention(
     return layer
 
 
-def _find_blocks(model) -> dict[str, tuple[Any, Any]]:
+def _find_blocks(model: nn.Module) -> dict[str, tuple[Any, Any]]:
     """All residual blocks with their rules, or None where one has an attention."""
     blocks: dict[str, tuple[Any, Any]] = {}
     for name, module in model.named_modules():
@@ -169,7 +169,9 @@ def _find_blocks(model) -> dict[str, tuple[Any, Any]]:
     return blocks
 
 
-def _choose(model, names, skip, blocks, **options) -> list[tuple[nn.Module, Rule]]:
+def _choose(
+    model: nn.Module, names: list[str], skip: list[str], blocks: Any, **options: Any
+) -> list[tuple[nn.Module, Rule]]:
     """The blocks to convert, with their rules."""
     known = _find_blocks(model)
     unknown = {} if blocks is None else candidate_blocks(model, blocks)
@@ -222,7 +224,7 @@ def _matches(name, patterns):
     return any(fnmatchcase(name, p) or fnmatchcase(name, f'{p}.*') for p in patterns)
 
 
-def _no_block(model) -> str:
+def _no_block(model: nn.Module) -> str:
     """Why a model has no residual block that could be converted."""
     composite = [type(m) for m in model.modules() if list(m.children())]
     names = dict.fromkeys(map(full_name, composite or [type(model)]))

@@ -110,7 +110,9 @@ def _constant(value):
     return lambda block: value
 
 
-def _record_calls(model, blocks, example) -> dict[str, tuple]:
+def _record_calls(
+    model: nn.Module, blocks: Mapping[str, nn.Module], example: Any
+) -> dict[str, tuple]:
     """The arguments of each block when the model is called with the example."""
     calls: dict[str, tuple] = {}
     modes = {m: m.training for m in model.modules()}
@@ -135,7 +137,7 @@ def _record_calls(model, blocks, example) -> dict[str, tuple]:
     return calls
 
 
-def _source_of(block, inputs, shortcut) -> str:
+def _source_of(block: nn.Module, inputs: dict[str, Any], shortcut: str) -> str:
     is_map = any(isinstance(m, _ConvNd | _BatchNorm) for m in block.modules())
     ndim = 2 + _spatial_dims(block)
     is_map &= all(shape is None or len(shape) == ndim for shape in inputs.values())
@@ -151,7 +153,7 @@ def _source_of(block, inputs, shortcut) -> str:
     return source
 
 
-def _inputs_of(block, call) -> dict[str, Any]:
+def _inputs_of(block: nn.Module, call: tuple | None) -> dict[str, Any]:
     """The shapes of the block's inputs by parameter, None for an unknown one."""
     signature = inspect.signature(block.forward)
     if call is None and len(signature.parameters) == 1:
@@ -175,7 +177,7 @@ def _inputs_of(block, call) -> dict[str, Any]:
 # The proof
 
 
-def _channels(block, rule, inputs, proved: bool) -> int:
+def _channels(block: Any, rule: Rule, inputs: dict[str, Any], proved: bool) -> int:
     """The channels of the sum, with a proof unless the rule is proved already."""
     weight = next(p for p in block.parameters() if p.is_floating_point())
     devices = [weight.device] if weight.is_cuda else []
@@ -191,7 +193,13 @@ def _channels(block, rule, inputs, proved: bool) -> int:
     return channels
 
 
-def _prove(plain, rule, inputs, channels, weight) -> None:
+def _prove(
+    plain: nn.Module,
+    rule: Rule,
+    inputs: dict[str, Tensor],
+    channels: int,
+    weight: Tensor,
+) -> None:
     """Compare a block with its converted copy, in training and evaluation."""
     with torch.no_grad():
         for p in plain.parameters():
@@ -212,7 +220,9 @@ def _prove(plain, rule, inputs, channels, weight) -> None:
             ) from e
 
 
-def _run_operands(block, rule, inputs, weight) -> tuple[dict[str, Tensor], int]:
+def _run_operands(
+    block: nn.Module, rule: Rule, inputs: dict[str, Any], weight: Tensor
+) -> tuple[dict[str, Tensor], int]:
     """Inputs that the block accepts, and the channels of the sum's operands."""
     error: Any = None
     for shapes in _shapes(block, inputs):
@@ -237,7 +247,9 @@ def _run_operands(block, rule, inputs, weight) -> tuple[dict[str, Tensor], int]:
     )
 
 
-def _shapes(block, inputs) -> Iterator[dict[str, tuple[int, ...]]]:
+def _shapes(
+    block: nn.Module, inputs: dict[str, Any]
+) -> Iterator[dict[str, tuple[int, ...]]]:
     """Shapes of inputs to try: small maps, then those it was called with."""
     widths = list(dict.fromkeys(_widths(block)))
     n = _spatial_dims(block)
@@ -252,13 +264,13 @@ def _shapes(block, inputs) -> Iterator[dict[str, tuple[int, ...]]]:
         yield inputs
 
 
-def _spatial_dims(block) -> int:
+def _spatial_dims(block: nn.Module) -> int:
     """The number of spatial dimensions of its maps, by its convolutions."""
     convs = (m for m in block.modules() if isinstance(m, _ConvNd))
     return max((len(m.kernel_size) for m in convs), default=2)
 
 
-def _widths(block) -> Iterator[int]:
+def _widths(block: nn.Module) -> Iterator[int]:
     """The channels of its layers, the first layer's first."""
     for m in block.modules():
         for name in ('in_channels', 'num_features', 'num_channels', 'out_channels'):
@@ -266,7 +278,7 @@ def _widths(block) -> Iterator[int]:
                 yield value
 
 
-def _outputs_and_gradients(block, inputs) -> tuple:
+def _outputs_and_gradients(block: nn.Module, inputs: dict[str, Tensor]) -> tuple:
     """Its outputs, and the gradients of a loss of them."""
     torch.manual_seed(0)  # for dropout and stochastic depth
     leaves = {name: t.clone().requires_grad_() for name, t in inputs.items()}
@@ -280,6 +292,6 @@ def _outputs_and_gradients(block, inputs) -> tuple:
     )
 
 
-def _clone(inputs) -> dict[str, Tensor]:
+def _clone(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copies, since a block may change its inputs in place."""
     return {name: t.clone() for name, t in inputs.items()}

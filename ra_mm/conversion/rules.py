@@ -21,7 +21,7 @@ def IDENTITY(x: Tensor) -> Tensor:
 class Rule(NamedTuple):
     """How a kind of block computes its sum, see :func:`add_rule`."""
 
-    operands: Callable[[Any, Tensor], tuple]
+    operands: Callable[..., tuple]
     channels: Callable[[Any], int] = lambda block: 0
     has_shortcut: Callable[[Any], bool] = lambda block: True
     source: str = ''

@@ -1,6 +1,9 @@
 """Rules for the residual blocks of mmpretrain, mmdet and mmseg."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from .rules import IDENTITY, add_chain, add_rule
 
@@ -53,7 +56,7 @@ add_chain(
     has_shortcut=lambda block: not getattr(block, 'with_plugins', False),
     channels=lambda block: block.conv3.out_channels,
 )
-def res2net(block, x):
+def res2net(block: Any, x: Tensor) -> tuple:
     z = block.relu(block.norm1(block.conv1(x)))
     *parts, rest = torch.split(z, block.width, 1)
     outs: list[torch.Tensor] = []
@@ -110,7 +113,7 @@ add_chain(
     *_backbones('convnext.ConvNeXtBlock', 'mmpretrain'),
     channels=lambda block: block.depthwise_conv.out_channels,
 )
-def convnext(block, x):
+def convnext(block: Any, x: Tensor) -> tuple:
     """ConvNeXt and ConvNeXt V2."""
     F = block.depthwise_conv(x)
     layout = 'channel_first'

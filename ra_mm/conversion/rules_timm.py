@@ -1,5 +1,9 @@
 """Rules for timm's residual blocks."""
 
+from typing import Any
+
+from torch import Tensor
+
 from .rules import IDENTITY, add_chain, add_rule
 
 MODELS = 'timm.models'
@@ -35,7 +39,7 @@ add_chain(
     channels=lambda block: block.conv3.out_channels,
     has_shortcut=lambda block: block.downsample is not None,
 )
-def pre_bottleneck(block, x):
+def pre_bottleneck(block: Any, x: Tensor) -> tuple:
     """RegNetV, whose shortcut begins after the first norm."""
     x = block.norm1(x)
     F = block.conv2(block.norm2(block.conv1(x)))
@@ -64,7 +68,7 @@ for name, branch in dict(
     f'{MODELS}.convnext.ConvNeXtBlock',
     channels=lambda block: block.conv_dw.out_channels,
 )
-def convnext(block, x):
+def convnext(block: Any, x: Tensor) -> tuple:
     """ConvNeXt and ConvNeXt V2."""
     F = block.conv_dw(x)
     if block.use_conv_mlp:

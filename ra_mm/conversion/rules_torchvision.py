@@ -1,5 +1,9 @@
 """Rules for torchvision's residual blocks."""
 
+from typing import Any
+
+from torch import Tensor
+
 from .rules import IDENTITY, add_chain, add_rule
 
 MODELS = 'torchvision.models'
@@ -47,6 +51,6 @@ add_chain(
 @add_rule(
     f'{MODELS}.convnext.CNBlock', channels=lambda block: block.block[0].out_channels
 )
-def convnext(block, x):
+def convnext(block: Any, x: Tensor) -> tuple:
     F = block.layer_scale * block.block(x)
     return F, block.stochastic_depth, x, IDENTITY

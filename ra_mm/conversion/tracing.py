@@ -142,7 +142,9 @@ def _trace(block, inputs):
 # The sum
 
 
-def _residual_sum(graph, block, shortcut) -> tuple[fx.Node, fx.Node, fx.Node]:
+def _residual_sum(
+    graph: fx.Graph, block: nn.Module, shortcut: str
+) -> tuple[fx.Node, fx.Node, fx.Node]:
     """The one residual sum, its branch and its shortcut."""
     sums = _residual_sums(graph)
     if not sums:
@@ -170,7 +172,7 @@ def _residual_sum(graph, block, shortcut) -> tuple[fx.Node, fx.Node, fx.Node]:
     return sums[0], b if x is a else a, x
 
 
-def _residual_sums(graph) -> list[fx.Node]:
+def _residual_sums(graph: fx.Graph) -> list[fx.Node]:
     """Sums of two tensors of one origin that every path to the output passes.
 
     A tensor that the block is called with is a shortcut of any origin.
@@ -197,7 +199,7 @@ def _is_sum(node):
     )
 
 
-def _terms(total) -> Iterator[fx.Node]:
+def _terms(total: Any) -> Iterator[fx.Node]:
     """The terms of a sum, which may be sums themselves."""
     for node in total.args:
         if _is_sum(node) and len(node.users) == 1:
@@ -206,11 +208,11 @@ def _terms(total) -> Iterator[fx.Node]:
             yield node
 
 
-def _output(graph) -> fx.Node:
+def _output(graph: fx.Graph) -> fx.Node:
     return next(iter(reversed(graph.nodes)))
 
 
-def _behind(node, without=None) -> set[fx.Node]:
+def _behind(node: Any, without: fx.Node | None = None) -> set[fx.Node]:
     """The nodes whose values this one depends on, itself included."""
     seen, todo = set(), [node]
     while todo:
@@ -232,11 +234,11 @@ def _inputs(nodes):
     return {n for n in nodes if n.op == 'placeholder'}
 
 
-def _modules(nodes) -> list[str]:
+def _modules(nodes: Iterable[fx.Node]) -> list[str]:
     return sorted({str(n.target) for n in nodes if n.op == 'call_module'})
 
 
-def _depth(node, modules, block) -> tuple[int, bool]:
+def _depth(node: fx.Node, modules: list[str], block: nn.Module) -> tuple[int, bool]:
     """How many layers a term has; then, whether it is more than an input."""
     layers = [
         m
@@ -250,7 +252,9 @@ def _depth(node, modules, block) -> tuple[int, bool]:
 # The code
 
 
-def _source(graph, block, total, F, x) -> str:
+def _source(
+    graph: fx.Graph, block: nn.Module, total: fx.Node, F: fx.Node, x: fx.Node
+) -> str:
     """The code that computes the operands of a sum, and what follows it."""
     nodes: list[Any] = list(graph.nodes)
     at = nodes.index(total)
@@ -274,7 +278,7 @@ from {__name__} import IDENTITY, RELU
 """
 
 
-def _last_modules(F, total, block) -> list[Any]:
+def _last_modules(F: Any, total: fx.Node, block: nn.Module) -> list[Any]:
     """The last module of a branch that has parameters, and those after it."""
     modules: list[Any] = []
     node, user = F, total
@@ -288,7 +292,9 @@ def _last_modules(F, total, block) -> list[Any]:
     return modules
 
 
-def _after(first, total, rest) -> tuple[str, list[fx.Node], str]:
+def _after(
+    first: list[Any], total: fx.Node, rest: list[Any]
+) -> tuple[str, list[fx.Node], str]:
     """The activation as an expression, the nodes that it needs, and its code."""
     *rest, output = rest
     if not rest and output.args == (total,):
@@ -308,7 +314,7 @@ def _after(first, total, rest) -> tuple[str, list[fx.Node], str]:
     return 'partial(after, self, *needed)', needed, _code(graph, 'after')
 
 
-def _code(graph, name) -> str:
+def _code(graph: fx.Graph, name: str) -> str:
     """The imports and the code of a function."""
     code = graph.python_code('self')
     source = code.src.strip().replace('def forward(', f'def {name}(', 1)

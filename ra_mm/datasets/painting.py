@@ -46,7 +46,8 @@ def paint(
         _blend(image, _distractor(rng, size), colour)
 
     mask = np.full(size[::-1], BACKGROUND, np.uint8)
-    circles, shapes = [], []
+    circles: list = []
+    shapes: list = []
     for label in labels:
         circle = _free_circle(rng, circles, size, scale)
         if circle is None:

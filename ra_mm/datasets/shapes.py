@@ -177,7 +177,7 @@ def _is_complete(out_dir, parameters):
 def _write_images(root, split, num, size, seed):
     """Write the images of a split with their COCO annotations and masks."""
     licence = 'https://www.apache.org/licenses/LICENSE-2.0'
-    coco = dict(
+    coco: dict = dict(
         info=dict(
             description='Shapes on textured backgrounds, drawn by ra_mm',
             version=str(VERSION),

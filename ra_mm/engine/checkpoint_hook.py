@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from ra_mm.registry import HOOKS
 
@@ -28,14 +28,14 @@ class SafeCheckpointHook(CheckpointHook):
 
     _previous_best: Mapping = {}
 
-    def _save_best_checkpoint(self, runner, metrics) -> None:
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         if self.save_best:  # mmengine deletes what these attributes name
             self._previous_best = self._get_best()
             self._set_best(dict.fromkeys(self._previous_best))
         super()._save_best_checkpoint(runner, metrics)
         self._delete_previous_best()  # if no other checkpoint was saved
 
-    def _save_checkpoint_with_step(self, runner, step, meta) -> None:
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         if self._previous_best:  # this is after a validation with a new best
             runner.message_hub.update_info(VALIDATED, runner.iter)
             self._delete_previous_best()
@@ -107,7 +107,7 @@ class ValidateResumedHook(Hook):
 
     priority = 'LOWEST'
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Runner) -> None:
         loop = runner.train_loop
         if isinstance(loop, IterBasedTrainLoop):
             done, length = loop.iter, loop.max_iters

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -27,7 +28,7 @@ PLACES = (
 )
 
 
-def read_checkpoint(path: str, map_location='cpu') -> Mapping:
+def read_checkpoint(path: str, map_location: Any = 'cpu') -> Mapping:
     """Read a checkpoint without running code.
 
     Args:

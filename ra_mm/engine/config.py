@@ -25,7 +25,7 @@ def get_toolbox(cfg: Config) -> str | None:
     return next((p for p in packages if p in ('mmdet', 'mmseg', 'mmpretrain')), None)
 
 
-def get_value(cfg: Config, path: str, default=None):
+def get_value(cfg: Config, path: str, default: Any = None) -> Any:
     """Return the value at a dotted path, or ``default`` if the path is absent."""
     node = cfg
     for name in path.split('.'):
@@ -38,7 +38,7 @@ def get_value(cfg: Config, path: str, default=None):
     return node
 
 
-def iter_dicts(node, path: str = '') -> Iterator[tuple[str, dict]]:
+def iter_dicts(node: Any, path: str = '') -> Iterator[tuple[str, dict]]:
     """Yield each dict of a config with its dotted path."""
     if isinstance(node, dict | Config):
         if path:
@@ -52,7 +52,7 @@ def iter_dicts(node, path: str = '') -> Iterator[tuple[str, dict]]:
         yield from iter_dicts(child, f'{path}.{name}' if path else name)
 
 
-def get_type(node) -> str | None:
+def get_type(node: Any) -> str | None:
     """Return the class name of a config whose type is a string or a class."""
     cls = node.get('type') if isinstance(node, dict) else None
     if cls is None:
@@ -60,7 +60,7 @@ def get_type(node) -> str | None:
     return str(getattr(cls, '__name__', cls)).rpartition('.')[2]
 
 
-def iter_unwrapped(dataset, key: str) -> Iterator[tuple[str, Any]]:
+def iter_unwrapped(dataset: Any, key: str) -> Iterator[tuple[str, Any]]:
     """Yield each dataset within wrappers such as RepeatDataset, with its key.
 
     Args:

@@ -2,13 +2,17 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.dist import master_only
-from mmengine.hooks import CheckpointHook
-from mmengine.runner import Runner
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.optim import OptimWrapper
+from mmengine.runner import BaseLoop, Runner
+from torch import nn
+from torch.utils.data import DataLoader
 
 from ra_mm.engine.checkpoint_hook import SafeCheckpointHook, ValidateResumedHook
 from ra_mm.engine.checkpoint_io import get_weights, latest_checkpoint, read_checkpoint
@@ -43,7 +47,7 @@ class SafeRunner(Runner):
     _is_proven = False
 
     @classmethod
-    def from_cfg(cls, cfg) -> 'SafeRunner':
+    def from_cfg(cls, cfg: Config) -> 'SafeRunner':
         if cfg.get('resume') and not cfg.get('load_from'):
             cfg = cfg.copy()
             cfg['load_from'] = latest_checkpoint(cfg['work_dir'])
@@ -51,7 +55,9 @@ class SafeRunner(Runner):
 
     # Checkpoints
 
-    def register_hook(self, hook, priority=None) -> None:
+    def register_hook(
+        self, hook: Hook | dict, priority: str | int | None = None
+    ) -> None:
         if isinstance(hook, dict) and hook.get('type') in (
             'CheckpointHook',
             'mmengine.CheckpointHook',
@@ -61,7 +67,9 @@ class SafeRunner(Runner):
         super().register_hook(hook, priority)
 
     @master_only
-    def save_checkpoint(self, out_dir, filename, *args, **kwargs) -> None:
+    def save_checkpoint(
+        self, out_dir: str, filename: str, *args: Any, **kwargs: Any
+    ) -> None:
         if '://' in str(out_dir):  # not a local folder
             return super().save_checkpoint(out_dir, filename, *args, **kwargs)
         path = Path(out_dir, filename)
@@ -76,7 +84,7 @@ class SafeRunner(Runner):
         finally:
             part.unlink(missing_ok=True)
 
-    def _prove(self, path) -> None:
+    def _prove(self, path: Path) -> None:
         """Read back a checkpoint."""
         try:
             read_checkpoint(str(path))
@@ -89,11 +97,11 @@ class SafeRunner(Runner):
 
     def load_checkpoint(
         self,
-        filename,
-        map_location='cpu',
-        strict=True,
-        revise_keys=((r'^module\.', ''),),
-    ):
+        filename: str,
+        map_location: Any = 'cpu',
+        strict: bool = True,
+        revise_keys: Iterable[tuple[str, str]] = ((r'^module\.', ''),),
+    ) -> Mapping:
         """Load a checkpoint, always strictly, see :func:`.load_strict`."""
         checkpoint = read_checkpoint(filename, map_location)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
@@ -105,14 +113,14 @@ class SafeRunner(Runner):
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
 
-    def train(self):
+    def train(self) -> nn.Module:
         self._load_options = dict(scope='backbone')
         try:
             return super().train()
         finally:
             self._load_options = {}
 
-    def resume(self, filename, *args, **kwargs) -> None:
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         self._load_options = dict(scope='model', allow_plain=False)
         super().resume(filename, *args, **kwargs)
         self.register_hook(ValidateResumedHook())
@@ -120,27 +128,27 @@ class SafeRunner(Runner):
     # Building what the config says
 
     @staticmethod
-    def build_dataloader(*args, **kwargs):
+    def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:
         loader = Runner.build_dataloader(*args, **kwargs)
         name_samples(loader.dataset)
         return loader
 
-    def build_train_loop(self, loop):
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         with translate_errors('train_cfg or train_dataloader cannot be built'):
             return super().build_train_loop(loop)
 
-    def build_val_loop(self, loop):
+    def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         with translate_errors('val_cfg, _dataloader or _evaluator cannot be built'):
             return super().build_val_loop(loop)
 
-    def build_test_loop(self, loop):
+    def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         with translate_errors('test_cfg, _dataloader or _evaluator cannot be built'):
             return super().build_test_loop(loop)
 
-    def build_optim_wrapper(self, optim_wrapper):
+    def build_optim_wrapper(self, optim_wrapper: Any) -> OptimWrapper:
         with translate_errors('optim_wrapper cannot be built'):
             return super().build_optim_wrapper(optim_wrapper)
 
-    def build_param_scheduler(self, scheduler):
+    def build_param_scheduler(self, scheduler: Any) -> list | dict:
         with translate_errors('param_scheduler cannot be built'):
             return super().build_param_scheduler(scheduler)

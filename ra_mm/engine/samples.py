@@ -1,17 +1,18 @@
 """Errors in a data pipeline that name the sample, and checks of loaded masks."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 from mmcv.transforms import LoadAnnotations
-from mmengine.dataset import Compose
+from mmengine.dataset import BaseDataset, Compose
 
 from ra_mm.engine.config import iter_unwrapped
 from ra_mm.errors import UserError, describe
 from ra_mm.validation import shorten
 
 
-def name_samples(dataset) -> None:
+def name_samples(dataset: Any) -> None:
     """Add the path of the image to any error in the pipelines of a dataset.
 
     Masks that do not fit their image or the classes become errors too: training
@@ -28,12 +29,12 @@ def name_samples(dataset) -> None:
 class NamingCompose(Compose):
     """The pipeline of a dataset, whose errors name the image and the transform."""
 
-    def __init__(self, dataset):
+    def __init__(self, dataset: BaseDataset) -> None:
         super().__init__(dataset.pipeline.transforms)
         self.classes = getattr(dataset, 'metainfo', {}).get('classes') or ()
         self.ignore_index = getattr(dataset, 'ignore_index', None)  # only in mmseg
 
-    def __call__(self, data):
+    def __call__(self, data: Any) -> dict | None:
         for step in self.transforms:
             data = run_step(step, data)
             if data is None:
@@ -57,7 +58,7 @@ class NamingCompose(Compose):
             )
 
 
-def run_step(step: Callable, data: dict):
+def run_step(step: Callable, data: dict) -> Any:
     """Apply a transform to a sample.
 
     Raises:

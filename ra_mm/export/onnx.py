@@ -8,6 +8,7 @@ and :func:`relative_error` compares them.
 
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -43,10 +44,10 @@ class ExportedNetwork(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.kind = self._get_kind(model)
-        self.model = model
+        self.model: Any = model
 
     @staticmethod
-    def _get_kind(model):
+    def _get_kind(model: nn.Module) -> str:
         from mmdet.models import BaseDetector
         from mmpretrain.models import ImageClassifier
         from mmseg.models import EncoderDecoder
@@ -111,9 +112,9 @@ def _replace_pooling(module):
     for name, child in module.named_children():
         if type(child) is nn.AdaptiveAvgPool2d:
             size = child.output_size
-            size = size if isinstance(size, tuple) else (size, size)
-            if None not in size and size != (1, 1):
-                setattr(module, name, AdaptivePooling(size))
+            rows, columns = size if isinstance(size, tuple) else (size, size)
+            if rows and columns and (rows, columns) != (1, 1):
+                setattr(module, name, AdaptivePooling((rows, columns)))
         else:
             _replace_pooling(child)
 
@@ -280,7 +281,9 @@ def run_torch(
 
 def describe_preprocessing(cfg: Config) -> str:
     """Describe the input that the network expects, from the config."""
-    steps = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    steps: Any = (
+        cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    )
     rgb = steps.get('bgr_to_rgb') or steps.get('to_rgb')
     text = f'{"RGB" if rgb else "BGR"} from 0 to 255'
     if steps.get('mean') is not None:

@@ -1,5 +1,7 @@
 """A linear classifier after dropout."""
 
+from typing import Any
+
 from mmpretrain.models.heads import LinearClsHead
 from torch import Tensor, nn
 
@@ -24,7 +26,7 @@ class DropoutClsHead(LinearClsHead):
     """
 
     def __init__(
-        self, dropout_rate: float, num_classes: int, in_channels: int, **kwargs
+        self, dropout_rate: float, num_classes: int, in_channels: int, **kwargs: Any
     ) -> None:
         super().__init__(num_classes, in_channels, **kwargs)
         self.dropout = nn.Dropout(dropout_rate)

@@ -86,7 +86,7 @@ class FastestPathHook(Hook):
         return found[0]
 
 
-def _measurable(runner) -> nn.Module | None:
+def _measurable(runner: Runner) -> nn.Module | None:
     """Return the model, or None if the measurement is to be skipped."""
     model = runner.model
     if isinstance(model, DistributedDataParallel):

@@ -4,6 +4,7 @@ from collections import defaultdict
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 
 from ra_mm._torch import set_stance
 from ra_mm.errors import UserError
@@ -37,7 +38,7 @@ class GateLogHook(Hook):
         self.interval = interval
         self.gates: list[tuple[str, MGRN]] = []
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Runner) -> None:
         self.gates = [
             (name.split('backbone.')[-1].split('.')[0], module)
             for name, module in runner.model.named_modules()
@@ -47,7 +48,7 @@ class GateLogHook(Hook):
             raise UserError('GateLogHook: the model has no reverse attention to log')
 
     def before_train_iter(
-        self, runner, batch_idx: int, data_batch: dict | None = None
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
         if self.every_n_train_iters(runner, self.interval):
             self.values: dict[MGRN, torch.Tensor] = {}
@@ -61,7 +62,7 @@ class GateLogHook(Hook):
 
     def after_train_iter(
         self,
-        runner,
+        runner: Runner,
         batch_idx: int,
         data_batch: dict | None = None,
         outputs: dict | None = None,

@@ -7,7 +7,7 @@ from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ra_mm.errors import UserError
 from ra_mm.layers.temp_schedule import (
@@ -73,7 +73,7 @@ class TempAnnealingHook(Hook):
         self.by_epoch = by_epoch
         self.gates: list[Any] = []
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Runner) -> None:
         averages = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
         models = [runner.model] + [hook.ema_model for hook in averages]
         self.gates = find_gates(models)
@@ -110,7 +110,7 @@ class TempAnnealingHook(Hook):
         )
 
     def before_train_iter(
-        self, runner, batch_idx: int, data_batch: dict | None = None
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
         if self.by_epoch and isinstance(runner.train_loop, EpochBasedTrainLoop):
             progress = runner.epoch + batch_idx * self.fraction_per_iter
@@ -145,7 +145,7 @@ def _warn_of_frozen_gates(runner):
             runner.logger.info(f'{message} and keep their trained gamma')
 
 
-def _iters_per_epoch(runner) -> int:
+def _iters_per_epoch(runner: Runner) -> int:
     loader = runner.train_dataloader
     batches = loader.batch_sampler
     if isinstance(batches.sampler, InfiniteSampler):

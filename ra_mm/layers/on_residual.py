@@ -2,6 +2,7 @@
 
 import pkgutil
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ class OnResidual(ResidualSum):
     """
 
     def __init__(
-        self, channels: int, layer: str | Callable[..., nn.Module], **kwargs
+        self, channels: int, layer: str | Callable[..., nn.Module], **kwargs: Any
     ) -> None:
         super().__init__()
         build = _find(layer) if isinstance(layer, str) else layer

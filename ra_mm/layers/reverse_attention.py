@@ -34,7 +34,7 @@ class ReverseAttention(ResidualSum):
         ValueError: If an argument is out of range, see :class:`.MGRN`.
     """
 
-    def __init__(self, channels: int, **gate) -> None:
+    def __init__(self, channels: int, **gate: Any) -> None:
         super().__init__()
         self.gate = MGRN(channels, **gate)
 

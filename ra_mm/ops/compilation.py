@@ -36,7 +36,7 @@ def retry_compilation() -> bool:
     return failed
 
 
-def run(function: Callable, compiled: bool, *args) -> Any:
+def run(function: Callable, compiled: bool, *args: Any) -> Any:
     """Call a function, or its one compiled version for all layers and shapes.
 
     Args:

@@ -10,6 +10,8 @@ The symbols, and the derivation of both backward passes, are those of
 ``docs/fused_tail.md``.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -69,14 +71,22 @@ def fused_sum(
 
 class FusedSum(Function):
     @staticmethod
-    def forward(ctx, F, x, s, eps, relu, compiled):
+    def forward(
+        ctx: Any,
+        F: Tensor,
+        x: Tensor,
+        s: Tensor,
+        eps: float,
+        relu: bool,
+        compiled: bool,
+    ) -> Tensor:
         y, n = run(_forward, compiled, F, x, s, eps, relu)
         ctx.save_for_backward(F, x, s, y if relu else None, n)
         ctx.eps, ctx.compiled = eps, compiled
         return y
 
     @staticmethod
-    def backward(ctx, dy):
+    def backward(ctx: Any, dy: Tensor) -> tuple:
         F, x, s, y, n = ctx.saved_tensors
         if _needs_double_backward():
 
@@ -163,7 +173,20 @@ def _update_running_stats(bn, mu, V, M):
 
 class BNTail(Function):
     @staticmethod
-    def forward(ctx, z, x, s, w, b, mean, var, eps_bn, eps, relu, compiled):
+    def forward(
+        ctx: Any,
+        z: Tensor,
+        x: Tensor,
+        s: Tensor,
+        w: Tensor | None,
+        b: Tensor | None,
+        mean: Tensor | None,
+        var: Tensor | None,
+        eps_bn: float,
+        eps: float,
+        relu: bool,
+        compiled: bool,
+    ) -> tuple:
         y, *kept = run(
             _bn_forward, compiled, z, x, s, w, b, mean, var, eps_bn, eps, relu
         )
@@ -175,7 +198,7 @@ class BNTail(Function):
         return y, mu, V
 
     @staticmethod
-    def backward(ctx, dy, dmu, dV):
+    def backward(ctx: Any, dy: Tensor, dmu: Tensor, dV: Tensor) -> tuple:
         # Read once: torch.utils.checkpoint returns them only once.
         saved = z, x, s, w, b, y, mu, V, *_ = ctx.saved_tensors
         if _needs_double_backward():

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -76,7 +76,9 @@ def make_charts(ledger: Ledger, table: Table, shown: set) -> Iterator[Chart]:
         yield from _gate_charts(ledger, row, shown)
 
 
-def _draw(draw: Callable[..., Figure], *arguments, image_format='svg') -> str:
+def _draw(
+    draw: Callable[..., Figure], *arguments: Any, image_format: str = 'svg'
+) -> str:
     return _draw_json(draw, json.dumps(arguments), image_format)
 
 

@@ -40,7 +40,7 @@ class Comparison(NamedTuple):
         if n == 1:
             return 'One seed does not show how much is due to chance.'
         better = (self.differences > 0).sum()
-        low, high = (f'{value:+.2f}'.replace('-', '−') for value in self.interval)
+        low, high = (f'{value:+.2f}'.replace('-', '−') for value in self.interval or ())
         text = (
             f'Better in {better} of {n} seeds; the 95 % interval of the difference '
             f'is {low} to {high}. '

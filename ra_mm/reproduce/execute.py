@@ -97,7 +97,7 @@ class Training:
             entry.wall_s = 0.0
         self.work_dir.mkdir(parents=True, exist_ok=True)
         job.write_files()
-        command, last = [*job.command], latest_checkpoint(self.work_dir)
+        command, last = [*job.command], latest_checkpoint(str(self.work_dir))
         if last:
             command.append('--resume')
         entry.status, entry.error = 'running', None

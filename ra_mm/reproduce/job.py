@@ -4,6 +4,7 @@ import logging
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -60,7 +61,7 @@ def make_job(run: Run, setting: Setting) -> Job:
     cfg = Config.fromfile(run.config)
     if not is_paper_config:
         _adapt(cfg, setting)
-    options = {'randomness.seed': run.seed}
+    options: dict[str, Any] = {'randomness.seed': run.seed}
     if has_gates(cfg):
         options['default_hooks.gates.type'] = 'ra_mm.GateLogHook'
         if not is_paper_config:
@@ -141,7 +142,7 @@ def _describe_scaling(cfg, gpus):
 def _start_from(checkpoint, cfg):
     """The options to start a detector or segmenter from an ImageNet run."""
     key = 'model.backbone.init_cfg'
-    options = {f'{key}.checkpoint': display_path(checkpoint)}
+    options: dict[str, Any] = {f'{key}.checkpoint': display_path(checkpoint)}
     backbone = cfg.model.backbone
     if backbone.get('init_cfg') is None:
         options[f'{key}.type'] = 'Pretrained'

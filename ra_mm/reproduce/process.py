@@ -14,7 +14,7 @@ from ra_mm.errors import UserError
 try:
     import fcntl
 except ImportError:  # not a POSIX system; the report can still be written
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 STOP_TIMEOUT_S = 30
 

@@ -246,8 +246,8 @@ def _seeds_cell(ledger, row):
 def _compare_groups(ledger, rows, metric):
     """Compare the rows of each group that has its baseline."""
     comparisons = []
-    for _, group in groupby(rows, lambda row: row.group):
-        group = list(group)
+    for _, rows_of_group in groupby(rows, lambda row: row.group):
+        group = list(rows_of_group)
         base = _find_baseline(ledger, group[0])
         if base is None:
             continue

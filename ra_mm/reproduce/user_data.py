@@ -100,7 +100,7 @@ def set_data_folder(cfg: Config, data: DataFolder) -> None:
                 metainfo=dict(classes=data.classes),
             )
             if split != 'train':
-                cfg[f'{split}_evaluator'].ann_file = str(data.root / ann_file)
+                cfg[f'{split}_evaluator'].ann_file = f'{data.root}/{ann_file}'
 
     num_classes = len(data.classes)
     if cfg.default_scope == 'mmpretrain':

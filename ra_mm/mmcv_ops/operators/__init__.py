@@ -7,6 +7,7 @@ are written in PyTorch. Any other operator raises an error when it is called.
 """
 
 import inspect
+from collections.abc import Callable
 
 from . import boxes, common, deformable, info, losses, roi
 
@@ -18,7 +19,7 @@ OPERATORS = {
 }
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Callable:
     # mmcv looks all operators up when it is imported, and calls few of them.
     if name.startswith('_'):
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

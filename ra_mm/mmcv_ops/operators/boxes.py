@@ -1,11 +1,12 @@
 """Suppression of overlapping boxes."""
 
 import torch
+from torch import Tensor
 
 from .common import ops, to_float
 
 
-def nms(boxes, scores, iou_threshold, offset):
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     (boxes,) = to_float(boxes)
     if boxes.dtype == torch.float32:
         # mmcv compares in float32: an IoU of 3/5 is not above 0.6.
@@ -18,11 +19,21 @@ def nms(boxes, scores, iou_threshold, offset):
     return order[ops.nms(boxes[order], ranks, iou_threshold)]
 
 
-def softnms(boxes, scores, dets, iou_threshold, sigma, min_score, method, offset):
+def softnms(
+    boxes: Tensor,
+    scores: Tensor,
+    dets: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: int,
+    offset: int,
+) -> Tensor:
     """Decay the scores; equal scores are taken in the order of the boxes."""
     boxes, scores = to_float(boxes, scores)
     areas = (boxes[:, 2:] - boxes[:, :2] + offset).prod(1)
-    rest, kept = torch.arange(len(boxes), device=boxes.device), []
+    rest = torch.arange(len(boxes), device=boxes.device)
+    kept: list[int] = []
     while len(rest):
         best = int(scores.argmax())
         box, area = boxes[rest[best]], areas[rest[best]]

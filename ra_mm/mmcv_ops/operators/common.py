@@ -1,8 +1,11 @@
 """Number types, sizes and errors that the operators have in common."""
 
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import Tensor
 
 try:
     import torchvision  # noqa: F401, registers its operators
@@ -16,7 +19,7 @@ except Exception as e:
     ) from e
 
 
-def unavailable(operator):
+def unavailable(operator: str) -> NotImplementedError:
     return NotImplementedError(
         f'mmcv was installed without its compiled operators, and the stand-in '
         f'for them ({__file__}) does not have {operator}. Install an mmcv with '
@@ -27,7 +30,7 @@ def unavailable(operator):
     )
 
 
-def to_float(*tensors):
+def to_float(*tensors: Tensor) -> list[Tensor]:
     """Cast all tensors to float64 if the first is float64, or else to float32.
 
     torchvision's operators do not support bfloat16, nor all of them float16.
@@ -38,13 +41,13 @@ def to_float(*tensors):
     return [tensor.to(dtype) for tensor in tensors]
 
 
-def pick(sizes, names):
+def pick(sizes: Mapping[str, Any], names: Iterable[str]) -> list:
     """Put mmcv's keyword arguments into torchvision's order."""
     return [sizes[name] for name in names]
 
 
 @contextmanager
-def allow_nondeterministic():
+def allow_nondeterministic() -> Iterator[None]:
     """Make PyTorch warn instead of raise in its deterministic mode.
 
     The CUDA kernels add gradients up in no fixed order and raise an error in this

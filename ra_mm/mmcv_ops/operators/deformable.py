@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch import Tensor
 
 from .common import allow_nondeterministic, ops, pick, to_float
 
@@ -17,14 +18,29 @@ _MODULATED = (
 )
 
 
-def deform_conv_forward(input, weight, offset, output, columns, ones, **sizes):
+def deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    **sizes: int,
+) -> None:
     tensors = _deform_tensors(input, weight, offset)
     output.copy_(ops.deform_conv2d(*tensors, *pick(sizes, _DEFORM), False))
 
 
 def deform_conv_backward_input(
-    input, offset, grad_output, grad_input, grad_offset, weight, columns, **sizes
-):
+    input: Tensor,
+    offset: Tensor,
+    grad_output: Tensor,
+    grad_input: Tensor,
+    grad_offset: Tensor,
+    weight: Tensor,
+    columns: Tensor,
+    **sizes: int,
+) -> None:
     grads = _deform_backward(
         grad_output, _deform_tensors(input, weight, offset), pick(sizes, _DEFORM), False
     )
@@ -35,8 +51,15 @@ def deform_conv_backward_input(
 
 
 def deform_conv_backward_parameters(
-    input, offset, grad_output, grad_weight, columns, ones, scale, **sizes
-):
+    input: Tensor,
+    offset: Tensor,
+    grad_output: Tensor,
+    grad_weight: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    scale: float,
+    **sizes: int,
+) -> None:
     if columns.shape != grad_weight.shape:  # the input needs no gradient
         # mmcv does not pass the weight, whose values do not affect its gradient.
         tensors = _deform_tensors(input, torch.zeros_like(grad_weight), offset)
@@ -46,16 +69,34 @@ def deform_conv_backward_parameters(
 
 
 def modulated_deform_conv_forward(
-    input, weight, bias, ones, offset, mask, output, columns, with_bias, **sizes
-):
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    with_bias: bool,
+    **sizes: int,
+) -> None:
     offset, mask = _first_values(output, offset, mask)
     tensors = _deform_tensors(input, weight, offset, mask, bias if with_bias else None)
     output.copy_(ops.deform_conv2d(*tensors, *pick(sizes, _MODULATED), True))
 
 
 def modulated_deform_conv_backward(
-    input, weight, bias, ones, offset, mask, columns, *grads, with_bias, **sizes
-):
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    columns: Tensor,
+    *grads: Tensor,
+    with_bias: bool,
+    **sizes: int,
+) -> None:
     grad_input, grad_weight, grad_bias, grad_offset, grad_mask, grad_output = grads
     offset, mask = _first_values(grad_output, offset, mask)
     tensors = _deform_tensors(input, weight, offset, mask, bias if with_bias else None)
@@ -84,14 +125,26 @@ def _first_values(output, *tensors):
     ]
 
 
-def ms_deform_attn_forward(value, spatial_shapes, level_start, *inputs, im2col_step):
+def ms_deform_attn_forward(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start: Tensor,
+    *inputs: Tensor,
+    im2col_step: int,
+) -> Tensor:
     output = _attend(spatial_shapes, *to_float(value, *inputs))
     return output.to(value.dtype)
 
 
 def ms_deform_attn_backward(
-    value, spatial_shapes, level_start, locations, weights, *grads, im2col_step
-):
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start: Tensor,
+    locations: Tensor,
+    weights: Tensor,
+    *grads: Tensor,
+    im2col_step: int,
+) -> None:
     grad_output, *results = grads
     inputs = to_float(value, locations, weights)
     inputs = [tensor.detach().requires_grad_() for tensor in inputs]

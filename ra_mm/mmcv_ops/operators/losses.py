@@ -1,11 +1,19 @@
 """The sigmoid focal loss."""
 
 import torch
+from torch import Tensor
 
 from .common import to_float
 
 
-def sigmoid_focal_loss_forward(input, target, weight, output, gamma, alpha):
+def sigmoid_focal_loss_forward(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    output: Tensor,
+    gamma: float,
+    alpha: float,
+) -> None:
     positive, p, log_p, log_not_p = _focal_terms(input, target)
     loss = torch.where(
         positive, -alpha * (1 - p) ** gamma * log_p, -(1 - alpha) * p**gamma * log_not_p
@@ -13,7 +21,14 @@ def sigmoid_focal_loss_forward(input, target, weight, output, gamma, alpha):
     output.copy_(loss * weight[target][:, None] if len(weight) else loss)
 
 
-def sigmoid_focal_loss_backward(input, target, weight, grad_input, gamma, alpha):
+def sigmoid_focal_loss_backward(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    grad_input: Tensor,
+    gamma: float,
+    alpha: float,
+) -> None:
     positive, p, log_p, log_not_p = _focal_terms(input, target)
     grad = torch.where(
         positive,

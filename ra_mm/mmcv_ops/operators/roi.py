@@ -1,6 +1,7 @@
 """Feature maps of regions of interest: RoIAlign and RoIPool."""
 
 import torch
+from torch import Tensor
 
 from .common import allow_nondeterministic, ops, pick, to_float, unavailable
 
@@ -9,8 +10,15 @@ _ROI_ALIGN = ('spatial_scale', 'aligned_height', 'aligned_width', 'sampling_rati
 
 
 def roi_align_forward(
-    input, rois, output, argmax_y, argmax_x, pool_mode, aligned, **sizes
-):
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    pool_mode: int,
+    aligned: bool,
+    **sizes: float,
+) -> None:
     if pool_mode != 1:
         raise unavailable("roi_align with pool_mode='max'")
     input, rois = to_float(input, rois)
@@ -19,8 +27,15 @@ def roi_align_forward(
 
 
 def roi_align_backward(
-    grad_output, rois, argmax_y, argmax_x, grad_input, pool_mode, aligned, **sizes
-):
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    grad_input: Tensor,
+    pool_mode: int,
+    aligned: bool,
+    **sizes: float,
+) -> None:
     grad, rois = to_float(grad_output, rois)
     scale, *size, samples = pick(sizes, _ROI_ALIGN)
     size += grad_input.shape
@@ -31,8 +46,14 @@ def roi_align_backward(
 
 
 def roi_pool_forward(
-    input, rois, output, argmax, pooled_height, pooled_width, spatial_scale
-):
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+) -> None:
     """Pool as mmcv does, which does not round RoIs to pixels as torchvision does."""
     input, rois = to_float(input, rois)
     height, width = input.shape[2:]
@@ -72,8 +93,14 @@ def _bins(start, end, count, limit):
 
 
 def roi_pool_backward(
-    grad_output, rois, argmax, grad_input, pooled_height, pooled_width, spatial_scale
-):
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax: Tensor,
+    grad_input: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+) -> None:
     _, channels, height, width = grad_input.shape
     planes = rois[:, 0].long()[:, None] * channels + torch.arange(
         channels, device=rois.device
