@@ -132,7 +132,7 @@ def write_api(app):
         lines = []
         for module in modules:
             name = module.__name__
-            if name == page or page != 'ra_mm' and name.startswith(f'{page}.'):
+            if name == page or (page != 'ra_mm' and name.startswith(f'{page}.')):
                 lines += ['', name, ('=' if name == page else '-') * len(name)]
                 lines += ['', f'.. automodule:: {name}', *describe(module, seen)]
         (folder / f'{page}.rst').write_text('\n'.join(lines) + '\n')

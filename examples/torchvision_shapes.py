@@ -26,7 +26,7 @@ from ra_mm.datasets.shapes import write_shapes
 from ra_mm.layers import MGRN
 
 matplotlib.use('agg')
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 
 def parse_args(argv: Sequence[str] | None) -> Namespace:

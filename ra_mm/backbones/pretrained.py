@@ -94,7 +94,7 @@ def refuse_foreign_weights(backbone: nn.Module, found: Any) -> None:
         or getattr(backbone, 'dcn', None)
         or getattr(backbone, 'plugins', None)
     )
-    if not missing or not is_strict and (missing != own or not found.unexpected_keys):
+    if not missing or (not is_strict and (missing != own or not found.unexpected_keys)):
         return
     remedy = 'give a checkpoint of the same backbone, or none to train from scratch'
     if missing == own and cfg:

@@ -37,11 +37,12 @@ def check_loaded_boxes(part: Part) -> Iterator[Finding]:
     boxes, sizes, names = [], [], []
     for sample in part.loaded:
         # Another size is a fault of its own.
-        if sample.boxes is not None and sample.size and not has_other_size(sample):
-            if sample.boxes.shape[1] == 4:
-                boxes += [(x, y, u - x, v - y) for x, y, u, v in sample.boxes]
-                sizes += [sample.size] * len(sample.boxes)
-                names += [sample.path] * len(sample.boxes)
+        if sample.boxes is None or not sample.size or has_other_size(sample):
+            continue
+        if sample.boxes.shape[1] == 4:
+            boxes += [(x, y, u - x, v - y) for x, y, u, v in sample.boxes]
+            sizes += [sample.size] * len(sample.boxes)
+            names += [sample.path] * len(sample.boxes)
     if boxes:
         yield from _judge('loaded boxes', np.array(boxes), np.array(sizes), names)
 

@@ -80,7 +80,7 @@ def _check(cfg, key, path):
     checkpoint = read_checkpoint(path)
     if key == 'load_from':
         get_weights(checkpoint, path)
-        if cfg.get('resume') and not RESUMABLE <= checkpoint.keys():
+        if cfg.get('resume') and not checkpoint.keys() >= RESUMABLE:
             raise UserError(
                 f'{path} has only weights and cannot be resumed from; to start from '
                 f'them, leave out --resume and {remedy({"load_from": path})}'

@@ -13,7 +13,7 @@ import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -84,7 +84,7 @@ class _Unpickler(pickle._Unpickler):  # in Python: the one in C cannot be restri
     """
 
     by_name: dict[str, Any]
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
     for _opcode in (
         *(pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.PERSID),
         *(pickle.EXT1, pickle.EXT2, pickle.EXT4),

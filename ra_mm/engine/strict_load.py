@@ -162,7 +162,7 @@ def _excuse_plain_weights(model, found, scope, allow_plain):
         return
     attention = attention_keys(model)
     is_ra = all(key.endswith(('.gamma', '.temp')) for key in attention)
-    if scope == 'backbone' or is_ra and allow_plain:
+    if scope == 'backbone' or (is_ra and allow_plain):
         found['missing'] = [k for k in found['missing'] if k not in attention]
         if scope == 'model':
             _warn(

@@ -70,6 +70,8 @@ def fused_sum(
 
 
 class FusedSum(Function):
+    """The sum and its gradients, see :func:`fused_sum`."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -172,6 +174,8 @@ def _update_running_stats(bn, mu, V, M):
 
 
 class BNTail(Function):
+    """Batch norm and sum with their gradients, see :func:`bn_tail`."""
+
     @staticmethod
     def forward(
         ctx: Any,

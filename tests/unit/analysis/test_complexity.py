@@ -80,7 +80,7 @@ def test_trainable_params():
     assert count_params(model, trainable=True) == 4 + 25
     assert paper_params(model, 2) == 108 + 4 + 25
     assert paper_params(model, 4) == 4 + 25 + CLASSIFIER
-    assert CLASSIFIER == sum(p.numel() for p in nn.Linear(2048, 1000).parameters())
+    assert sum(p.numel() for p in nn.Linear(2048, 1000).parameters()) == CLASSIFIER
 
 
 @pytest.mark.parametrize('fails', [False, True])
