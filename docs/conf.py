@@ -13,6 +13,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from sphinx.ext.autodoc.mock import mock
+
 REPO = Path(__file__).parents[1]
 sys.path.insert(0, str(REPO))
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # for the tutorial
@@ -40,6 +42,7 @@ nb_merge_streams = True
 nb_output_stderr = 'remove'
 
 autodoc_inherit_docstrings = False
+autodoc_mock_imports = ['lightning', 'transformers', 'ultralytics']  # of ra_mm.adapters
 autodoc_typehints = 'none'  # the docstrings have the types
 napoleon_use_ivar = True
 nitpicky = True  # a reference to a name of ra_mm that does not exist is an error
@@ -83,7 +86,8 @@ def add_contents(app, docname, source):
 
 def list_modules(name):
     """A module and, if it is a package, all public modules in it."""
-    module = import_module(name)
+    with mock(autodoc_mock_imports if name.startswith('ra_mm.adapters') else []):
+        module = import_module(name)
     found = pkgutil.iter_modules(getattr(module, '__path__', []))
     names = [f'{name}.{m.name}' for m in found if m.name[0] != '_']
     return [module, *(m for name in names for m in list_modules(name))]

@@ -1,0 +1,26 @@
+"""Annealing of temp in a training by Lightning."""
+
+from lightning.pytorch import Callback
+
+from . import schedule_at
+
+
+class TempCallback(Callback):
+    """Anneal the temp of a LightningModule: ``Trainer(callbacks=[TempCallback(1000)])``.
+
+    Args:
+        length (int): Number of optimizer steps that the annealing takes.
+        **options: start and end, as for :class:`ra_mm.TempSchedule`.
+    """
+
+    def __init__(self, length: int, **options: float) -> None:
+        self.length, self.options = length, options
+
+    def on_train_start(self, trainer, pl_module):
+        self.schedule = schedule_at(
+            trainer.global_step, pl_module, self.length, **self.options
+        )
+
+    def on_train_batch_end(self, trainer, *args):
+        while self.schedule.steps < trainer.global_step:  # not if gradients accumulate
+            self.schedule.step()

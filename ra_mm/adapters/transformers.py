@@ -1,0 +1,25 @@
+"""Annealing of temp in a training by the Trainer of transformers."""
+
+from transformers import TrainerCallback
+
+from . import schedule_at
+
+
+class TempCallback(TrainerCallback):
+    """Anneal the temp of a model: ``Trainer(..., callbacks=[TempCallback(1000)])``.
+
+    Args:
+        length (int): Number of optimizer steps that the annealing takes.
+        **options: start and end, as for :class:`ra_mm.TempSchedule`.
+    """
+
+    def __init__(self, length: int, **options: float) -> None:
+        self.length, self.options = length, options
+
+    def on_train_begin(self, args, state, control, *, model, **kwargs):
+        self.schedule = schedule_at(
+            state.global_step, model, self.length, **self.options
+        )
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.schedule.step()
