@@ -54,7 +54,7 @@ def fused_sum(
     """``y = relu(F + G x)``, Eqs. 3, 5, 8 and 2 of the paper.
 
     Args:
-        F (Tensor): F(x) of shape (N, C, *), of any floating dtype, with one
+        F (Tensor): F(x) of shape (N, C, ...), of any floating dtype, with one
             to three spatial dimensions.
         x (Tensor): The shortcut, of the same shape and dtype.
         scale (Tensor): gamma / temp of shape (C, ). G is computed in float32
@@ -137,7 +137,7 @@ def bn_tail(
     called. Statistics are computed in float32 (float64 for a float64 z).
 
     Args:
-        z (Tensor): What ``bn`` would be called with, of shape (N, C, *),
+        z (Tensor): What ``bn`` would be called with, of shape (N, C, ...),
             with more than one value in each channel when training.
         bn (nn.BatchNorm1d, 2d or 3d): In training or eval mode, with any options.
         x, scale, eps, relu, compiled: As for :func:`fused_sum`.
