@@ -16,11 +16,11 @@ class TempCallback(Callback):
     def __init__(self, length: int, **options: float) -> None:
         self.length, self.options = length, options
 
-    def on_train_start(self, trainer, pl_module):
+    def on_train_start(self, trainer, pl_module) -> None:
         self.schedule = schedule_at(
             trainer.global_step, pl_module, self.length, **self.options
         )
 
-    def on_train_batch_end(self, trainer, *args):
+    def on_train_batch_end(self, trainer, *args) -> None:
         while self.schedule.steps < trainer.global_step:  # not if gradients accumulate
             self.schedule.step()

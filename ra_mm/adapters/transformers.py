@@ -16,10 +16,10 @@ class TempCallback(TrainerCallback):
     def __init__(self, length: int, **options: float) -> None:
         self.length, self.options = length, options
 
-    def on_train_begin(self, args, state, control, *, model, **kwargs):
+    def on_train_begin(self, args, state, control, *, model, **kwargs) -> None:
         self.schedule = schedule_at(
             state.global_step, model, self.length, **self.options
         )
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args, state, control, **kwargs) -> None:
         self.schedule.step()

@@ -1,5 +1,7 @@
 """Reverse attention in YOLO, trained by ultralytics."""
 
+from typing import ClassVar
+
 from torch import nn
 from ultralytics.models.yolo import detect
 
@@ -27,7 +29,7 @@ class AttentionMixin:
     """
 
     temp_epochs = 10.0
-    convert_options: dict = {}
+    convert_options: ClassVar[dict] = {}
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
