@@ -3,6 +3,7 @@
 import gc
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 from weakref import WeakSet, ref
@@ -110,10 +111,10 @@ class TempSchedule:
                 stacklevel=3,
             )
         own, others = (
-            sorted(len(gate.gamma) for gate in gates)
+            Counter(len(gate.gamma) for gate in gates)
             for gates in (self.gates, _find_other_gates())
         )
-        if others == own:
+        if own <= others:
             warnings.warn(
                 'TempSchedule: there is another model with the same gates, whose temp '
                 'stays as it is. If it is a moving average or a copy of this one, '

@@ -55,7 +55,7 @@ def test_no_model(cfg):
 @pytest.mark.parametrize(
     'options, reason',
     [
-        ({'model.backbone.depth': 17}, 'depth=17'),
+        ({'model.backbone.depth': 17}, 'depth 17'),
         ({'model.backbone.attention': dict(type='ra_mm.None')}, 'ra_mm.None'),
         ({'model.head.type': 'NoHead'}, 'NoHead'),
         ({'model.backbone.no_option': 1}, 'no_option'),

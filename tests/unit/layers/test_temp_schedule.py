@@ -12,11 +12,13 @@ import ra_mm
 from ra_mm.conversion import add_chain
 from ra_mm.layers import MGRN, TempSchedule
 
+C = 11  # no other model in this process has such gates
+
 
 class Block(nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv = nn.Conv2d(3, 3, 1)
+        self.conv = nn.Conv2d(C, C, 1)
 
     def forward(self, x):
         return self.conv(x) + x
@@ -36,7 +38,7 @@ def train(model, schedule=None, steps=1):
         warnings.simplefilter('always')
         for _ in range(steps):
             optimizer.zero_grad()
-            model(torch.randn(2, 3, 4, 4)).square().sum().backward()
+            model(torch.randn(2, C, 4, 4)).square().sum().backward()
             optimizer.step()
             if schedule:
                 schedule.step()
@@ -129,14 +131,14 @@ def traced(model):
 
 
 def exported(model):
-    return torch.export.export(model, (torch.randn(2, 3, 4, 4),)).module()
+    return torch.export.export(model, (torch.randn(2, C, 4, 4),)).module()
 
 
 def quantized(model):
     from torch.ao.quantization import get_default_qat_qconfig_mapping, quantize_fx
 
     mapping = get_default_qat_qconfig_mapping()
-    return quantize_fx.prepare_qat_fx(model, mapping, torch.randn(2, 3, 4, 4))
+    return quantize_fx.prepare_qat_fx(model, mapping, torch.randn(2, C, 4, 4))
 
 
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
@@ -154,7 +156,7 @@ def test_traced_models(kind):
         found = [b.item() for n, b in each.named_buffers() if n.endswith('gate.temp')]
         assert found == [15.5, 15.5]
     if kind is not quantized:  # whose observers clip the change
-        x = torch.randn(2, 3, 4, 4)
+        x = torch.randn(2, C, 4, 4)
         nn.init.ones_(copies[0].get_parameter('0.attention.gate.gamma'))
         y = copies[0](x)
         schedule.step()
