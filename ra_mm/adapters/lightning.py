@@ -1,5 +1,7 @@
 """Annealing of temp in a training by Lightning."""
 
+from typing import Any
+
 from lightning.pytorch import Callback
 
 from . import schedule_at
@@ -16,11 +18,11 @@ class TempCallback(Callback):
     def __init__(self, length: int, **options: float) -> None:
         self.length, self.options = length, options
 
-    def on_train_start(self, trainer, pl_module) -> None:
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self.schedule = schedule_at(
             trainer.global_step, pl_module, self.length, **self.options
         )
 
-    def on_train_batch_end(self, trainer, *args) -> None:
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
         while self.schedule.steps < trainer.global_step:  # not if gradients accumulate
             self.schedule.step()

@@ -1,5 +1,7 @@
 """Annealing of temp in a training by the Trainer of transformers."""
 
+from typing import Any
+
 from transformers import TrainerCallback
 
 from . import schedule_at
@@ -16,10 +18,12 @@ class TempCallback(TrainerCallback):
     def __init__(self, length: int, **options: float) -> None:
         self.length, self.options = length, options
 
-    def on_train_begin(self, args, state, control, *, model, **kwargs) -> None:
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any
+    ) -> None:
         self.schedule = schedule_at(
             state.global_step, model, self.length, **self.options
         )
 
-    def on_step_end(self, args, state, control, **kwargs) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.schedule.step()

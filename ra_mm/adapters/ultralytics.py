@@ -1,6 +1,6 @@
 """Reverse attention in YOLO, trained by ultralytics."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 from ultralytics.models.yolo import detect
@@ -30,14 +30,18 @@ class AttentionMixin:
 
     temp_epochs = 10.0
     convert_options: ClassVar[dict] = {}
+    add_callback: Any  # of the trainer
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.add_callback('on_train_start', _start)
         self.add_callback('on_train_batch_end', _step)
 
-    def get_model(self, cfg=None, weights=None, verbose=True) -> nn.Module:
-        model = super().get_model(cfg, weights, verbose)
+    def get_model(
+        self, cfg: Any = None, weights: Any = None, verbose: bool = True
+    ) -> nn.Module:
+        trainer: Any = super()
+        model = trainer.get_model(cfg, weights, verbose)
         names = {type(m).__name__ for m in model.modules()}
         blocks = [name for name in BLOCKS if name in names] or BLOCKS
         convert(model, **{'blocks': blocks, **self.convert_options})
