@@ -201,23 +201,6 @@ def test_signals_and_volumes(conv, norm, shape):
     torch.testing.assert_close(*results)
 
 
-class Conformer(nn.Module):
-    """A block that adds tokens (N, L, C), with a convolution over them."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.mlp = nn.Conv1d(16, 16, 3, padding=1), nn.Linear(16, 16)
-        self.up = nn.Conv1d(16, 32, 1)
-
-    def forward(self, x):
-        return self.mlp(self.conv(x.mT).mT + self.up(x.mT).mT[..., :16]) + x
-
-
-def test_tokens_are_no_signals():
-    with pytest.raises(ValueError, match=r'Conformer.*\(N, C, \*\)'):
-        ra_mm.convert(nn.Sequential(Conformer()), blocks='Conformer')
-
-
 def test_equal_to_a_written_rule():
     """Trained by the same path, so equal to the bit."""
 

@@ -140,3 +140,20 @@ def test_refused(model, blocks, message):
     with pytest.raises(ValueError, match=f'(?s){message}'):
         ra_mm.convert(model, **kinds)
     assert [(n, type(m), dict(vars(m))) for n, m in model.named_modules()] == before
+
+
+class Conformer(nn.Module):
+    """A block that adds tokens (N, L, C), with a convolution over them."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.mlp = nn.Conv1d(16, 16, 3, padding=1), nn.Linear(16, 16)
+        self.up = nn.Conv1d(16, 32, 1)
+
+    def forward(self, x):
+        return self.mlp(self.conv(x.mT).mT + self.up(x.mT).mT[..., :16]) + x
+
+
+def test_tokens_are_no_signals():
+    with pytest.raises(ValueError, match=r'Conformer.*\(N, C, \*\)'):
+        ra_mm.convert(nn.Sequential(Conformer()), blocks='Conformer')
