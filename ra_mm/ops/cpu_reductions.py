@@ -13,6 +13,7 @@ torch.compile, each function here is its plain definition.
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from math import prod
 
 import torch
 from torch import Tensor, fx
@@ -55,8 +56,8 @@ def per_plane(t: Tensor, F: Tensor) -> Tensor:
 
 
 def plane_size(F: Tensor) -> int:
-    """The number of values of each plane."""
-    return F.shape[2:].numel()
+    """The number of values of each plane; in a trace by torch.jit, of any size."""
+    return prod(F.shape[2:])
 
 
 def plane_norm(F: Tensor) -> Tensor:

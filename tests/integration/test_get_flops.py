@@ -129,7 +129,7 @@ def test_rivals_are_counted(type, per_element, per_channel):
     for c, side in stages:
         kernel = per_channel or {64: 3, 128: 5, 256: 5, 512: 5}[c]
         expected += 2 * (per_element * c * side**2 + kernel * c)
-        expected += 2 * (type == 'ra_mm.SimAM')  # H W
+        expected += 4 * (type == 'ra_mm.SimAM')  # 1 H W
     plain = flops('imagenet/r18.py', (64, 64)).total()
     ours = flops('imagenet/ra_r18.py', (64, 64), type=type).total()
     assert ours - plain == expected

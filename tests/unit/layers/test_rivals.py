@@ -207,6 +207,17 @@ def test_low_precision(kind, dtype):
     )
 
 
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+@pytest.mark.parametrize('kind', [*RIVALS, ReverseAttention])
+def test_traces_serve_maps_of_any_size(kind):
+    """As an exported model needs."""
+    layer = kind(6).double()
+    nn.init.uniform_(next(layer.parameters(), torch.empty(1)))
+    traced = torch.jit.trace(layer, torch.randn(2, 2, 6, 5, 3).double().unbind())
+    F, x = torch.randn(2, 1, 6, 8, 7).double()
+    torch.testing.assert_close(traced(F, x), layer(F, x))
+
+
 @pytest.mark.parametrize('name', ATTENTIONS)
 def test_registered(name):
     from ra_mm.registry import MODELS
