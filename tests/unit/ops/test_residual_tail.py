@@ -218,6 +218,8 @@ def test_one_value_a_channel(tail_and_inputs):
 @pytest.mark.parametrize('path', ['fused', 'fused_sum'])
 def test_inference(path, dtype, memory_format, device, tail_and_inputs):
     """Without gradients; the inputs stay what they are."""
+    if dtype == torch.bfloat16 and device is as_on_gpu and not cpu_mixes_dtypes():
+        pytest.skip('the CPU of PyTorch 2.1 cannot stand in for a GPU')
     module, z, x = tail_and_inputs(SHAPE, dtype)
     module.eval()
     z, x = (t.to(memory_format=memory_format) for t in (z, x))
