@@ -1,6 +1,6 @@
 """Measure which families of models ``ra_mm.convert(model, blocks='auto')`` converts.
 
-For the smallest model of each family, it counts the modules that add feature maps by
+For a small model of each family, it counts the modules that add feature maps by
 watching the additions of a forward pass, converts the model, compares its outputs
 at gamma = 0, and looks at the gradients of gamma. What has been measured stays in
 the result file, so that the command can be repeated until all is done.
