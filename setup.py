@@ -25,10 +25,10 @@ def absolute_readme():
 
 
 def copy_mim(folder):
-    """Copy the configs, the tools and their index to ``folder/.mim``."""
+    """Copy the configs and their index, the tools and what they import, to ``.mim``."""
     mim = Path(folder, '.mim')
     shutil.rmtree(mim, ignore_errors=True)  # of an earlier build
-    for name in ('configs', 'tools'):
+    for name in ('configs', 'reproduction', 'tools'):
         # The benchmark needs benchmarks/, which only a clone has.
         ignore = shutil.ignore_patterns('__pycache__', 'benchmark.py')
         shutil.copytree(name, mim / name, ignore=ignore)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ra_mm.engine.config import find_configs
 from ra_mm.layers import ATTENTIONS, ResidualSum
 from ra_mm.models import build_model
-from ra_mm.reproduce import paper
+from reproduction import paper
 
 CONFIG_DIR = find_configs()
 CONFIGS = dict(

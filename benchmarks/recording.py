@@ -15,7 +15,7 @@ import torch
 
 from ra_mm.errors import UserError
 from ra_mm.fileio import atomic_write
-from ra_mm.reproduce import machine
+from reproduction import machine
 
 PACKAGES = ('torch', 'torchvision', 'triton', 'numpy')
 TOOLBOXES = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain')

@@ -8,11 +8,15 @@
 ra_mm/analysis/complexity.py says which operators are counted.
 """
 
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from decimal import Decimal
+from pathlib import Path
 
 from mmengine.config import Config
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # has reproduction/
 
 from ra_mm.analysis.complexity import (
     SHAPES,
@@ -30,7 +34,7 @@ from ra_mm.cli import (
 )
 from ra_mm.errors import UserError
 from ra_mm.models import build_model
-from ra_mm.reproduce import paper
+from reproduction import paper
 
 PROG = 'tools/get_flops.py'
 NOTES = """\

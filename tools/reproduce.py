@@ -23,16 +23,18 @@ from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # has reproduction/
+
 from ra_mm.cli import add_cfg_options, report_user_errors
 from ra_mm.datasets.shapes import write_shapes
 from ra_mm.errors import UserError
-from ra_mm.reproduce.execute import execute
-from ra_mm.reproduce.html_report import write_report
-from ra_mm.reproduce.job import make_job
-from ra_mm.reproduce.ledger import Ledger
-from ra_mm.reproduce.plan import Run, Setting, make_plan, select_rows
-from ra_mm.reproduce.process import lock
-from ra_mm.reproduce.user_data import read_data_folder
+from reproduction.execute import execute
+from reproduction.html_report import write_report
+from reproduction.job import make_job
+from reproduction.ledger import Ledger
+from reproduction.plan import Run, Setting, make_plan, select_rows
+from reproduction.process import lock
+from reproduction.user_data import read_data_folder
 
 PROG = 'tools/reproduce.py'
 

@@ -9,7 +9,7 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 
 from ra_mm.cli import load_config
-from ra_mm.reproduce import paper
+from reproduction import paper
 
 FILES = sorted(
     str(path.relative_to(paper.CONFIGS)) for path in paper.CONFIGS.rglob('*.py')

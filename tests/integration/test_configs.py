@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from ra_mm.checks.rules import check_config
 from ra_mm.cli import build_runner, load_config
 from ra_mm.engine.checkpoint_io import read_state_dict
-from ra_mm.reproduce import paper
+from reproduction import paper
 
 FILES = sorted(
     str(path.relative_to(paper.CONFIGS))

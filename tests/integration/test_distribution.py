@@ -15,7 +15,7 @@ import pytest
 import ra_mm
 
 REPO = Path(__file__).parents[2]
-FOR_MIM = ('configs', 'tools', 'model-index.yml')
+FOR_MIM = ('configs', 'reproduction', 'tools', 'model-index.yml')
 
 
 def files(folder):
@@ -112,7 +112,7 @@ def test_wheel_has_all_of_the_package(wheel, source):
 def test_wheel_has_what_mim_needs(wheel, source, folder):
     """In the package, and where onedl-mim looks for it, see setup.py."""
     assert {path.name for path in (wheel / folder).iterdir()} == {*FOR_MIM}
-    for name in ('configs', 'tools'):
+    for name in ('configs', 'reproduction', 'tools'):
         expected = files(source / name) - {Path('benchmark.py')}  # needs a clone
         assert files(wheel / folder / name) == expected
     assert not (wheel / 'benchmarks').exists()
@@ -125,9 +125,10 @@ def test_wheel_can_be_imported(wheel, tmp_path):
 
 
 def test_rows_of_the_paper_are_found_in_the_wheel(wheel, tmp_path):
-    code = 'from ra_mm.reproduce import paper; print(paper.rows(4)[0].config)'
-    out = run_in_wheel(wheel, tmp_path, '-c', code)
-    assert Path(out.strip()).is_relative_to(wheel / 'ra_mm/.mim/configs')
+    mim = wheel / 'ra_mm/.mim'
+    command = mim / 'tools/reproduce.py', 'table9', '--scale', 'demo', '--dry-run'
+    out = run_in_wheel(wheel, tmp_path, *command)
+    assert f'{mim}/tools/train.py' in out
 
 
 def test_model_of_a_config_in_the_wheel(wheel, tmp_path):

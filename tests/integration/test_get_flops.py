@@ -17,7 +17,7 @@ from ra_mm.analysis.complexity import (
 )
 from ra_mm.analysis.operators import results_without_kernels
 from ra_mm.models import build_model
-from ra_mm.reproduce import paper
+from reproduction import paper
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from ra_mm._torch import COMPILES_FUNCTIONS
 from ra_mm.cli import load_config
 from ra_mm.layers import ReverseAttention
 from ra_mm.ops import set_training_path, tuning
-from ra_mm.reproduce import paper
+from reproduction import paper
 
 REPO = paper.CONFIGS.parent
 PAGES = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ra_mm.errors import UserError
-from ra_mm.reproduce.process import lock
+from reproduction.process import lock
 
 REPO = Path(__file__).parents[2]
 

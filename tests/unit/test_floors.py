@@ -15,7 +15,7 @@ import ra_mm
 ROOT = Path(__file__).parents[2]
 FILES = sorted(
     path
-    for folder in ('ra_mm', 'tools', 'benchmarks', 'examples')
+    for folder in ('ra_mm', 'tools', 'benchmarks', 'examples', 'reproduction')
     for path in (ROOT / folder).rglob('*.py')
     if path != ROOT / 'ra_mm/__init__.py'  # offers names of all floors, lazily
 )
@@ -38,7 +38,7 @@ def package_of(module):
     parts = module.split('.')
     if parts[0] == 'ra_mm':
         return '.'.join(parts[:2])
-    return parts[0] if parts[0] in ('tools', 'benchmarks', 'examples') else None
+    return parts[0] if (ROOT / parts[0]).is_dir() else None
 
 
 def imported_modules(path, root):

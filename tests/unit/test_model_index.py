@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from ra_mm.reproduce import paper
+from reproduction import paper
 
 load = pytest.importorskip('modelindex.load_model_index').load
 

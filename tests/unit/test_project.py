@@ -52,7 +52,7 @@ def test_every_import_is_declared():
     declared |= {'mmcv', 'mmcv-lite'}  # the user installs one of them
     distributions = metadata.packages_distributions()
     undeclared = {}
-    for folder in ('ra_mm', 'tools', 'benchmarks', 'examples', 'tests'):
+    for folder in ('ra_mm', 'tools', 'benchmarks', 'examples', 'reproduction', 'tests'):
         for path in (REPO / folder).rglob('*.py'):
             for name in find_imports(path) & distributions.keys():
                 if not declared & {d.lower() for d in distributions[name]}:

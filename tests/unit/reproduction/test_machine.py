@@ -1,6 +1,6 @@
 import re
 
-from ra_mm.reproduce import machine
+from reproduction import machine
 
 
 def test_git_state(tmp_path, monkeypatch):

@@ -3,8 +3,8 @@ import base64
 import cv2
 import numpy as np
 
-from ra_mm.reproduce.charts import draw_panels, make_charts, make_panels
-from ra_mm.reproduce.tables import make_table
+from reproduction.charts import draw_panels, make_charts, make_panels
+from reproduction.tables import make_table
 
 
 def panels_of(ledger, group='ResNet18', metric='top1'):

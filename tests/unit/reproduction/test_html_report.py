@@ -4,8 +4,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from ra_mm.reproduce.html_report import write_report
-from ra_mm.reproduce.ledger import Ledger
+from reproduction.html_report import write_report
+from reproduction.ledger import Ledger
 
 DEMO = 'DEMO SCALE - not a reproduction'
 

@@ -11,10 +11,10 @@ from mmengine.registry import MODELS, init_default_scope
 from ra_mm.engine.strict_load import load_strict
 from ra_mm.errors import UserError
 from ra_mm.models import build_model
-from ra_mm.reproduce import paper
-from ra_mm.reproduce.job import make_job
-from ra_mm.reproduce.plan import Setting, make_plan, select_rows
-from ra_mm.reproduce.user_data import read_data_folder
+from reproduction import paper
+from reproduction.job import make_job
+from reproduction.plan import Setting, make_plan, select_rows
+from reproduction.user_data import read_data_folder
 
 FULL = Setting('full', Path('out'), gpus=2, launcher='pytorch')
 DEMO = Setting('demo', Path('out'))

@@ -4,7 +4,5 @@
 them, :mod:`.ledger` keeps what is known of each run, and :mod:`.html_report`
 shows it. ``tools/reproduce.py`` goes through these four steps.
 
-It is part of the installed package because people compare the attentions on
-their own data (``--data``) from ``pip install``, without a clone, and because
-jobs on other machines import it.
+It lies beside the tools and configs, in a clone and in ``ra_mm/.mim`` of a wheel.
 """

@@ -3,8 +3,8 @@ import json
 import pytest
 from mmengine.config import Config
 
-from ra_mm.reproduce.ledger import Entry
-from ra_mm.reproduce.results import find_gpu, fraction_done, record_results
+from reproduction.ledger import Entry
+from reproduction.results import find_gpu, fraction_done, record_results
 
 
 def test_long_curves_are_thinned(tmp_path):

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from ra_mm.errors import UserError
-from ra_mm.reproduce.ledger import Entry, Ledger
-from ra_mm.reproduce.plan import Setting, make_plan, select_rows
-from ra_mm.reproduce.user_data import DataFolder
+from reproduction.ledger import Entry, Ledger
+from reproduction.plan import Setting, make_plan, select_rows
+from reproduction.user_data import DataFolder
 
 DATA = DataFolder(Path('/d'), ('a', 'b'), (None, 'train'), (None, 'val'))
 

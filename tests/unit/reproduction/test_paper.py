@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 
-from ra_mm.reproduce import paper
+from reproduction import paper
 
 
 def test_rows():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ra_mm.reproduce.tables import make_table
+from reproduction.tables import make_table
 
 
 def cells(ledger, name):

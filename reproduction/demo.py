@@ -8,7 +8,7 @@ import runpy
 
 from mmengine.config import Config
 
-from ra_mm.reproduce.paper import CONFIGS
+from reproduction.paper import CONFIGS
 
 EPOCH_DIVISOR = 10  # for the epochs on ImageNet
 RESNET_WIDTH = 8  # channels of the stem and first stage, instead of 64

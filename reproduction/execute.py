@@ -38,7 +38,7 @@ def execute(
         setting: What the runs have in common.
         ledger: Has an entry for each run of the plan; it is saved after every
             change.
-        lock_file: From :func:`ra_mm.reproduce.process.lock`.
+        lock_file: From :func:`reproduction.process.lock`.
 
     Yields:
         The entry of each run that has ended, after it was saved.
@@ -68,7 +68,7 @@ class Training:
         entry: What is known of the run; it is kept up to date.
         save: Writes the entry to disk.
         display: Prints events and progress.
-        lock_file: From :func:`ra_mm.reproduce.process.lock`.
+        lock_file: From :func:`reproduction.process.lock`.
     """
 
     run: Run

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from ra_mm.reproduce import execute, paper
-from ra_mm.reproduce.job import Job
-from ra_mm.reproduce.ledger import Ledger
-from ra_mm.reproduce.plan import Run, Setting
-from ra_mm.reproduce.process import lock
+from reproduction import execute, paper
+from reproduction.job import Job
+from reproduction.ledger import Ledger
+from reproduction.plan import Run, Setting
+from reproduction.process import lock
 
 EPOCHS = 4
 # Arguments: work directory, behaviour ('learn', 'fail' in epoch 3, 'crash' in the

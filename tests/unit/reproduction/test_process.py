@@ -5,8 +5,8 @@ import time
 import pytest
 
 from ra_mm.errors import UserError
-from ra_mm.reproduce import process
-from ra_mm.reproduce.process import lock, start
+from reproduction import process
+from reproduction.process import lock, start
 
 # A training with a child, such as torchrun, that says when both are running.
 TRAINING = """

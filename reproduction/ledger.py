@@ -91,7 +91,7 @@ class RequestedRow:
     """A row of a table that was requested.
 
     Attributes:
-        table, group, name: As in :class:`ra_mm.reproduce.paper.Row`.
+        table, group, name: As in :class:`reproduction.paper.Row`.
         paper: The numbers of the paper as it prints them, by metric. None for
             the user's data.
         misprints: By metric, what is wrong with the printed number.

@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from ra_mm.errors import UserError
-from ra_mm.reproduce.plan import make_plan, select_rows
-from ra_mm.reproduce.user_data import read_data_folder
+from reproduction.plan import make_plan, select_rows
+from reproduction.user_data import read_data_folder
 
 
 def remove(*names):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ra_mm.reproduce.comparison import compare
+from reproduction.comparison import compare
 
 
 def draw(seeds, models=4, effect=0.0, seed=0):

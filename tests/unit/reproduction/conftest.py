@@ -8,8 +8,8 @@ import torch
 
 from ra_mm.analysis import gates
 from ra_mm.backbones import RAResNet
-from ra_mm.reproduce import paper
-from ra_mm.reproduce.ledger import Entry, Ledger, RequestedRow
+from reproduction import paper
+from reproduction.ledger import Entry, Ledger, RequestedRow
 
 LOG = 'x < y && <script>alert(1)</script>\nRuntimeError: | out of `memory`'
 

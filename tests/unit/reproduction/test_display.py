@@ -1,5 +1,5 @@
-from ra_mm.reproduce.display import seconds_left
-from ra_mm.reproduce.ledger import Entry, format_duration
+from reproduction.display import seconds_left
+from reproduction.ledger import Entry, format_duration
 
 
 def test_format_duration():
