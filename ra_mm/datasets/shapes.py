@@ -8,7 +8,7 @@ writes its annotations in the formats of the three toolboxes::
         images/{train,val}/000000.jpg ...
         masks/{train,val}/000000.png ...  ADE20K-style masks        (mmseg)
         classes/{train,val}/<class>/0000.jpg ...  one shape each  (mmpretrain)
-        shapes.json                       parameters, list of files
+        shapes.json                       parameters
 
 ``CocoDataset`` (with ``METAINFO``), ``BaseSegDataset`` (with ``SEG_METAINFO``
 and ``reduce_zero_label=True``) and ``CustomDataset`` read it without changes, and
@@ -112,9 +112,7 @@ def write_shapes(
             print(f'Drawing {out_dir}, {split}')
             _write_images(root, split, num, image_size, seed)
             _write_classes(root, split, per_class, class_size, seed)
-        files = sorted(str(path.relative_to(root)) for path in root.rglob('*.*'))
-        record = dict(parameters=parameters, files=files)
-        (root / 'shapes.json').write_text(json.dumps(record))
+        (root / 'shapes.json').write_text(json.dumps(dict(parameters=parameters)))
         root.replace(target)
     print(
         f'{out_dir}: {num_train} + {num_val} images of '
@@ -144,32 +142,24 @@ def _is_complete(out_dir, parameters):
     Raises:
         UserError: If it holds anything else.
     """
-    advice = 'Delete it, or choose another folder.'
-    if out_dir.exists() and not out_dir.is_dir():
-        raise UserError(f'{out_dir} is a file. {advice}')
-    if not out_dir.exists() or not any(out_dir.iterdir()):
+    if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
         return False
     try:
-        record = json.loads((out_dir / 'shapes.json').read_text())
-        found, files = record['parameters'], record['files']
-        differences = ', '.join(
-            f'{name}={found.get(name)} (requested: {value})'
-            for name, value in parameters.items()
-            if found.get(name) != value
-        )
-        missing = [name for name in files if not (out_dir / name).is_file()]
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-        names = sorted(path.name for path in out_dir.iterdir())
+        found = dict(json.loads((out_dir / 'shapes.json').read_text())['parameters'])
+    except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
-            f'{out_dir} is not empty and was not written by this generator: it has '
-            f'no valid shapes.json, but {", ".join(names[:3])}. Choose another folder.'
+            f'{out_dir} exists and was not written by this generator: it has no valid '
+            'shapes.json. Choose another folder.'
         ) from None
+    differences = ', '.join(
+        f'{name}={found.get(name)} (requested: {value})'
+        for name, value in parameters.items()
+        if found.get(name) != value
+    )
     if differences:
-        raise UserError(f'{out_dir} was drawn with {differences}. {advice}')
-    if missing:
         raise UserError(
-            f'{out_dir} lacks {len(missing)} of its {len(files)} files, '
-            f'for example {missing[0]}. {advice}'
+            f'{out_dir} was drawn with {differences}. Delete it, or choose another '
+            'folder.'
         )
     return True
 
@@ -250,17 +240,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         'out_dir', nargs='?', default='data/shapes', help='folder to write'
     )
-    for flag, default, text in (
-        ('--train', 400, 'number of training images'),
-        ('--val', 60, 'number of validation images'),
-        ('--classes-train', 100, 'training pictures with one shape, for each class'),
-        ('--classes-val', 25, 'validation pictures with one shape, for each class'),
-        ('--class-size', 64, 'side of the pictures with one shape, in pixels'),
-        ('--seed', 0, 'random seed'),
+    for flag, name, default, text in (
+        ('--train', 'num_train', 400, 'number of training images'),
+        ('--val', 'num_val', 60, 'number of validation images'),
+        ('--classes-train', None, 100, 'training pictures of one shape for each class'),
+        ('--classes-val', None, 25, 'validation pictures of one shape for each class'),
+        ('--class-size', None, 64, 'side of the pictures of one shape, in pixels'),
+        ('--seed', None, 0, 'random seed'),
     ):
-        parser.add_argument(flag, type=int, default=default, help=text)
+        dest = name or flag[2:].replace('-', '_')
+        parser.add_argument(flag, dest=dest, type=int, default=default, help=text)
     parser.add_argument(
         '--size',
+        dest='image_size',
         type=int,
         nargs='+',
         default=[256],
@@ -271,17 +263,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    if len(args.image_size) == 1:
+        args.image_size *= 2
     try:
-        write_shapes(
-            args.out_dir,
-            args.train,
-            args.val,
-            args.size[0] if len(args.size) == 1 else args.size,
-            args.classes_train,
-            args.classes_val,
-            args.class_size,
-            args.seed,
-        )
+        write_shapes(**vars(args))
     except (UserError, OSError) as e:
         sys.exit(f'error: {e}')
 
