@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, Template
 from ra_mm.errors import UserError
 from ra_mm.fileio import atomic_write
 
+from . import paper
 from .charts import make_charts
 from .ledger import Ledger, format_duration
 from .tables import describe_hardware, make_table
@@ -40,16 +41,21 @@ def write_report(folder: Path) -> None:
 def render(ledger: Ledger) -> str:
     """Fill ``report.html.jinja``."""
     shown: set = set()
-    tables = [
-        make_table(ledger, [*rows])
-        for _, rows in groupby(ledger.rows, lambda row: row.table)
-    ]
+    tables = []
+    for number, rows in groupby(ledger.rows, lambda row: row.table):
+        table = make_table(ledger, [*rows])
+        tables.append((number, table, [*make_charts(ledger, table, shown)]))
+    entries = ledger.runs.values()
+    versions = {v for entry in entries for v in (entry.versions or {}).items() if v[1]}
     return _template().render(
-        title=_title(ledger),
-        banner=_banner(ledger),
-        facts=_facts(ledger),
-        tables=[(table, [*make_charts(ledger, table, shown)]) for table in tables],
         ledger=ledger,
+        tables=tables,
+        titles=paper.titles(),
+        states=Counter(entry.status for entry in entries),
+        seconds=sum(entry.wall_s for entry in entries),
+        versions=sorted(versions),
+        commits=sorted({entry.commit for entry in entries if entry.commit}),
+        now=datetime.now(),
     )
 
 
@@ -65,43 +71,3 @@ def _template() -> Template:
     environment.filters['duration'] = format_duration
     environment.filters['hardware'] = describe_hardware
     return environment.get_template('report.html.jinja')
-
-
-def _title(ledger):
-    if ledger.data:
-        return f'Attentions compared on {Path(ledger.data).name}'
-    tables = dict.fromkeys(row.table for row in ledger.rows)
-    numbers = [str(table) for table in tables if isinstance(table, int)]
-    if ledger.rows and not numbers:
-        return 'Reverse attention: beyond the paper'
-    plural = '' if len(numbers) == 1 else 's'
-    return f'Reverse attention: Table{plural} {", ".join(numbers) or "2 to 10"}'
-
-
-def _banner(ledger):
-    if ledger.scale != 'demo':
-        return ''
-    images = Path(ledger.data).name if ledger.data else 'drawn shapes'
-    return f'DEMO SCALE - not a reproduction: tiny networks on {images}'
-
-
-def _facts(ledger):
-    """Labels and values of what the reader must know first."""
-    entries = ledger.runs.values()
-    states = Counter(entry.status for entry in entries)
-    versions = {v for entry in entries for v in (entry.versions or {}).items() if v[1]}
-    commits = {entry.commit for entry in entries if entry.commit}
-    paper_data = 'ImageNet-1K, COCO, ADE20K'
-    return {
-        'Scale': ledger.scale or 'none yet',
-        'Data': ledger.data
-        or ('drawn shapes' if ledger.scale == 'demo' else paper_data),
-        'Seeds': f'{ledger.seeds} for each row',
-        'Runs': f'{states["done"]} done, {states["running"]} running, '
-        f'{states["failed"]} failed, {states["waiting"]} not run',
-        'Training time': format_duration(sum(entry.wall_s for entry in entries)),
-        'Hardware': describe_hardware(entries) or 'none yet',
-        'Versions': ', '.join(' '.join(v) for v in sorted(versions)) or 'none yet',
-        'Commit': ', '.join(sorted(commits)) or 'unknown',
-        'Written': f'{datetime.now():%Y-%m-%d %H:%M}',
-    }

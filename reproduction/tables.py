@@ -13,10 +13,6 @@ from .comparison import Comparison, compare
 from .ledger import COUNTED, Entry, Ledger, RequestedRow, format_duration
 
 NOT_ACCURACY = (*COUNTED, 'hours', 'epochs')
-CAPTION = (
-    'ours: mean over the finished seeds (hours: median); ±: sample standard '
-    'deviation, none for one seed. Hardware: '
-)
 
 
 class Cell(NamedTuple):
@@ -25,7 +21,7 @@ class Cell(NamedTuple):
     text: str
     kind: str = 'ours'  # class in the HTML
     small: str = ''  # second line
-    note: int = 0  # number of the footnote
+    note: str = ''  # footnote
 
 
 class GroupComparison(NamedTuple):
@@ -46,22 +42,18 @@ class Table:
     """A table of the paper with our numbers.
 
     Attributes:
-        title: Number and subject.
         columns: Headings, each with the subheadings of its columns.
         rows: Each row with its cells, a list for each heading.
-        notes: Footnotes.
-        caption: What the numbers are, and the hardware.
+        hardware: What has trained the finished runs.
         metric: The metric that is compared, if any was measured.
         comparisons: Of each group; none at demo scale, unless the data are the
             user's.
         readings: Sentences that say what the comparisons show.
     """
 
-    title: str
     columns: list[tuple[str, list[str]]]
     rows: list[tuple[RequestedRow, list[list[Cell]]]]
-    notes: list[str]
-    caption: str
+    hardware: str
     metric: str | None
     comparisons: list[GroupComparison]
     readings: list[str]
@@ -71,16 +63,13 @@ def make_table(ledger: Ledger, rows: list[RequestedRow]) -> Table:
     """Compute a table from its rows."""
     metrics = _select_metrics(ledger, rows)
     metric = next((m for m in metrics if m not in NOT_ACCURACY), None)
-    misprints = [(row.key, m) for row in rows for m in metrics if m in row.misprints]
     columns = [(paper.metrics()[m], _subheadings(ledger, rows[0], m)) for m in metrics]
     body = []
     for row in rows:
-        cells = []
-        for m, (_, subheadings) in zip(metrics, columns):
-            key = row.key, m
-            note = misprints.index(key) + 1 if key in misprints else 0
-            by_subheading = _metric_cells(ledger, row, m, note)
-            cells.append([by_subheading[s] for s in subheadings])
+        cells = [
+            [CELLS[subheading](ledger, row, m) for subheading in subheadings]
+            for m, (_, subheadings) in zip(metrics, columns)
+        ]
         body.append((row, [*cells, [_seeds_cell(ledger, row)]]))
     columns.append(('Seeds', ['done']))
     used = describe_hardware(e for row in rows for e in ledger.entries(row, 'done'))
@@ -93,35 +82,19 @@ def make_table(ledger: Ledger, rows: list[RequestedRow]) -> Table:
     comparisons = []
     if metric and (ledger.scale != 'demo' or ledger.data):
         comparisons = _compare_groups(ledger, rows, metric)
-    return Table(
-        title=_make_title(ledger, rows[0].table),
-        columns=columns,
-        rows=body,
-        notes=[row.misprints[m] for row in rows for m in metrics if m in row.misprints],
-        caption=f'{CAPTION}{used or "none yet"}.',
-        metric=metric,
-        comparisons=comparisons,
-        readings=[
-            _read_comparison(group.base, row, metric, comparison)
-            for group in comparisons
-            for row, comparison in group.others
-        ],
-    )
-
-
-def _make_title(ledger, table):
-    title = paper.titles()[str(table)]
-    if isinstance(table, str):
-        return title
-    return f'{"Models of " if ledger.data else ""}Table {table}: {title}'
+    readings = [
+        _read_comparison(group.base, row, metric, comparison)
+        for group in comparisons
+        for row, comparison in group.others
+    ]
+    return Table(columns, body, used, metric, comparisons, readings)
 
 
 def _select_metrics(ledger, rows):
     """The metrics that the paper prints; without it, whatever was measured."""
     wanted = {metric for row in rows for metric in row.paper}
     if not _has_paper(ledger, rows[0]):
-        entries = [entry for row in rows for entry in ledger.entries(row, 'done')]
-        wanted = {metric for metric in paper.metrics() if _values(entries, metric)}
+        wanted = {m for m in paper.metrics() for r in rows if _values(ledger, r, m)}
     return [metric for metric in paper.metrics() if metric in wanted]
 
 
@@ -130,8 +103,9 @@ def _has_paper(ledger, row):
     return not ledger.data and not isinstance(row.table, str)
 
 
-def _values(entries, metric):
-    """The values of a metric in those entries that have it."""
+def _values(ledger, row, metric):
+    """The values of a metric in those runs of a row that have it."""
+    entries = ledger.entries(row, None if metric in COUNTED else 'done')
     return [v for entry in entries if (v := entry.value(metric)) is not None]
 
 
@@ -148,27 +122,6 @@ def _find_baseline(ledger: Ledger, row: RequestedRow) -> RequestedRow | None:
     return next((other for other in ledger.rows if other.key == key), None)
 
 
-def _hours_ratios(
-    ledger: Ledger, row: RequestedRow
-) -> tuple[float | None, float | None]:
-    """Training hours relative to the baseline: the paper's and ours, or None.
-
-    Ours is the ratio of the medians over the seeds, so that a single run that
-    was slowed down by something else does not count.
-    """
-    base = _find_baseline(ledger, row)
-    if base is None:
-        return None, None
-    printed = [float(r.paper.get('hours', 'nan')) for r in (row, base)]
-    entries = [ledger.entries(r, 'done') for r in (row, base)]
-    hours = [_values(e, 'hours') for e in entries]
-    is_comparable = all(hours) and len({*map(describe_hardware, entries)}) == 1
-    return (
-        None if math.isnan(sum(printed)) else printed[0] / printed[1],
-        median(hours[0]) / median(hours[1]) if is_comparable else None,
-    )
-
-
 def _subheadings(ledger, row, metric):
     ours = [] if metric == 'epochs' else ['ours']  # a part of the schedule
     if not _has_paper(ledger, row):
@@ -178,63 +131,89 @@ def _subheadings(ledger, row, metric):
     return ['paper', *ours, *([] if metric in ('hours', 'epochs') else ['diff.'])]
 
 
-def _metric_cells(ledger, row, metric, note):
-    """The cells of one row and metric, by subheading."""
-    printed = row.paper.get(metric)
-    paper_cell, difference = Cell(printed or '–', 'paper', '', note), Cell('–', 'diff')
-    if metric == 'hours':
-        theirs, own = (f'×{r:.2f}' if r else '–' for r in _hours_ratios(ledger, row))
-        if printed:
-            paper_cell = Cell(theirs, 'paper', f'{printed} h', note)
-        hours = _values(ledger.entries(row, 'done'), metric)
-        ours = hours and Cell(own, 'ours', format_duration(3600 * median(hours)))
-    else:
-        ours, difference = _value_cells(ledger, row, metric, printed)
-    return {
-        'paper': paper_cell,
-        'ours': ours or _status_cell(ledger, row),
-        'diff.': difference,
-        'over baseline': difference,
-        'paper, full scale': paper_cell._replace(kind='muted'),
-    }
-
-
-def _value_cells(ledger, row, metric, printed):
-    """Our value, if any, and its difference to the paper or to the baseline."""
-    values = _values(ledger.entries(row, None if metric in COUNTED else 'done'), metric)
-    if not values:
-        return None, Cell('–', 'diff')
-    digits, spread = 2, ''
-    if metric in NOT_ACCURACY:
-        digits = len((printed or '').partition('.')[2]) or 2
-        if 0 < mean(values) < 1:  # show two significant digits of a tiny model
-            digits = max(digits, 1 - math.floor(math.log10(mean(values))))
-    elif len(values) > 1:
-        spread = f'±{_format(stdev(values), digits)}'
-    reference = [float(printed)] if printed else []
+def _paper_cell(ledger, row, metric):
+    """The paper's number; hours in relation to the baseline's."""
+    text, small = row.paper.get(metric, '–'), ''
     base = _find_baseline(ledger, row)
-    if not _has_paper(ledger, row) and base not in (None, row):
-        reference = _values(ledger.entries(base, 'done'), metric)
-    difference = '–'
-    if reference:
-        difference = _format(mean(values) - mean(reference), digits, '+')
-    ours = Cell(_format(mean(values), digits), 'ours', spread)
-    return ours, Cell(difference, 'diff')
+    if metric == 'hours' and metric in row.paper:
+        hours = [float(r.paper.get(metric, 'nan')) for r in (row, base) if r]
+        text, small = _ratio(hours), f'{text} h'
+    return Cell(text, 'paper', small, row.misprints.get(metric, ''))
+
+
+def _our_cell(ledger, row, metric):
+    """Our value with its spread, or why there is none.
+
+    The ratio of hours is that of the medians over the seeds, so that a single run
+    that was slowed down by something else does not count.
+    """
+    values = _values(ledger, row, metric)
+    if not values:
+        states = {entry.status for entry in ledger.entries(row)}
+        if 'done' in states:
+            return Cell('–')
+        if 'running' in states:
+            return Cell('running', 'state')
+        return Cell('failed', 'failed') if 'failed' in states else NOT_RUN
+    if metric == 'hours':
+        rows = [r for r in (row, _find_baseline(ledger, row)) if r]
+        machines = {describe_hardware(ledger.entries(r, 'done')) for r in rows}
+        hours = [_values(ledger, r, metric) for r in rows]
+        medians = [median(h) for h in hours if h and len(machines) == 1]
+        return Cell(_ratio(medians), small=format_duration(3600 * median(values)))
+    digits = _digits(row, metric, values)
+    has_spread = metric not in NOT_ACCURACY and len(values) > 1
+    spread = f'±{_format(stdev(values), digits)}' if has_spread else ''
+    return Cell(_format(mean(values), digits), small=spread)
+
+
+def _difference_cell(ledger, row, metric):
+    """Our value minus the paper's or, where it has none, minus the baseline's."""
+    values, reference = _values(ledger, row, metric), []
+    base = _find_baseline(ledger, row)
+    if metric in row.paper:
+        reference = [float(row.paper[metric])]
+    elif not _has_paper(ledger, row) and base not in (None, row):
+        reference = _values(ledger, base, metric)
+    if not values or not reference:
+        return Cell('–', 'diff')
+    digits = _digits(row, metric, values)
+    return Cell(_format(mean(values) - mean(reference), digits, '+'), 'diff')
+
+
+def _muted_paper_cell(*args):
+    return _paper_cell(*args)._replace(kind='muted')
+
+
+NOT_RUN = Cell('not run', 'state')
+CELLS = {
+    'paper': _paper_cell,
+    'ours': _our_cell,
+    'diff.': _difference_cell,
+    'over baseline': _difference_cell,
+    'paper, full scale': _muted_paper_cell,
+}
+
+
+def _ratio(values):
+    """Format a ratio, unless one of the two numbers is unknown."""
+    if len(values) < 2 or math.isnan(sum(values)):
+        return '–'
+    return f'×{values[0] / values[1]:.2f}'
+
+
+def _digits(row, metric, values):
+    if metric not in NOT_ACCURACY:
+        return 2
+    digits = len(row.paper.get(metric, '').partition('.')[2]) or 2
+    if 0 < mean(values) < 1:  # show two significant digits of a tiny model
+        digits = max(digits, 1 - math.floor(math.log10(mean(values))))
+    return digits
 
 
 def _format(value, digits, sign=''):
     value = round(value, digits) + 0.0  # avoids -0.0
     return f'{value:{sign}.{digits}f}'.replace('-', '−')
-
-
-def _status_cell(ledger, row):
-    """What to show without a value."""
-    states = {entry.status for entry in ledger.entries(row)}
-    if 'done' in states:
-        return Cell('–')
-    if 'running' in states:
-        return Cell('running', 'state')
-    return Cell('failed', 'failed') if 'failed' in states else Cell('not run', 'state')
 
 
 def _seeds_cell(ledger, row):
