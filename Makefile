@@ -40,13 +40,17 @@ $(INSTALLED): requirements/build.txt requirements/$(STACK).txt requirements/inst
 	@touch $@
 
 # A small detector with an RA backbone on drawn shapes: data, training, evaluation and
-# pictures.
+# pictures. Shapes don't overlap, so the pictures show one box for each, and no label covers
+# another. AP gives credit for second guesses: it was 0.466 with them and 0.370 without.
 DEMO := configs/demo/faster_rcnn_ra_r18.py
+ONE_BOX := model.test_cfg.rcnn.nms.class_agnostic=True model.test_cfg.rcnn.nms.iou_threshold=0.3
 demo: install
 	$(BIN)/python -m ra_mm.datasets.shapes data/shapes
 	$(BIN)/python tools/train.py $(DEMO) --work-dir work_dirs/demo
 	$(BIN)/python tools/test.py $(DEMO) "$$(cat work_dirs/demo/last_checkpoint)" \
-	    --work-dir work_dirs/demo/test --show-dir $(CURDIR)/work_dirs/demo/pictures
+	    --work-dir work_dirs/demo/test --show-dir $(CURDIR)/work_dirs/demo/pictures \
+	    --cfg-options $(ONE_BOX)
+	@echo "This AP is for one box a shape; that of the training allows several."
 	@echo "Ground truth beside detections, one picture per image: $(CURDIR)/work_dirs/demo/pictures"
 
 # All tests that need no GPU. worksteal gives each of the two workers one half and lets
