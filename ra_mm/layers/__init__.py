@@ -1,7 +1,7 @@
 """Attentions that replace the sum of a residual block, in plain PyTorch."""
 
 from .cbam import CBAM
-from .controls import GatedResidual, StaticGate
+from .controls import GatedResidual, StaticGate, ZeroScaledSE
 from .eca import ECA
 from .grn import GRN
 from .m_grn import MGRN
@@ -22,6 +22,7 @@ ATTENTIONS = dict(
     grn=GRN,
     static_gate=StaticGate,
     gated_residual=GatedResidual,
+    zero_scaled_se=ZeroScaledSE,
     on_residual=OnResidual,
 )
 
@@ -39,4 +40,5 @@ __all__ = [
     'SimAM',
     'StaticGate',
     'TempSchedule',
+    'ZeroScaledSE',
 ]

@@ -1,14 +1,16 @@
 """Control variants of reverse attention, each without one of its ideas.
 
-Both have the parameters, the zero initialization and the annealed temperature
-of :class:`.ReverseAttention`, so that nothing else differs.
+StaticGate and GatedResidual have the parameters, the zero initialization and the
+annealed temperature of :class:`.ReverseAttention`, so that nothing else differs.
 """
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ra_mm.ops.cpu_reductions import per_plane
 
 from .reverse_attention import ReverseAttention
+from .se import SE
 
 
 class StaticGate(ReverseAttention):
@@ -40,4 +42,23 @@ class GatedResidual(ReverseAttention):
 
     def forward(self, F: Tensor, x: Tensor) -> Tensor:
         y = per_plane(self.gate(F), F) * F + x
+        return y.to(x.dtype)
+
+
+class ZeroScaledSE(SE):
+    """``y = F(x) + x + scale * SE(F(x))``: an attention that is added from zero.
+
+    With scale = 0, its initial value, it is the plain residual sum, as is reverse
+    attention. It tests whether that start is all that helps pre-trained weights.
+
+    Args:
+        channels (int): Channels C of F(x) and of x.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, F: Tensor, x: Tensor) -> Tensor:
+        y = F + x + self.scale * super().forward(F, torch.zeros_like(x))
         return y.to(x.dtype)

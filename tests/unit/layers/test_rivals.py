@@ -18,6 +18,7 @@ from ra_mm.layers import (
     ReverseAttention,
     SimAM,
     StaticGate,
+    ZeroScaledSE,
 )
 
 
@@ -114,6 +115,7 @@ TWINS = {
     ECA: eca,
     GRN: grn,
     GatedResidual: gated_residual,
+    ZeroScaledSE: lambda layer, F: F + layer.scale.item() * se(layer, F),
 }
 RIVALS = [*TWINS, StaticGate]
 
@@ -175,7 +177,7 @@ def test_kernel_size_of_eca(channels, kernel):
     assert ECA(channels).conv.kernel_size == (kernel,)
 
 
-@pytest.mark.parametrize('kind', [GRN, StaticGate, GatedResidual])
+@pytest.mark.parametrize('kind', [GRN, StaticGate, GatedResidual, ZeroScaledSE])
 def test_starts_as_the_plain_sum(kind):
     _, F, x = layer_and_inputs(kind)
     assert torch.equal(kind(6).double()(F, x), F + x)
