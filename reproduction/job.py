@@ -14,6 +14,7 @@ from ra_mm.fileio import atomic_write
 from ra_mm.models import build_model
 
 from .demo import shrink
+from .finetune import load_trained, make_variant
 from .paper import CONFIGS
 from .plan import Run, Setting
 from .user_data import set_data_folder, shapes_folder
@@ -36,6 +37,7 @@ class Job:
         scaling: How ``--auto-scale-lr`` changes the learning rate, if it does.
         initial: The file of initial weights that the run loads, if any. It
             must be written first.
+        weights: The file of trained weights that ``initial`` is made from, if any.
     """
 
     cfg: Config
@@ -45,6 +47,7 @@ class Job:
     checkpoint: Path
     scaling: str | None = None
     initial: Path | None = None
+    weights: Path | None = None
 
     def write_files(self) -> None:
         """Write the files that the command reads, where they are missing."""
@@ -52,7 +55,7 @@ class Job:
             with atomic_write(self.file) as file:
                 file.write(self.cfg.pretty_text)
         if self.initial and not self.initial.exists():
-            write_initial_weights(self.cfg, self.initial)
+            write_initial_weights(self.cfg, self.initial, self.weights)
 
 
 def make_job(run: Run, setting: Setting) -> Job:
@@ -61,6 +64,8 @@ def make_job(run: Run, setting: Setting) -> Job:
     cfg = Config.fromfile(run.config)
     if not is_paper_config:
         _adapt(cfg, setting)
+        if run.variant:
+            make_variant(cfg, run.variant)
     options: dict[str, Any] = {'randomness.seed': run.seed}
     if has_gates(cfg):
         options['default_hooks.gates.type'] = 'ra_mm.GateLogHook'
@@ -102,6 +107,7 @@ def make_job(run: Run, setting: Setting) -> Job:
         work_dir / f'{last}.pth',
         _describe_scaling(cfg, setting.gpus),
         initial,
+        setting.weights,
     )
 
 
@@ -184,7 +190,7 @@ def display_path(path: Path) -> str:
     return str(path.relative_to(here) if here in path.parents else path)
 
 
-def write_initial_weights(cfg: Config, path: Path) -> None:
+def write_initial_weights(cfg: Config, path: Path, trained: Path | None = None) -> None:
     """Write the weights of the plain model that corresponds to a run.
 
     Attentions draw random numbers, so that models with different attentions
@@ -195,12 +201,16 @@ def write_initial_weights(cfg: Config, path: Path) -> None:
     Args:
         cfg: Config of the run.
         path: The file, which is written atomically.
+        trained: Weights that exist, see :func:`.load_trained`.
     """
     cfg = deepcopy(cfg)
+    if cfg.model.backbone.type == 'ra_mm.Converted':
+        cfg.model.backbone = cfg.model.backbone.backbone
     backbone = cfg.model.backbone
-    # The weights of plain backbones have the same names in all toolboxes.
-    is_resnet = 'depth' in backbone
-    backbone.type = f'mmpretrain.{"ResNet" if is_resnet else "MobileNetV2"}'
+    # The weights of these have the same names in all toolboxes.
+    name = backbone.type.split('.')[-1].removeprefix('RA')
+    if name in ('ResNet', 'MobileNetV2'):
+        backbone.type = f'mmpretrain.{name}'
     backbone.pop('attention', None)
     set_random_seed(cfg.randomness.seed)
     model = build_model(cfg)
@@ -209,5 +219,7 @@ def write_initial_weights(cfg: Config, path: Path) -> None:
         model.init_weights()
     finally:
         logging.disable(logging.NOTSET)
+    if trained:
+        load_trained(model, trained)
     with atomic_write(path, 'wb') as file:
         torch.save(dict(state_dict=model.state_dict(), meta={}), file)

@@ -14,6 +14,7 @@ from ra_mm.errors import UserError
 from ra_mm.fileio import atomic_write
 
 from . import paper
+from .finetune import identify
 from .plan import Run, Setting
 
 VERSION = 1
@@ -117,7 +118,8 @@ class Ledger:
     Attributes:
         folder: The folder of ``ledger.json``.
         scale: 'full' or 'demo'; None before the first request.
-        data: Folder of the user's dataset, if any.
+        data: Name of the folder of the user's dataset, if any.
+        weights: Name and SHA-256 of the file that fine-tuning starts from, if any.
         options: Changes to all configs.
         seeds: Largest number of seeds of a request.
         rows: In the order of the tables.
@@ -127,6 +129,7 @@ class Ledger:
     folder: Path
     scale: str | None = None
     data: str | None = None
+    weights: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     seeds: int = 0
     rows: list[RequestedRow] = field(default_factory=list)
@@ -183,14 +186,17 @@ class Ledger:
         """Add rows and runs to those of earlier commands.
 
         Raises:
-            UserError: If earlier commands had another scale, dataset or other
-                options: these are not mixed in a ledger.
+            UserError: If earlier commands had another scale, dataset, other weights
+                or options: these are not mixed in a ledger. The dataset and the
+                weights may lie elsewhere now.
         """
-        data = str(setting.data.root) if setting.data else None
+        data = setting.data.root.name if setting.data else None
+        weights = identify(setting.weights) if setting.weights else None
         options = json.loads(json.dumps(setting.options))  # as it is read again
         for flag, known, value in (
             ('--scale', self.scale, setting.scale),
             ('--data', self.data, data),
+            ('--weights', self.weights, weights),
             ('--cfg-options', self.options, options),
         ):
             if self.scale and known != value:
@@ -198,7 +204,8 @@ class Ledger:
                     f'{self.folder / "ledger.json"} was made with {flag} {known}, not '
                     f'{value}: choose another folder with --out'
                 )
-        self.scale, self.data, self.options = setting.scale, data, options
+        self.scale, self.options = setting.scale, options
+        self.data, self.weights = data, weights
         self.seeds = max(self.seeds, seeds)
         for run in plan.values():
             entry = Entry(
@@ -215,7 +222,9 @@ class Ledger:
                 requested.paper = {k: str(v) for k, v in row.paper.items()}
                 requested.misprints = row.misprints
             requested = by_key.setdefault(requested.key, requested)
-            ids = {Run(row.config, seed).id for seed in range(seeds)}
+            ids = {
+                Run(row.config, seed, variant=row.variant).id for seed in range(seeds)
+            }
             requested.runs = sorted(
                 ids.union(requested.runs), key=lambda run_id: self.runs[run_id].seed
             )

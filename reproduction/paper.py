@@ -26,6 +26,7 @@ class Row:
         start: Config that trains the weights the row starts from.
         paper: The paper's numbers by metric, with the digits it prints.
         misprints: By metric, what is wrong with the printed number.
+        variant: What is changed in the config, see :mod:`.finetune`.
     """
 
     table: int | str
@@ -35,6 +36,7 @@ class Row:
     paper: dict[str, Decimal]
     start: Path | None = None
     misprints: dict[str, str] = field(default_factory=dict)
+    variant: str = ''
 
     def __str__(self) -> str:
         table = self.table if self.is_beyond else f'Table {self.table}'

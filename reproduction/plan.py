@@ -15,8 +15,10 @@ from .user_data import DataFolder
 # Classifiers of these tables show their gates, as in Fig. 5.
 TABLES_WITH_GATES = (2, 3, 'beyond_imagenet')
 TASKS = {
-    'mmdet': 'boxes, for Tables 4 and 5 (Faster and Mask R-CNN) and beyond_coco',
-    'mmpretrain': 'class folders, for Tables 2, 3 and 6 to 10 and beyond_imagenet',
+    'mmdet': 'boxes, for Tables 4 and 5 (Faster and Mask R-CNN), beyond_coco and '
+    'finetune_detection',
+    'mmpretrain': 'class folders, for Tables 2, 3 and 6 to 10, beyond_imagenet and '
+    'finetune',
 }
 
 
@@ -29,16 +31,19 @@ class Run:
         seed: Random seed.
         needs: The run whose backbone this run starts from.
         shows_gates: Whether the gates are measured after the training.
+        variant: What is changed in the config, see :mod:`.finetune`.
     """
 
     config: Path
     seed: int
     needs: 'Run | None' = None
     shows_gates: bool = False
+    variant: str = ''
 
     @property
     def id(self) -> str:
-        return f'{self.config.stem}-seed{self.seed}'
+        name = '-'.join(filter(None, [self.config.stem, self.variant]))
+        return f'{name}-seed{self.seed}'
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Setting:
         launcher: 'none', 'pytorch' or 'slurm'.
         options: Changes to all configs, as from ``--cfg-options``. Only if
             ``data`` is given.
+        weights: The file that fine-tuning starts from.
     """
 
     scale: str
@@ -62,6 +68,7 @@ class Setting:
     gpus: int = 1
     launcher: str = 'none'
     options: Mapping[str, Any] = field(default_factory=dict)
+    weights: Path | None = None
 
     def work_dir(self, run: Run) -> Path:
         return self.folder / 'runs' / run.id
@@ -134,7 +141,7 @@ def make_plan(
             if row.start and not data:
                 start = Run(row.start, seed, None, row.start in shows_gates)
                 runs.setdefault(start.id, start)
-            run = Run(row.config, seed, start, row.config in shows_gates)
+            run = Run(row.config, seed, start, row.config in shows_gates, row.variant)
             runs.setdefault(run.id, run)
     return runs
 

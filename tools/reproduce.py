@@ -1,13 +1,15 @@
 """Train the rows of the paper's tables and compare the results with the paper.
 
-Two tables beyond the paper compare RA with other attentions and with controls:
-beyond_imagenet and beyond_coco.
+Four tables beyond the paper compare RA with other attentions and with controls:
+beyond_imagenet and beyond_coco train from scratch, finetune and finetune_detection
+start from weights that you have.
 
 ::
 
     python tools/reproduce.py table4 --gpus 8
     python tools/reproduce.py all --scale demo
     python tools/reproduce.py beyond_coco --data DIR --seeds 8
+    python tools/reproduce.py finetune --data DIR --weights FILE --seeds 8
     python tools/reproduce.py report work_dirs/reproduce/demo
 
 The same command continues where it was stopped and retries failed runs. It
@@ -29,6 +31,7 @@ from ra_mm.cli import add_cfg_options, report_user_errors
 from ra_mm.datasets.shapes import write_shapes
 from ra_mm.errors import UserError
 from reproduction.execute import execute
+from reproduction.finetune import TABLES as FINETUNE_TABLES
 from reproduction.html_report import write_report
 from reproduction.job import make_job
 from reproduction.ledger import Ledger
@@ -47,8 +50,8 @@ def parse_args(argv: Sequence[str] | None) -> Namespace:
         'tables',
         nargs='+',
         metavar='TABLE',
-        help='table2 to table10, all of these, beyond_imagenet or beyond_coco; or '
-        'report FOLDER to write the report again',
+        help='table2 to table10, all of these, beyond_imagenet, beyond_coco, finetune '
+        'or finetune_detection; or report FOLDER to write the report again',
     )
     parser.add_argument(
         '--scale',
@@ -93,6 +96,13 @@ def parse_args(argv: Sequence[str] | None) -> Namespace:
         'from the same weights, but for those of the attention, and see the same '
         'images in the same order',
     )
+    parser.add_argument(
+        '--weights',
+        type=Path,
+        metavar='FILE',
+        help='trained weights of the plain network or of its backbone that '
+        'fine-tuning starts from (default: none, training from scratch)',
+    )
     add_cfg_options(parser)
     parser.add_argument(
         '--out',
@@ -113,6 +123,11 @@ def parse_args(argv: Sequence[str] | None) -> Namespace:
         parser.error(f'--gpus {args.gpus}: expected 1 or more')
     if args.cfg_options and not args.data:
         parser.error("--cfg-options needs --data: else the rows are not the paper's")
+    args.finetunes = bool({*args.tables} & {*FINETUNE_TABLES})
+    if args.weights and not args.finetunes:
+        parser.error(f'--weights is for {" and ".join(FINETUNE_TABLES)}')
+    if args.finetunes and (not args.data or args.scale == 'demo'):
+        parser.error(f'{args.tables[0]} needs --data and has no demo scale')
     if args.tables[0] == 'report' and len(args.tables) != 2:
         parser.error('report: expected one folder')
     return args
@@ -128,7 +143,7 @@ def get_setting(args: Namespace) -> Setting:
     folder = args.out or Path('work_dirs/reproduce') / (
         args.scale + (f'_{data.root.name}' if data else '')
     )
-    is_full = args.scale == 'full'
+    is_full = args.scale == 'full' and not args.finetunes  # is for GPUs
     available = torch.cuda.device_count() or (0 if is_full else 1)
     gpus = args.gpus or (max(available, 1) if is_full else 1)
     launcher = args.launcher or ('pytorch' if gpus > 1 else 'none')
@@ -140,7 +155,8 @@ def get_setting(args: Namespace) -> Setting:
             'trains small models on the CPU, and --dry-run prints the commands for '
             'another machine'
         )
-    return Setting(args.scale, folder, data, gpus, launcher, args.cfg_options or {})
+    options = args.cfg_options or {}
+    return Setting(args.scale, folder, data, gpus, launcher, options, args.weights)
 
 
 def print_commands(plan: Mapping[str, Run], setting: Setting, ledger: Ledger) -> None:

@@ -113,6 +113,8 @@ def test_mistake(reproduce, message, argv, expected):
         ['table4', '--gpus', '0'],
         ['table4', '--scale', 'half'],
         ['table4', '--cfg-options', 'train_cfg.max_epochs=2'],  # needs --data
+        ['finetune'],  # so does this
+        ['table4', '--weights', 'w.pth'],
         ['report'],
         [],
     ],

@@ -52,7 +52,7 @@ def test_not_a_ledger(tmp_path, text):
     'change, expected',
     [
         (dict(scale='full'), '--scale demo, not full'),
-        (dict(data=None), '--data /d, not None'),
+        (dict(data=None), '--data d, not None'),
         (dict(options={'a.b': (1, 3)}), '--cfg-options'),
         (dict(options={}), '--cfg-options'),
     ],
