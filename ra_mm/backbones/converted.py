@@ -11,7 +11,7 @@ from ra_mm.conversion import convert, summarize
 from ra_mm.registry import MODELS
 from ra_mm.validation import BUILD_CFG, check_arg
 
-from .pretrained import refuse_foreign_weights
+from .pretrained import StrictLoading
 
 
 @MODELS.register_module(name='Converted')
@@ -27,7 +27,7 @@ def build_converted(
 
     The model has the backbone itself, an instance of its own class, with its
     checkpoint keys, ``init_cfg`` and ``frozen_stages``. Pre-trained weights must fit
-    all of it but the attention, see :func:`.refuse_foreign_weights`. For example::
+    all of it but the attention, see :class:`.StrictLoading`. For example::
 
         _base_ = 'mmdet::hrnet/faster-rcnn_hrnetv2p-w18-1x_coco.py'
         model = dict(backbone=dict(type='ra_mm.Converted', backbone=dict(type='HRNet')))
@@ -44,11 +44,11 @@ def build_converted(
 
     Raises:
         ValueError: If the backbone has no type, or as for :func:`ra_mm.convert`.
-        UserError: When weights are loaded, see :func:`.refuse_foreign_weights`.
+        UserError: When weights are loaded, see :class:`.StrictLoading`.
     """
     check_arg(BUILD_CFG, backbone=backbone)
     model = MMENGINE_MODELS.build({**kwargs, **backbone})
     convert(model, attention, names, skip, blocks=blocks)
     print_log(summarize(model), logger='current')
-    model.register_load_state_dict_post_hook(refuse_foreign_weights)
+    StrictLoading(model)
     return model

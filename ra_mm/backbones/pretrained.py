@@ -1,5 +1,6 @@
 """Strict pre-trained weights for the backbones."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,16 +8,13 @@ import torch
 from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 
-from ra_mm.engine.checkpoint_io import read_state_dict
+from ra_mm.engine.checkpoint_io import read_state_dict, unnest
 from ra_mm.engine.strict_load import (
     attention_keys,
-    find_prefix,
-    format_mismatch,
-    is_attention_absent,
     load_weights,
+    refuse_mismatch,
     strip_prefix,
 )
-from ra_mm.errors import UserError
 from ra_mm.validation import check_arg, one_of
 
 
@@ -67,44 +65,81 @@ def _find_init_cfg(module):
     return pretrained[-1] if pretrained else None
 
 
-def refuse_foreign_weights(backbone: nn.Module, found: Any) -> None:
-    """Stop if the weights of a checkpoint do not fit a backbone.
+class StrictLoading:
+    """Hooks that let a backbone of OpenMMLab load only weights that fit it.
 
-    MMEngine only warns of it, and the training starts from scratch. This is a hook
-    for :meth:`torch.nn.Module.register_load_state_dict_post_hook`: at that time, the
-    weights have the names that an ``init_weights`` of the backbone's own gives them.
+    MMEngine only warns of others, and the training starts from scratch. While the
+    backbone is initialized, the weights have to fit it as they have to fit a
+    :class:`StrictPretrained`; at other times, some of them. Weights of a detector,
+    whose keys differ from those of its backbone, are for others to judge.
+
+    The hooks see the weights with the names that an ``init_weights`` of the backbone's
+    own gives them. The norms that some backbones add to their outputs (``norm0``) may
+    be missing, and all that no pre-training knows if the backbone has ``dcn`` or
+    ``plugins``.
 
     Args:
-        backbone: A backbone of OpenMMLab. With ``dcn`` or ``plugins``, it has weights
-            that no pre-training knows.
-        found: ``missing_keys`` and ``unexpected_keys`` of the model that is loaded.
-            The keys of a detector differ from those of its backbone, so that nothing
-            is refused there.
-
-    Raises:
-        UserError: If weights are missing while the backbone is initialized, except
-            for those of attentions; at other times, if all of them are.
+        backbone: Its ``init_cfg`` loses the prefix, which is removed here from weights
+            in any of the usual places of a checkpoint.
     """
-    cfg = _find_init_cfg(backbone) or {}
-    attention = attention_keys(backbone)
-    own = [name for name, _ in backbone.named_parameters() if name not in attention]
-    missing = [name for name in own if name in found.missing_keys]
-    is_strict = cfg and not (
-        getattr(backbone, 'is_init', True)
-        or getattr(backbone, 'dcn', None)
-        or getattr(backbone, 'plugins', None)
-    )
-    if not missing or (not is_strict and (missing != own or not found.unexpected_keys)):
-        return
-    remedy = 'give a checkpoint of the same backbone, or none to train from scratch'
-    if missing == own and cfg:
-        prefix = find_prefix(own, read_state_dict(cfg['checkpoint']))
-        remedy = f'add prefix={prefix!r} to init_cfg' if prefix else remedy
-    mismatch = dict(missing=missing, unexpected=found.unexpected_keys)
-    raise UserError(
-        f'{cfg.get("checkpoint", "the checkpoint")} does not fit '
-        f'{type(backbone).__name__}: {format_mismatch(mismatch)}; {remedy}'
-    )
+
+    def __init__(self, backbone: nn.Module) -> None:
+        self.prefix = (_find_init_cfg(backbone) or {}).pop('prefix', None)
+        self.weights: Mapping = {}
+        self.errors: list[str] = []
+        hooks = backbone._load_state_dict_pre_hooks
+        backbone._register_load_state_dict_pre_hook(self.unwrap, with_module=True)
+        for key in list(hooks)[:-1]:  # this one comes first: others know no prefix
+            hooks[key] = hooks.pop(key)
+        backbone.register_load_state_dict_post_hook(self.refuse)
+
+    def unwrap(
+        self, backbone: nn.Module, state_dict: dict, name: str, *args: Any
+    ) -> None:
+        """Leave only the weights in a checkpoint, without their prefix."""
+        if name:  # of a part of a detector
+            return
+        *_, self.errors = args
+        self.weights = weights = dict(unnest(state_dict))
+        if self.prefix:  # MMEngine has removed that of a wrapper
+            prefix = self.prefix.removeprefix('module.')
+            weights = strip_prefix(weights, prefix) or weights
+        state_dict.clear()
+        state_dict.update(weights)
+
+    def refuse(self, backbone: nn.Module, result: Any) -> None:
+        """Raise a :class:`.UserError` if weights do not fit."""
+        weights, self.weights = self.weights, {}
+        if not weights:
+            return
+        cfg = _find_init_cfg(backbone) or {}
+        names = {name for name, _ in backbone.named_parameters()}
+        missing = [
+            key
+            for key in result.missing_keys
+            if key in names and not OUTPUT_NORM.fullmatch(key)
+        ]
+        nothing_fits = names - attention_keys(backbone) <= {*missing}
+        if not nothing_fits and (not cfg or getattr(backbone, 'is_init', True)):
+            return
+        is_new = getattr(backbone, 'dcn', None) or getattr(backbone, 'plugins', None)
+        # Buffers that are computed, such as masks of attention, are no fault.
+        ends = {key.rpartition('.')[2] for key in backbone.state_dict()}
+        unexpected = [k for k in result.unexpected_keys if k.rpartition('.')[2] in ends]
+        found = {
+            'missing': [] if is_new and not nothing_fits else missing,
+            'unexpected': unexpected,
+            'size mismatch': [
+                SIZES.sub(r'\1 \2 instead of \3', e) for e in self.errors
+            ],
+        }
+        if source := cfg.get('checkpoint'):
+            weights = read_state_dict(source)
+        refuse_mismatch(backbone, found, weights, source or 'the checkpoint')
+
+
+OUTPUT_NORM = re.compile(r'norm\d+\.(weight|bias)')
+SIZES = re.compile(r'(?s)size mismatch for (\S+):.*?(\(\[.*?\]\)).*?(\(\[.*?\]\)).*')
 
 
 def load_pretrained(
@@ -125,32 +160,16 @@ def load_pretrained(
     if input_conv:
         state = _adapt_input_conv(backbone, state, input_conv)
 
-    # Classifiers and heads are not part of the backbone.
-    children = dict(backbone.named_children())
-    found = load_weights(
-        backbone, {k: v for k, v in state.items() if k.split('.')[0] in children}
+    found = load_weights(backbone, state)
+    refuse_mismatch(
+        backbone,
+        found,
+        weights,
+        checkpoint,
+        backbone.rename_keys,
+        "; for another number of input channels, add input_conv='repeat' or "
+        "input_conv='init' to init_cfg",
     )
-    attention = attention_keys(backbone)
-    if is_attention_absent(backbone, found['missing']):
-        found['missing'] = [k for k in found['missing'] if k not in attention]
-    if any(found.values()):
-        own = backbone.state_dict().keys() - attention
-        better = (
-            None
-            if own & state.keys()
-            else find_prefix(own, weights, backbone.rename_keys)
-        )
-        remedy = (
-            f'add prefix={better!r} to init_cfg'
-            if better
-            else 'give a checkpoint of the same backbone (depth, stem, width, '
-            'attention) or change init_cfg; for another number of input channels, add '
-            "input_conv='repeat' or input_conv='init' to it"
-        )
-        raise UserError(
-            f'{checkpoint} does not fit {type(backbone).__name__}: '
-            f'{format_mismatch(found)}; {remedy}'
-        )
 
 
 def _adapt_input_conv(backbone, state, how):

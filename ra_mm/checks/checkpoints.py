@@ -8,12 +8,7 @@ from ra_mm.checks.context import Context
 from ra_mm.checks.finding import Finding, error, remedy
 from ra_mm.engine.checkpoint_io import get_weights, read_checkpoint
 from ra_mm.engine.config import get_type, get_value, iter_dicts
-from ra_mm.engine.strict_load import (
-    find_prefix,
-    format_mismatch,
-    load_weights,
-    strip_prefix,
-)
+from ra_mm.engine.strict_load import load_weights, refuse_mismatch, strip_prefix
 from ra_mm.errors import UserError
 
 # The backbones that RA backbones replace.
@@ -31,29 +26,27 @@ def check_resume(context: Context) -> Iterator[Finding]:
     """There is a checkpoint to resume from."""
     if context.resume == 'auto' and not context.cfg.get('load_from'):
         yield error(
-            f'--resume: {context.cfg.work_dir} has no checkpoint; train without '
-            '--resume, or name the checkpoint (--resume FILE) or its folder '
-            '(--work-dir DIR)'
+            f'--resume: {context.cfg.work_dir} has no checkpoint; leave --resume out, '
+            'or name the checkpoint (--resume FILE) or its folder (--work-dir DIR)'
         )
 
 
-def check_local_checkpoints(context: Context) -> Iterator[Finding]:
+def check_files(context: Context) -> Iterator[Finding]:
     """Checkpoint files can be read, and fit."""
-    yield from _check_all(context, is_remote=False)
+    yield from check_checkpoints(context, is_remote=False)
 
 
-def check_remote_checkpoints(context: Context) -> Iterator[Finding]:
-    """Checkpoints with a URL can be downloaded, to MMEngine's cache, and fit."""
-    yield from _check_all(context, is_remote=True)
-
-
-def _check_all(context, is_remote):
+def check_checkpoints(context: Context, is_remote: bool) -> Iterator[Finding]:
+    """Checkpoints can be read, or downloaded to MMEngine's cache, and fit."""
     for key, path in _iter_checkpoints(context):
         if ('://' in path) == is_remote:
             try:
                 _check(context.cfg, key, path)
             except (UserError, OSError) as e:
-                yield error(f'{_name_source(key, context)}{e}')
+                name = '--resume' if key == 'load_from' and context.resume else key
+                # That of a test is an argument of the tool.
+                is_argument = key == 'load_from' and context.mode == 'test'
+                yield error(str(e) if is_argument else f'{name}: {e}')
 
 
 def _iter_checkpoints(context):
@@ -67,13 +60,6 @@ def _iter_checkpoints(context):
             name = 'checkpoint' if is_init else 'pretrained'
             if isinstance(node.get(name), str):
                 yield f'{key}.{name}', node[name]
-
-
-def _name_source(key, context):
-    """Name the option or the key that a checkpoint comes from."""
-    if key == 'load_from' and context.mode == 'test':
-        return ''  # the argument of the tool
-    return '--resume: ' if key == 'load_from' and context.resume else f'{key}: '
 
 
 def _check(cfg, key, path):
@@ -99,6 +85,11 @@ def _check_plain_backbone(cfg, checkpoint, path):
     if get_type(node) not in PLAIN or has_own_weights:
         return
     weights = get_weights(checkpoint, path)
+    if weights is not checkpoint.get('state_dict', checkpoint):
+        raise UserError(
+            f'{path} has its weights in another place than mmengine looks for them: '
+            'save them as they are, or under state_dict'
+        )
     try:
         with MODELS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
             backbone = registry.build(dict(node, init_cfg=None))
@@ -106,12 +97,4 @@ def _check_plain_backbone(cfg, checkpoint, path):
         return  # the runner will build it again and say why not
     prefix = get_value(node, 'init_cfg.prefix')
     found = load_weights(backbone, strip_prefix(weights, prefix))
-    if found['missing'] or found['size mismatch']:  # a classifier is unexpected
-        other = None if prefix else find_prefix(list(backbone.state_dict()), weights)
-        advice = 'give a checkpoint of the same backbone'
-        if other:
-            advice = remedy({'model.backbone.init_cfg.prefix': other})
-        raise UserError(
-            f'{path} does not fit model.backbone, a {get_type(node)}: '
-            f'{format_mismatch(found)}; {advice}'
-        )
+    refuse_mismatch(backbone, found, weights, path)

@@ -5,10 +5,10 @@ import os.path as osp
 import pickle
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -47,10 +47,9 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Mapping:
     if '://' in path:
         allow_records()
         advice = 'give a file instead, or init_cfg=None to train from scratch'
-        with (
-            translate_errors(f'{path} cannot be loaded; {advice}'),
-            _force_weights_only(),
-        ):
+        # MMEngine would fall back to full unpickling.
+        forced = mock.patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD='1')
+        with translate_errors(f'{path} cannot be loaded; {advice}'), forced:
             checkpoint = CheckpointLoader.load_checkpoint(path, map_location)
     else:
         path = osp.expanduser(path)
@@ -59,13 +58,13 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Mapping:
             raise UserError(f'the checkpoint {path} {reason}')
         try:
             if path.endswith('.safetensors'):
-                checkpoint = _load_safetensors(path, map_location)
+                from safetensors.torch import load_file  # optional
+
+                checkpoint = load_file(path, str(map_location))
             else:
                 checkpoint = load_weights_only(path, map_location)
         except ImportError as e:
-            raise UserError(
-                f'{path} needs the package safetensors: pip install safetensors'
-            ) from e
+            raise UserError(f'{path} needs safetensors: pip install safetensors') from e
         except Exception as e:  # errors of zip, pickle and decoding of all kinds
             raise UserError(f'{path} {_explain(path, e)}') from e
     if not isinstance(checkpoint, Mapping):
@@ -73,12 +72,6 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Mapping:
             f'{path} holds a {type(checkpoint).__name__}, not the dict of a checkpoint'
         )
     return checkpoint
-
-
-def _load_safetensors(path, map_location):
-    from safetensors.torch import load_file  # optional
-
-    return load_file(path, str(map_location))
 
 
 def _explain(path, error):
@@ -89,32 +82,13 @@ def _explain(path, error):
     with open(path, 'rb') as f:
         is_truncated_zip = f.read(2) == b'PK' and not is_zip
     if is_truncated_zip or isinstance(error, EOFError):
-        return (
-            'is truncated: its download or the run that saved it was '
-            'interrupted; download or save it again'
-        )
+        return 'is truncated: download or save it again'
     if is_zip and isinstance(error, pickle.UnpicklingError):
         found = forbidden_globals(path, error)
         names = f'{shorten(found)} ' if found else ''
-        return (
-            f'holds more than tensors and plain records {names}and is not '
-            'unpickled since that may run code; save its state_dict() instead'
-        )
+        text = f'holds more than tensors and plain records {names}and is not unpickled'
+        return f'{text} since that may run code; save its state_dict() instead'
     return 'is not a PyTorch checkpoint of tensors and plain records'
-
-
-@contextmanager
-def _force_weights_only() -> Iterator[None]:
-    """Force ``weights_only=True``; mmengine falls back to full unpickling."""
-    variable = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
-    before = os.environ.get(variable)
-    os.environ[variable] = '1'
-    try:
-        yield
-    finally:
-        del os.environ[variable]
-        if before is not None:
-            os.environ[variable] = before
 
 
 def read_state_dict(path: str) -> Mapping:
@@ -132,30 +106,29 @@ def get_weights(checkpoint: Mapping, path: str) -> Mapping:
     Raises:
         UserError: If it has no weights, or one of them is not finite.
     """
-    weights = checkpoint
-    while name := next(
-        (n for n in PLACES if isinstance(weights.get(n), Mapping)), None
-    ):
-        weights = weights[name]
-    if (
-        not isinstance(weights, Mapping)
-        or not weights
-        or not all(
-            isinstance(key, str) and isinstance(value, torch.Tensor)
-            for key, value in weights.items()
-        )
-    ):
+    weights = unnest(checkpoint)
+    are_weights = (
+        isinstance(key, str) and isinstance(value, torch.Tensor)
+        for key, value in weights.items()
+    )
+    if not weights or not all(are_weights):
         raise UserError(
             f'{path} holds no weights: expected tensors by name, at the top level '
             f'or under one of {", ".join(PLACES)}'
         )
     for key, value in weights.items():
         if not value.isfinite().all():
-            raise UserError(
-                f'{path}: {key} is not finite (NaN or infinite) because the run '
-                'that saved it had diverged: use an earlier checkpoint'
-            )
+            text = f'{path}: {key} is not finite (NaN or infinite)'
+            raise UserError(f'{text}, so its run had diverged: use an earlier one')
     return weights
+
+
+def unnest(checkpoint: Mapping) -> Mapping:
+    """Return what a checkpoint has in the usual places of weights, or itself."""
+    for name in PLACES:
+        if isinstance(checkpoint.get(name), Mapping):
+            return unnest(checkpoint[name])
+    return checkpoint
 
 
 def latest_checkpoint(work_dir: str) -> str | None:

@@ -1,8 +1,8 @@
 """Load weights strictly: a mismatch is an error, where mmengine only warns."""
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from logging import WARNING
 from typing import Any
 
 from mmengine.logging import print_log
@@ -65,7 +65,7 @@ def strip_prefix(
 def find_prefix(
     names: Collection[str],
     weights: Mapping[str, Any],
-    rename: Callable[[Mapping], Mapping] = lambda weights: weights,
+    rename: Callable[[Mapping], Mapping] = dict,
 ) -> str | None:
     """Find the prefix under which a checkpoint has the weights of a model.
 
@@ -97,9 +97,8 @@ def find_prefix(
 
 def format_mismatch(found: Mapping[str, list[str]]) -> str:
     """Format the result of :func:`load_weights` as a phrase."""
-    return '; '.join(
-        f'{len(keys)} {kind} {shorten(keys, 3)}' for kind, keys in found.items() if keys
-    )
+    kinds = ((kind, keys) for kind, keys in found.items() if keys)
+    return '; '.join(f'{len(keys)} {kind} {shorten(keys, 3)}' for kind, keys in kinds)
 
 
 def attention_keys(model: nn.Module) -> set[str]:
@@ -116,6 +115,52 @@ def is_attention_absent(model: nn.Module, missing: list[str]) -> bool:
     """Whether the missing weights include all parameters of all attentions."""
     parameters = attention_keys(model) & {name for name, _ in model.named_parameters()}
     return bool(parameters) and parameters <= set(missing)
+
+
+def refuse_mismatch(
+    backbone: nn.Module,
+    found: Mapping[str, list[str]],
+    weights: Mapping[str, Any],
+    source: str,
+    rename: Callable[[Mapping], Mapping] = dict,
+    advice: str = '',
+) -> None:
+    """Stop if pre-trained weights do not fit a backbone.
+
+    All of its attention may be missing. What is not in a child of the backbone is of a
+    classifier or a head.
+
+    Args:
+        backbone: A backbone.
+        found: What did not fit, see :func:`load_weights`.
+        weights: Those of the checkpoint, by name, to find a prefix in.
+        source: The checkpoint, for the message.
+        rename: See :func:`find_prefix`.
+        advice: What else to do.
+
+    Raises:
+        UserError: If keys are missing or unexpected, or sizes differ.
+    """
+    attention, missing = attention_keys(backbone), found['missing']
+    if is_attention_absent(backbone, missing):
+        missing = [key for key in missing if key not in attention]
+    own = {name for name, _ in backbone.named_parameters()} - attention
+    nothing_fits = own <= set(missing)
+    children = dict(backbone.named_children())
+    surplus = [key for key in found['unexpected'] if key.split('.')[0] in children]
+    found = {**found, 'missing': missing, 'unexpected': surplus}
+    if not any(found.values()):
+        return
+    remedy = (
+        'give a checkpoint of the same backbone (depth, stem, width, attention), or '
+    )
+    remedy += f'none to train from scratch{advice}'
+    if nothing_fits and (prefix := find_prefix(own, weights, rename)):
+        remedy = f'add prefix={prefix!r} to init_cfg'
+    raise UserError(
+        f'{source} does not fit {type(backbone).__name__}: '
+        f'{format_mismatch(found)}; {remedy}'
+    )
 
 
 def load_strict(
@@ -165,10 +210,8 @@ def _excuse_plain_weights(model, found, scope, allow_plain):
     if scope == 'backbone' or (is_ra and allow_plain):
         found['missing'] = [k for k in found['missing'] if k not in attention]
         if scope == 'model':
-            _warn(
-                'The checkpoint has no reverse attention: with gamma = 0 the model '
-                'computes what the plain model computes.'
-            )
+            text = 'The checkpoint has no reverse attention: with gamma = 0 the model'
+            print_log(f'{text} computes what the plain one does.', 'current', WARNING)
 
 
 def _excuse_new_heads(found):
@@ -178,12 +221,7 @@ def _excuse_new_heads(found):
         backbone[kind] = [key for key in keys if key.startswith('backbone.')]
         others[kind] = [key for key in keys if not key.startswith('backbone.')]
     if any(others.values()):
-        _warn(
-            'Outside the backbone the checkpoint does not fit, and what is missing '
-            f'stays as initialized: {format_mismatch(others)}'
-        )
+        text = 'Outside the backbone the checkpoint does not fit, and what is missing'
+        text += f' stays as initialized: {format_mismatch(others)}'
+        print_log(text, 'current', WARNING)
     return backbone
-
-
-def _warn(text):
-    print_log(text, 'current', level=logging.WARNING)

@@ -67,7 +67,7 @@ def test_plain_backbone(check, plain_cfg, weights, refused):
     check(plain_cfg, 'train')
     plain_cfg.model.backbone.base_channels = 16
     message = refused(plain_cfg)
-    assert f'{weights} does not fit model.backbone' in message
+    assert f'{weights} does not fit ResNet' in message
     assert 'prefix' not in message
     assert 'size mismatch' in message and 'layer1.0.conv1' in message
     plain_cfg.model.backbone.base_channels = 8
@@ -79,7 +79,7 @@ def test_plain_backbone_with_types_that_are_classes(check, plain_cfg, weights, r
     plain_cfg.default_scope = None
     plain_cfg.model.backbone.update(type=ResNet, depth=34)
     plain_cfg.model.backbone.init_cfg = dict(init_cfg(weights), type=PretrainedInit)
-    assert f'{weights} does not fit model.backbone' in refused(plain_cfg)
+    assert f'{weights} does not fit ResNet' in refused(plain_cfg)
     plain_cfg.model.backbone.depth = 18
     check(plain_cfg, 'train')
 
@@ -88,9 +88,16 @@ def test_prefix_that_is_missing(check, plain_cfg, weights, refused):
     state_dict = torch.load(weights)['state_dict']
     torch.save({f'backbone.{k}': v for k, v in state_dict.items()}, weights)
     plain_cfg.model.backbone.init_cfg = init_cfg(weights)
-    assert 'init_cfg.prefix=backbone.' in refused(plain_cfg)
+    assert "prefix='backbone.'" in refused(plain_cfg)
     plain_cfg.model.backbone.init_cfg.prefix = 'backbone.'
     check(plain_cfg, 'train')
+
+
+def test_plain_backbone_with_nested_weights(plain_cfg, weights, refused):
+    """MMEngine looks for them at the top and in state_dict."""
+    torch.save(dict(model=torch.load(weights)['state_dict']), weights)
+    plain_cfg.model.backbone.init_cfg = init_cfg(weights)
+    assert 'state_dict' in refused(plain_cfg)
 
 
 def test_plain_backbone_with_weights_of_its_own(load, installed, weights, refused):
