@@ -32,13 +32,10 @@ OPENMMLAB = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
 OPTIONAL = ('mmdet', 'mmseg')  # the other toolboxes can be used without them
 REMEDIES = {
     'torchvision': 'install the version for this torch (https://pytorch.org/get-started)',
-    'mmcv': "if its operators are missing or do not fit this torch or GPU, torchvision's "
-    'can take their place: python -m ra_mm.mmcv_ops install',
+    'mmcv': "without operators for this torch or GPU, torchvision's can take their "
+    'place: python -m ra_mm.mmcv_ops install',
 }
-INSTALL = (
-    'In a clone of ra_mm, `make install` makes an environment with all of them; for '
-    'one of your own, see docs/install.md'
-)
+INSTALL = '`make install` in a clone of ra_mm installs all of them; see docs/install.md'
 
 
 def main() -> int:
@@ -101,13 +98,11 @@ def check_distributions(found: dict[str, dict[str, str]]) -> list[str]:
             f'{name} is installed twice, as {" and ".join(names)}, which overwrite '
             f"each other's files: pip uninstall {' '.join(names)}, then install one"
         )
-    forks = [name for name, names in used.items() if names[-1].startswith('onedl-')]
-    if forks and len(forks) < len(used) and not twice:
-        originals = ', '.join(name for name in used if name not in forks)
-        problems.append(
-            f'{", ".join(forks)} of the fork (onedl-*) and the original {originals} '
-            f'are not made for each other. {INSTALL}'
-        )
+    forks = {name for name, names in used.items() if names[-1].startswith('onedl-')}
+    if forks and forks < set(used) and not twice:
+        both = f'{", ".join(forks)} of the fork (onedl-*) and the original'
+        others = ', '.join(set(used) - forks)
+        problems.append(f'{both} {others} are not made for each other. {INSTALL}')
     return problems
 
 

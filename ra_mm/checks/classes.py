@@ -1,4 +1,4 @@
-"""The classes of the datasets, against num_classes, weights and palettes."""
+"""The classes of the datasets, against num_classes and palettes."""
 
 import os
 import os.path as osp
@@ -35,24 +35,19 @@ def check_num_classes(context: Context) -> Iterator[Finding]:
         if n != len(names) and (wrong or get_value(cfg, 'model.train_cfg.augments')):
             wrong['data_preprocessor.num_classes'] = len(names)
         if wrong:
-            yield error(
-                f'{key} has {len(names)} classes {shorten(names)}, but the model is '
-                f'configured for a different number; {remedy(wrong)}'
-            )
+            text = f'{key} has {len(names)} classes {shorten(names)}, the model another'
+            yield error(f'{text} number: {remedy(wrong)}')
 
 
 def _get_classes(dataset):
     """Return the names of the classes that a model of this dataset predicts."""
     # The box heads of panoptic models predict only the things.
     names = dataset.metainfo.get('thing_classes', dataset.metainfo.get('classes'))
-    if names is None and getattr(dataset, 'with_label', False) and not dataset.ann_file:
-        folder = dataset.img_prefix  # of class folders
-        if osp.isdir(folder):
-            names = sorted(
-                entry.name
-                for entry in os.scandir(folder)
-                if entry.is_dir() and not entry.name.startswith(('.', '__'))
-            )
+    folder = getattr(dataset, 'img_prefix', '')  # of class folders
+    with_label = getattr(dataset, 'with_label', False)
+    if names is None and with_label and not dataset.ann_file and osp.isdir(folder):
+        folders = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        names = [name for name in folders if not name.startswith(('.', '__'))]
     return tuple(names or ())
 
 
@@ -84,7 +79,5 @@ def check_palettes(context: Context) -> Iterator[Finding]:
             is_longer = is_mmseg and not getattr(entry.dataset, 'label_map', None)
             if len(palette) < count or (is_longer and len(palette) != count):
                 key = f'{entry.key}.metainfo.palette'
-                yield error(
-                    f'{key} has {len(palette)} colours for {count} classes: '
-                    f'{remedy({key: [] if is_mmseg else None})}'
-                )
+                text = f'{key} has {len(palette)} colours for {count} classes'
+                yield error(f'{text}: {remedy({key: [] if is_mmseg else None})}')

@@ -2,7 +2,8 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,86 +14,84 @@ from ra_mm.errors import UserError
 BAD_POLYGON = 'a polygon of less than three points, or with half a point'
 
 
-@dataclass
 class CocoFile:
-    """What the checks need of an annotation file; lists have an item an annotation."""
+    """What the checks need of an annotation file.
 
-    path: str
-    file_names: dict  # by image id
-    image_sizes: np.ndarray  # (number of images, 2): width and height
-    categories: dict  # names by category id
-    ids: list
-    category_of: list  # category ids
-    image_of: np.ndarray  # index of the image, -1 if it is not listed
-    boxes: np.ndarray  # (N, 4): x, y, width, height
-    areas: np.ndarray
-    is_taken: np.ndarray  # whether mmdet takes it, if it has its category
-    is_counted: np.ndarray  # whether it is neither a crowd nor ignored
-    mask_faults: list  # see describe_mask, '' for ignored annotations too
-    has_crowd_flag: np.ndarray
+    Args:
+        path: The file.
 
-
-def read_coco(path: str) -> CocoFile:
-    """Read an annotation file.
+    Attributes:
+        file_names: By image id.
+        image_sizes: (number of images, 2), width and height.
+        categories: Names by category id.
+        ids: Of the annotations, as in all that follow.
+        category_of: Category ids.
+        image_of: Indices of images, -1 for those that are not listed.
+        boxes: (N, 4), x, y, width, height.
+        areas: (N,).
+        is_taken: Whether mmdet takes an annotation, if it has its category.
+        is_counted: Whether it is neither a crowd nor ignored.
+        mask_faults: See :func:`describe_mask`; '' for ignored annotations.
+        has_crowd_flag: Whether it has an ``iscrowd``.
 
     Raises:
         UserError: If it is not JSON, or an entry lacks a field that mmdet needs.
     """
+
+    def __init__(self, path: str) -> None:
+        images, categories, annotations = _read_lists(path)
+        column = partial(_column, path)
+        self.path = path
+        image_ids = _unique_ids(path, images)
+        self.file_names = dict(zip(image_ids, column(images, 'file_name', _texts)))
+        sizes = [column(images, key, _numbers, 1) for key in ('width', 'height')]
+        self.image_sizes = np.hstack(sizes)
+        category_ids = _unique_ids(path, categories)
+        self.categories = dict(zip(category_ids, column(categories, 'name', _texts)))
+
+        self.ids = _unique_ids(path, annotations)
+        self.category_of = column(annotations, 'category_id', _ids, category_ids)
+        images_of = column(annotations, 'image_id', _ids, image_ids)
+        index = {id: i for i, id in enumerate(image_ids)}
+        self.image_of = np.array([index.get(id, -1) for id in images_of], dtype=int)
+        self.boxes = column(annotations, 'bbox', _numbers, 4)
+        self.areas = column(annotations, 'area', _numbers, 1)[:, 0]
+        for key in ('iscrowd', 'ignore'):
+            column([a for a in annotations if key in a], key, _numbers, 1)
+        # As in mmdet's CocoDataset.parse_data_info.
+        corner, size = self.boxes[:, :2], self.boxes[:, 2:]
+        ends = np.minimum(corner + size, self.image_sizes[self.image_of])
+        has_pixels = ((ends > np.maximum(corner, 0)) & (size >= 1)).all(1)
+        self.is_taken = has_pixels & (self.image_of >= 0) & (self.areas > 0)
+        left_out = [bool(a.get('iscrowd') or a.get('ignore')) for a in annotations]
+        self.is_counted = ~np.array(left_out, dtype=bool)
+        self.has_crowd_flag = np.array(
+            ['iscrowd' in a for a in annotations], dtype=bool
+        )
+        self.mask_faults = [
+            '' if a.get('ignore') else describe_mask(a.get('segmentation'))
+            for a in annotations
+        ]
+
+
+def _read_lists(path):
+    """Return the images, categories and annotations of a file, all of them with ids."""
     try:
         with open(path, encoding='utf-8') as file:
             content = json.load(file)
     except (ValueError, RecursionError) as e:  # UnicodeDecodeError is a ValueError
         raise UserError(f'{path} is not a JSON file: {e}') from e
     try:
-        images, categories = content['images'], content['categories']
-        annotations = content.get('annotations', [])  # COCO's test-dev has none
-        tables = [_unique_ids(path, t) for t in (images, categories, annotations)]
+        lists = content['images'], content['categories'], content.get('annotations', [])
+        hash(tuple(entry['id'] for entries in lists for entry in entries))
     except (KeyError, TypeError, AttributeError) as e:
         raise UserError(
             f'{path} is not a COCO annotation file: expected lists of images, '
             'categories and annotations, whose entries have an id'
         ) from e
-    if not images:
+    if not lists[0]:
         raise UserError(f'{path} lists no images')
-    image_ids, category_ids, ids = tables
-    images_of = _references(path, annotations, 'image_id', image_ids)
-    index = {id: i for i, id in enumerate(image_ids)}
-    image_of = np.array([index.get(id, -1) for id in images_of], dtype=int)
-    sizes = np.hstack([_numbers(path, images, key, 1) for key in ('width', 'height')])
-    corner, size = np.split(_numbers(path, annotations, 'bbox', 4), [2], 1)
-    areas = _numbers(path, annotations, 'area', 1)[:, 0]
-    for key in ('iscrowd', 'ignore'):
-        _numbers(path, [a for a in annotations if key in a], key, 1)
-    # As in mmdet's CocoDataset.parse_data_info.
-    ends = np.minimum(corner + size, sizes[image_of])
-    taken = ((ends > np.maximum(corner, 0)) & (size >= 1)).all(1)
-    taken &= (image_of >= 0) & (areas > 0)
-    return CocoFile(
-        path=path,
-        file_names=dict(zip(image_ids, _column(path, images, 'file_name', str.strip))),
-        image_sizes=sizes,
-        categories=dict(
-            zip(category_ids, _column(path, categories, 'name', str.strip))
-        ),
-        ids=ids,
-        category_of=_references(path, annotations, 'category_id', category_ids),
-        image_of=image_of,
-        boxes=np.hstack([corner, size]),
-        areas=areas,
-        is_taken=taken,
-        is_counted=_flags(
-            not (a.get('iscrowd') or a.get('ignore')) for a in annotations
-        ),
-        mask_faults=[
-            '' if a.get('ignore') else describe_mask(a.get('segmentation'))
-            for a in annotations
-        ],
-        has_crowd_flag=_flags('iscrowd' in a for a in annotations),
-    )
-
-
-def _flags(values):
-    return np.array([bool(value) for value in values], dtype=bool)
+    return lists  # without annotations in COCO's test-dev
 
 
 def _unique_ids(path, entries):
@@ -115,55 +114,58 @@ def describe_mask(segmentation: Any) -> str:
     if not all(isinstance(polygon, list) for polygon in segmentation):
         return 'a segmentation that is no list of polygons ([[x1, y1, x2, y2, ...]])'
     lengths = [len(polygon) for polygon in segmentation]
-    if lengths[0] < 6 or any(n % 2 for n in lengths):
-        return BAD_POLYGON
-    return ''
+    is_bad = lengths[0] < 6 or any(n % 2 for n in lengths)
+    return BAD_POLYGON if is_bad else ''
 
 
-def _references(path, entries, key, ids):
-    """Return the ids of a key, which must be text or numbers as those of its table."""
-    values = _column(path, entries, key, hash, 'an id')
-    texts = [v for v in (*values, *ids) if isinstance(v, str)]
-    if texts and len(texts) < len(values) + len(ids):
-        raise UserError(
-            f'{path}: some {key} or the ids that they refer to are text, such as '
-            f'{texts[0]!r}, and others are not: write all of them as numbers'
-        )
-    return values
-
-
-def _column(path, entries, key, convert, expected='a text'):
-    """Return the values of a key; an error shows the first entry without a valid one.
+def _column(
+    path: str, entries: list, key: str, convert: Callable[..., Any], *args: Any
+) -> Any:
+    """Convert the values of a key; an error shows the first entry without a valid one.
 
     Args:
-        convert: It raises a TypeError or a ValueError for a value that is not valid.
+        convert: Takes a list of values and ``args``. It raises a KeyError, TypeError
+            or ValueError if one of the values is not valid.
     """
-    for entry in entries:
-        try:
-            convert(entry[key])
-        except (KeyError, TypeError, ValueError) as e:
-            raise UserError(
-                f'{path}: an entry has no valid {key}, expected {expected}: '
-                f'{str(entry)[:100]}'
-            ) from e
-    return [entry[key] for entry in entries]
-
-
-def _numbers(path, entries, key, count):
-    """Return an array with this many finite numbers for each entry."""
+    errors = KeyError, TypeError, ValueError
     try:
-        return _to_numbers([entry[key] for entry in entries], count)
-    except (KeyError, TypeError, ValueError):
-        expected = f'{count} finite number(s), not text'
-        _column(path, entries, key, lambda v: _to_numbers([v], count), expected)
+        return convert([entry[key] for entry in entries], *args)
+    except errors:
+        for entry in entries:
+            try:
+                convert([entry[key]], *args)
+            except errors as e:
+                raise UserError(
+                    f'{path}: an entry has no valid {key}, expected '
+                    f'{EXPECTED[convert]}: {str(entry)[:100]}'
+                ) from e
         raise
 
 
-def _to_numbers(values, count):
+def _texts(values):
+    ''.join(values)  # a TypeError for anything else
+    return values
+
+
+def _ids(values, table):
+    hash(tuple(values))
+    if len({isinstance(id, str) for id in (*values, *table)}) > 1:
+        raise ValueError('text and numbers')
+    return values
+
+
+def _numbers(values, count):
     array = np.array(values).reshape(len(values), count)
     if array.dtype.kind not in 'biuf' or not np.isfinite(array).all():
         raise ValueError('not a finite number')
     return array.astype(float)
+
+
+EXPECTED = {
+    _texts: 'text',
+    _ids: 'a number, or text if the id that it refers to is text',
+    _numbers: 'finite numbers (4 for bbox, else one), not text',
+}
 
 
 def is_coco(dataset: BaseDataset) -> bool:

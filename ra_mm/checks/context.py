@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
-from ra_mm.checks.coco import CocoFile, read_coco
+from ra_mm.checks.coco import CocoFile, is_coco
 from ra_mm.engine.config import get_value, iter_dicts, iter_unwrapped
 from ra_mm.errors import UserError
 
@@ -54,7 +54,8 @@ class Context:
     cfg: Config
     mode: str
     resume: str | None = None
-    coco_files: dict[str, CocoFile | UserError] = field(default_factory=dict)
+    files: dict[str, CocoFile | None] = field(default_factory=dict)  # by real path
+    unreadable: list[str] = field(default_factory=list)  # why files are None
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -88,21 +89,59 @@ class Context:
         """Those of which no path is missing."""
         return [entry for entry in self.all_datasets if not entry.missing_paths]
 
-    def read_coco(self, path: str) -> CocoFile | None:
-        """Return the content of an annotation file, or None if it cannot be read.
+    @cached_property
+    def coco(self) -> list[tuple[DatasetEntry, CocoFile]]:
+        """The datasets that are read as COCO, with their annotation files."""
+        entries = [entry for entry in self.datasets if is_coco(entry.dataset)]
+        found = [(entry, self._read(entry.dataset.ann_file)) for entry in entries]
+        return [(entry, coco) for entry, coco in found if coco is not None]
 
-        Each file is read once.
-        """
-        if path not in self.coco_files:
+    @cached_property
+    def evaluators_with_files(self) -> list[tuple[str, dict, str]]:
+        """Key, config and annotation file of each metric that reads one."""
+        return [
+            (key, node, node['ann_file'])
+            for key, node in self.iter_evaluators()
+            if isinstance(node.get('ann_file'), str) and _is_local(node)
+        ]
+
+    @cached_property
+    def metrics(self) -> list[tuple[str, dict, CocoFile]]:
+        """Key, config and annotation file of each metric of the datasets in COCO."""
+        found = [
+            (key, node, self._read(path))
+            for key, node, path in self.evaluators_with_files
+            if osp.exists(path) and any(same_part(e.key, key) for e, _ in self.coco)
+        ]
+        return [(key, node, coco) for key, node, coco in found if coco is not None]
+
+    @cached_property
+    def all_coco(self) -> list[tuple[DatasetEntry, CocoFile]]:
+        """``coco``, and other files of metrics as if their datasets read them."""
+        found = list(self.coco)
+        for key, _, coco in self.metrics:
+            same = [(e, file) for e, file in found if same_part(e.key, key)]
+            if all(file is not coco for _, file in same):
+                found.append((same[0][0], coco))
+        return found
+
+    def _read(self, path: str) -> CocoFile | None:
+        real = osp.realpath(path)
+        if real not in self.files:
             try:
-                self.coco_files[path] = read_coco(path)
+                self.files[real] = CocoFile(path)
             except UserError as e:
-                self.coco_files[path] = e
-        found = self.coco_files[path]
-        return None if isinstance(found, UserError) else found
+                self.files[real] = None
+                self.unreadable.append(str(e))
+        return self.files[real]
 
 
-def is_local(node: dict) -> bool:
+def same_part(key: str, other: str) -> bool:
+    """Whether two keys, such as of a dataset and a metric, are of the same part."""
+    return key.split('_')[0] == other.split('_')[0]
+
+
+def _is_local(node: dict) -> bool:
     """Whether a dataset or evaluator reads files of this machine."""
     backend = get_value(node, 'backend_args.backend', 'local')
     paths = f'{node.get("data_root")} {node.get("ann_file")}'
@@ -122,4 +161,4 @@ def _build_lazily(cfg: Config, node: dict) -> BaseDataset | None:
             built = registry.build(new)
     except Exception:
         return None
-    return built if isinstance(built, BaseDataset) and is_local(node) else None
+    return built if isinstance(built, BaseDataset) and _is_local(node) else None

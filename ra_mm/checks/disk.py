@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ra_mm.engine.samples import check_mask_shape
 from ra_mm.errors import describe
@@ -34,7 +34,7 @@ def read_image(path: str) -> StoredImage | None:
             except (OSError, SyntaxError, ValueError) as e:
                 stored.problem = describe(e)
             return stored
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
+    except (OSError, Image.DecompressionBombError):
         return None
 
 
@@ -52,41 +52,32 @@ def read_mask(
         tuple: The counts by (stored value, loaded value), or None if they
         cannot be compared; and what is wrong with the file, or None.
     """
-    stored, mode = loaded, ''
+    stored = loaded
     try:
         with Image.open(path) as image:
             if image.format == 'JPEG':
                 return None, 'it is a JPEG, which changes values: save masks as PNG'
-            stored, mode = np.array(image), image.mode
-    except (UnidentifiedImageError, OSError):  # the pipeline has its own reader
+            stored = np.array(image)
+            if stored.ndim == 3:
+                text = f'it has {stored.shape[2]} channels ({image.mode}), expected one'
+                return (
+                    None,
+                    f'{text}: the number of the class at each pixel, no colours',
+                )
+    except OSError:  # the pipeline has its own reader
         pass
-    if stored.ndim == 3 and mode:
-        return None, (
-            f'it has {stored.shape[2]} channels ({mode}), expected one: the number of '
-            'the class at each pixel. Convert its colours to these numbers'
-        )
     try:
         check_mask_shape(loaded, image_shape)
     except ValueError as e:  # the loader may have read a palette as colours
         return None, str(e)
-    return _count_pairs(
-        stored if stored.shape == loaded.shape else loaded, loaded
-    ), None
-
-
-def _count_pairs(stored, loaded):
+    stored = stored if stored.shape == loaded.shape else loaded
     if stored.dtype in SMALL and loaded.dtype in SMALL:  # much faster than sorting
         counts = np.bincount(stored.ravel().astype(np.int32) * 256 + loaded.ravel())
-        return Counter(
-            {divmod(int(i), 256): int(counts[i]) for i in counts.nonzero()[0]}
-        )
-    pairs, counts = np.unique(stored + 1j * loaded, return_counts=True)
-    return Counter(
-        {
-            (_to_int(pair.real), _to_int(pair.imag)): n
-            for pair, n in zip(pairs, counts.tolist())
-        }
-    )
+        pairs = [divmod(int(i), 256) for i in counts.nonzero()[0]]
+        return Counter(dict(zip(pairs, counts[counts > 0].tolist()))), None
+    values, counts = np.unique(stored + 1j * loaded, return_counts=True)
+    pairs = [(_to_int(v.real), _to_int(v.imag)) for v in values]
+    return Counter(dict(zip(pairs, counts.tolist()))), None
 
 
 def _to_int(value):

@@ -5,7 +5,6 @@ import os.path as osp
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
-from ra_mm.checks.annotations import iter_coco, iter_evaluator_files
 from ra_mm.checks.context import Context
 from ra_mm.checks.finding import Finding, error, remedy, warning
 from ra_mm.engine.config import get_value
@@ -24,7 +23,7 @@ def check_paths(context: Context) -> Iterator[Finding]:
     for entry in context.all_datasets:
         for name, path in entry.missing_paths.items():
             missing[path].append(f'{entry.key}.{name}')
-    for key, _, path in iter_evaluator_files(context):
+    for key, _, path in context.evaluators_with_files:
         if not osp.exists(path):
             missing[path].append(f'{key}.ann_file')
     for path, keys in missing.items():
@@ -33,23 +32,24 @@ def check_paths(context: Context) -> Iterator[Finding]:
         yield error(f'{path} does not exist{where}: link your data there, or {options}')
 
 
+def _list_paths(entry, coco):
+    folder = entry.dataset.data_prefix.get('img', '')
+    return [osp.join(folder, name) for name in coco.file_names.values()]
+
+
 def check_listed_images(context: Context) -> Iterator[Finding]:
     """The images of COCO files and the masks of images exist."""
-    for entry, coco in iter_coco(context):
-        folder = entry.dataset.data_prefix.get('img', '')
-        paths = [osp.join(folder, name) for name in coco.file_names.values()]
-        yield from find_missing(paths, f'images of {coco.path}')
+    for entry, coco in context.coco:
+        yield from find_missing(_list_paths(entry, coco), f'images of {coco.path}')
     for entry in context.datasets:
         if not hasattr(entry.dataset, 'reduce_zero_label'):  # only mmseg's have it
             continue
         with translate_errors(f'{entry.key} cannot be read'):
             samples = entry.dataset.load_data_list()
         if not samples:
-            folder, suffix = (
-                entry.dataset.data_prefix['img_path'],
-                entry.dataset.img_suffix,
-            )
-            yield error(f'{folder} has no *{suffix}: change {entry.key}.img_suffix')
+            found = f'{entry.dataset.data_prefix["img_path"]} has no image'
+            suffix = f'{entry.key}.img_suffix={entry.dataset.img_suffix}'
+            yield error(f'{found} that ends in {suffix}: change it')
         for name in ('img_path', 'seg_map_path'):
             paths = [sample[name] for sample in samples if name in sample]
             yield from find_missing(paths, f'{name} of {entry.key}, by its suffixes')
@@ -69,24 +69,20 @@ def find_missing(paths: list[str], what: str) -> Iterator[Finding]:
 
 def check_unlisted_images(context: Context) -> Iterator[Finding]:
     """The images in the folder of a COCO file are listed, there or in another file."""
-    test = Context(context.cfg, 'test', coco_files=context.coco_files)
-    listed, trained = set(), set()
-    for entry, coco in (*iter_coco(context), *iter_coco(test)):
-        folder = entry.dataset.data_prefix.get('img', '')
-        paths = {osp.join(folder, name) for name in coco.file_names.values()}
-        listed |= paths
-        trained |= {osp.dirname(path) for path in paths if entry.is_train}
-    for folder in filter(osp.isdir, sorted(trained)):
-        found = (osp.join(folder, name) for name in os.listdir(folder))
-        left_out = count_left_out(found, listed)
+    others = Context(context.cfg, 'test', files=context.files).coco
+    listed = {p for found in (*context.coco, *others) for p in _list_paths(*found)}
+    trained = [_list_paths(e, coco) for e, coco in context.coco if e.is_train]
+    for folder in sorted({osp.dirname(path) for paths in trained for path in paths}):
+        names = os.listdir(folder) if osp.isdir(folder) else ()
+        left_out = describe_left_out((osp.join(folder, n) for n in names), listed)
         if left_out:
             yield warning(
-                f'{left_out.total()} images in {folder} are in no annotation file of '
-                f'the config ({list_suffixes(left_out)}): they are left out'
+                f'{left_out} are left out: no annotation file of the config lists '
+                f'these images in {folder}'
             )
 
 
-def count_left_out(paths: Iterable[str], taken: Iterable[str]) -> Counter:
+def describe_left_out(paths: Iterable[str], taken: Iterable[str]) -> str:
     """Count the images among these files that are not taken, by suffix."""
     left_out: Counter = Counter()
     # Another file of the same name may be the mask beside an image.
@@ -95,8 +91,4 @@ def count_left_out(paths: Iterable[str], taken: Iterable[str]) -> Counter:
         stem, suffix = osp.splitext(osp.normpath(path))
         is_picture = suffix.lower() in PICTURES and osp.basename(path)[0] != '.'
         left_out[suffix] += is_picture and stem not in stems
-    return +left_out
-
-
-def list_suffixes(counts: Counter) -> str:
-    return ', '.join(f'{n} with {suffix}' for suffix, n in counts.items())
+    return ', '.join(f'{n} with {suffix}' for suffix, n in (+left_out).items())

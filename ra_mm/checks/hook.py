@@ -25,19 +25,16 @@ class DataCheckHook(Hook):
             return
         start = time.monotonic()
         loops = {'train': runner.train_loop, 'val': runner.val_loop}
+        used = {key: loop for key, loop in loops.items() if loop is not None}
         parts = load_parts(
-            {
-                f'{name}_dataloader.dataset': loop.dataloader.dataset
-                for name, loop in loops.items()
-                if loop is not None
-            }
+            {f'{k}_dataloader.dataset': v.dataloader.dataset for k, v in used.items()}
         )
         found = check_samples(parts)
         for warning in found.warnings:
             runner.logger.warning(warning)
         found.raise_errors()
+        num, seconds = sum(len(p.samples) for p in parts), time.monotonic() - start
         runner.logger.info(
-            f'data check: {sum(len(part.samples) for part in parts)} images as the '
-            f'network gets them, {len(found.warnings)} warning(s), '
-            f'{time.monotonic() - start:.1f} s'
+            f'data check: {num} images as the network gets them, '
+            f'{len(found.warnings)} warning(s), {seconds:.1f} s'
         )

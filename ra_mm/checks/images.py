@@ -10,22 +10,15 @@ MAX_ACCIDENTS = 0.05
 DARK = 64  # of 255, for the brightest pixel
 
 
-def check_readable(part: Part) -> Iterator[Finding]:
+def check_readable_images(part: Part) -> Iterator[Finding]:
     """Every image and annotation can be read, completely."""
-    bad = [s.error for s in part.samples if s.error is not None]
-    if bad:
+    if bad := [s.error for s in part.samples if s.error is not None]:
         yield error(f'{part.share(bad)} cannot be loaded: {bad[0]}', bad[0])
-    broken = [
-        f'{s.path}: {s.stored.problem}'
-        for s in part.loaded
-        if s.stored and s.stored.problem
-    ]
-    if broken:
-        yield Finding(
-            len(broken) > MAX_ACCIDENTS * len(part.samples),
-            f'{part.share(broken)} can be decoded only in part; the first is '
-            f'{broken[0]}. Replace or remove them',
-        )
+    stored = ((s.path, s.stored.problem) for s in part.loaded if s.stored)
+    if broken := [f'{path}: {problem}' for path, problem in stored if problem]:
+        text = f'{part.share(broken)} can be decoded only in part, such as {broken[0]}'
+        is_error = len(broken) > MAX_ACCIDENTS * len(part.samples)
+        yield Finding(is_error, f'{text}. Replace or remove them')
 
 
 def check_sizes(part: Part) -> Iterator[Finding]:
@@ -33,13 +26,13 @@ def check_sizes(part: Part) -> Iterator[Finding]:
     wrong = [s for s in part.loaded if has_other_size(s)]
     if not wrong:
         return
-    sample, declared = wrong[0], _get_declared(wrong[0])
+    sample, stored, declared = wrong[0], wrong[0].stored, _get_declared(wrong[0])
+    loaded = sample.size or ()
+    sizes = 'annotated {} x {}, loaded {} x {}'.format(*declared, *loaded)
     text = (
         f'{part.share(wrong)} are loaded with another size than their annotations say; '
-        f'the first is {sample.path}: annotated {_format(declared)}, loaded '
-        f'{_format(sample.size)}, '
+        f'the first is {sample.path}: {sizes}, '
     )
-    stored = sample.stored
     if stored and stored.orientation != 1 and stored.size == declared:
         text += (
             f'since its EXIF orientation {stored.orientation} turns it. Boxes and '
@@ -63,10 +56,6 @@ def has_other_size(sample: Sample) -> bool:
 
 def _get_declared(sample):
     return sample.info.get('width'), sample.info.get('height')
-
-
-def _format(size):
-    return f'{size[0]} x {size[1]}'
 
 
 def _steps(part):
@@ -96,23 +85,19 @@ def check_orientation(part: Part) -> Iterator[Finding]:
     if turned:
         yield warning(
             f'{part.share(turned)} have an EXIF orientation that turns them and keeps '
-            f'their size; the first is {turned[0].path}. Make sure that they were '
-            'annotated as they are shown, not as they are stored'
+            f'their size, such as {turned[0].path}. Make sure that they were annotated '
+            'as they are shown, not as they are stored'
         )
 
 
 def check_brightness(part: Part) -> Iterator[Finding]:
     """16-bit images are not truncated to a few dark 8-bit values."""
-    dark = [
-        s
-        for s in part.loaded
-        if s.stored and s.stored.has_16_bits and s.brightest < DARK
-    ]
-    if dark:
+    deep = [s for s in part.loaded if s.stored and s.stored.has_16_bits]
+    if dark := [s for s in deep if s.brightest < DARK]:
         yield Finding(
             len(dark) > 0.5 * len(part.samples),
-            f'{part.share(dark)} have 16 bits, of which the upper 8 are loaded; the '
-            f'first is {dark[0].path}, where the largest of them is '
-            f"{dark[0].brightest:g} of 255. Add color_type='unchanged' and "
-            'to_float32=True to LoadImageFromFile, or scale the images to 8 bits',
+            f'{part.share(dark)} have 16 bits, of which the upper 8 are loaded: '
+            f'{dark[0].brightest:g} of 255 is the largest value in {dark[0].path}. Add '
+            "color_type='unchanged' and to_float32=True to LoadImageFromFile, or scale "
+            'the images to 8 bits',
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from mmengine.dataset import BaseDataset
 
-from ra_mm.checks.files import count_left_out, list_suffixes
+from ra_mm.checks.files import describe_left_out
 from ra_mm.checks.finding import Finding, error, warning
 from ra_mm.checks.sample import Part
 from ra_mm.validation import shorten
@@ -16,11 +16,8 @@ from ra_mm.validation import shorten
 def describe_bad_labels(labels: Iterable[int], count: int) -> tuple[list[int], str]:
     """Return the labels that are no class, and a sentence about them."""
     bad = sorted(label for label in labels if not 0 <= label < count)
-    hint = (
-        '; they seem to begin at 1, so subtract 1'
-        if min(labels, default=0) == 1
-        else ''
-    )
+    begins_at_1 = min(labels, default=0) == 1
+    hint = '; they seem to begin at 1, so subtract 1' if begins_at_1 else ''
     text = f'the labels {shorten(bad)} are none of the {count} classes, which are '
     return bad if count else [], f'{text}numbered 0 to {count - 1}{hint}'
 
@@ -40,7 +37,7 @@ def is_custom(dataset: BaseDataset) -> bool:
 def check_label_range(part: Part) -> Iterator[Finding]:
     """Labels are 0 to the number of classes - 1."""
     bad, text = describe_bad_labels(part.scan.objects, len(part.classes))
-    if bad and not is_custom(part.dataset):  # whose list is checked line by line
+    if bad and not is_custom(part.dataset):  # whose list is checked as a whole
         yield error(
             f'{sum(part.scan.objects[x] for x in bad)} labels are wrong: {text}'
         )
@@ -49,11 +46,11 @@ def check_label_range(part: Part) -> Iterator[Finding]:
 def check_folder_names(part: Part) -> Iterator[Finding]:
     """Folders that are named as a class have the number of that class."""
     classes = part.classes
-    wrong = {}
+    wrong = []
     for folder, labels in part.scan.folders.items():
         name, label = osp.basename(folder), labels.most_common(1)[0][0]
         if name in classes and label < len(classes) and classes[label] != name:
-            wrong[name] = classes[label]
+            wrong.append(f'{name} is {classes[label]}')
     if wrong and not describe_bad_labels(part.scan.objects, len(classes))[0]:
         advice = (
             'Folders are numbered in the order of their sorted names: put '
@@ -61,28 +58,25 @@ def check_folder_names(part: Part) -> Iterator[Finding]:
         )
         if getattr(part.dataset, 'ann_file', ''):
             advice = 'Correct the labels of the list, or the order of metainfo.classes'
-        pairs = (f'{folder} is {name}' for folder, name in wrong.items())
         yield error(
-            f'folders get the name of another class: {shorten(pairs)}. {advice}'
+            f'folders get the name of another class: {shorten(wrong)}. {advice}'
         )
 
 
 def check_left_out(part: Part) -> Iterator[Finding]:
     """Images in the folder of a dataset are not left out for their suffix."""
-    dataset = part.dataset
+    dataset, scan = part.dataset, part.scan
     folder = getattr(dataset, 'data_prefix', {}).get('img_path')
     suffixes = getattr(dataset, 'img_suffix', getattr(dataset, 'extensions', None))
     has_list = osp.isfile(getattr(dataset, 'ann_file', '') or '')
     is_part = getattr(dataset, '_indices', None) is not None
-    if not folder or not suffixes or has_list or is_part or not part.scan.is_complete:
+    if not folder or not suffixes or has_list or is_part or not scan.is_complete:
         return
-    left_out = count_left_out(_walk(folder), part.scan.paths | part.scan.masks)
+    left_out = describe_left_out(_walk(folder), scan.paths | scan.masks)
     if left_out:
-        taken = suffixes if isinstance(suffixes, str) else shorten(suffixes)
         yield warning(
-            f'{left_out.total()} images in {folder} are left out ({list_suffixes(left_out)}): this '
-            f'dataset takes {taken}, {len(part.scan.paths)} images. Rename, '
-            'convert or move them'
+            f'{left_out} are left out in {folder}: this dataset takes {suffixes}, '
+            f'{len(scan.paths)} images. Rename, convert or move them'
         )
 
 
@@ -92,32 +86,24 @@ def _walk(folder):
         yield from (osp.join(parent, name) for name in names)
 
 
-def check_overlap(parts: Sequence[Part]) -> Iterator[Finding]:
-    """Images to validate with are not trained on."""
-    trained = {path for p in parts if p.is_train for path in p.scan.paths if path}
-    for part in parts:
-        both = part.scan.paths & trained
-        if both and not part.is_train:
-            yield warning(
-                f'{part.key}: {len(both)} of {len(part.scan.paths)} images are trained '
-                f'on too, such as {min(both)}'
-            )
-
-
-def check_missing_classes(parts: Sequence[Part]) -> Iterator[Finding]:
-    """All classes occur in training."""
-    train = [p for p in parts if p.is_train]
+def check_splits(parts: Sequence[Part]) -> Iterator[Finding]:
+    """All classes occur in training, and no images to validate with."""
+    train = [part for part in parts if part.is_train]
+    others = [part for part in parts if not part.is_train]
+    trained = {path for part in train for path in part.scan.paths if path}
+    for part in others:
+        if both := part.scan.paths & trained:
+            n = f'{len(both)} of {len(part.scan.paths)} images'
+            yield warning(f'{part.key}: {n} are trained on too, such as {min(both)}')
     if not train or not all(p.scan.is_complete and p.scan.objects for p in train):
         return
-    classes = train[0].classes
-    found = {label for p in train for label in p.scan.objects}
-    validated = {label for p in parts if not p.is_train for label in p.scan.objects}
-    missing = [i for i in range(len(classes)) if i not in found]
-    if missing and max(found) < len(classes):
-        text = (
-            f'the training data has nothing of {shorten(classes[i] for i in missing)}'
-        )
-        also = [classes[i] for i in missing if i in validated]
-        if also:
+    names = dict(enumerate(train[0].classes))
+    found = {label for part in train for label in part.scan.objects}
+    missing = [i for i in names if i not in found]
+    if missing and max(found) < len(names):
+        lacking = shorten(names[i] for i in missing)
+        text = f'the training data has nothing of {lacking}'
+        validated = {label for part in others for label in part.scan.objects}
+        if also := [names[i] for i in missing if i in validated]:
             text += f', of which the validation data has {shorten(also)}'
         yield warning(text)

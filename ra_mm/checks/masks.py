@@ -11,12 +11,9 @@ from ra_mm.validation import shorten
 
 def check_mask_files(part: Part) -> Iterator[Finding]:
     """Masks have one value a pixel, and the size of their image."""
-    bad = [s for s in part.loaded if s.mask_problem]
-    if bad:
-        yield error(
-            f'{part.share(bad)} have a mask that does not fit; the first is '
-            f'{bad[0].info["seg_map_path"]}: {bad[0].mask_problem}'
-        )
+    if bad := [s for s in part.loaded if s.mask_problem]:
+        first = f'{bad[0].info["seg_map_path"]}: {bad[0].mask_problem}'
+        yield error(f'{part.share(bad)} have a mask that does not fit, such as {first}')
 
 
 def count_values(part: Part) -> Counter:
@@ -41,27 +38,28 @@ def check_mask_values(part: Part) -> Iterator[Finding]:
     }
     labels = {label for _, label in counts}
     unknown = set(find_unknown_labels(labels, len(classes), ignore))
+    # The value of the first class in the files
+    first = int(getattr(part.dataset, 'reduce_zero_label', False))
     if large:
+        values = shorten(f'{v} as {large[v]}' for v in sorted(large))
         yield error(
-            'masks hold values that do not fit into 8 bits and are loaded as others: '
-            f'{shorten(f"{v} as {large[v]}" for v in sorted(large))}; one file is '
-            f'{_file_with(part, min(large))}. Number the classes from 0 to 254 and '
-            'save the masks with 8 bits'
+            f'masks hold values that do not fit into 8 bits and are loaded as others: '
+            f'{values}; one file is {_file_with(part, min(large))}. Number the classes '
+            'from 0 to 254 and save the masks with 8 bits'
         )
     elif unknown:
-        first = _first_number(part)
-        values = sorted({v for v, label in counts if label in unknown})
+        numbers = sorted({v for v, label in counts if label in unknown})
         yield error(
-            f'masks hold the values {shorten(values)}, but the {len(classes)} classes '
+            f'masks hold the values {shorten(numbers)}, but the {len(classes)} classes '
             f'are {first} to {len(classes) - 1 + first} in the files, {ignore} is '
-            f'ignored; one file is {_file_with(part, values[0])}. Change the masks, '
+            f'ignored; one file is {_file_with(part, numbers[0])}. Change the masks, '
             'metainfo.classes, ignore_index or reduce_zero_label'
         )
     elif part.is_train:
-        yield from _check_classes(part, counts, ignore)
+        yield from _check_classes(part, counts, ignore, first)
 
 
-def _check_classes(part, counts, ignore):
+def _check_classes(part, counts, ignore, first):
     """Check that there are pixels of each class, and that most are not ignored."""
     present = {label for _, label in counts if label != ignore}
     missing = [name for i, name in enumerate(part.classes) if i not in present]
@@ -73,28 +71,18 @@ def _check_classes(part, counts, ignore):
     is_one = len(present) <= 1 < len(part.classes)
     is_enough = masks == part.scan.num_images or masks >= 8 * len(part.classes)
     if missing and is_one and ignored and masks >= 8:
-        first = _first_number(part)
-        numbers = (f'{i + first} for {name}' for i, name in enumerate(part.classes))
+        numbers = shorten(f'{i} for {n}' for i, n in enumerate(part.classes, first))
         yield error(
             f'in {masks} masks no pixel of {shorten(missing)} reaches the loss{because}'
-            f'. Save each class with its own number, {shorten(numbers)}'
+            f'. Save each class with its own number, {numbers}'
         )
     elif missing and (is_enough or is_one):
-        yield warning(
-            f'in {masks} masks there is no pixel of {shorten(missing)}{because}'
-        )
+        lacking = f'there is no pixel of {shorten(missing)}'
+        yield warning(f'in {masks} masks {lacking}{because}')
     elif share > 0.5:
         yield warning(f'in {masks} masks {values} pixels')
 
 
-def _first_number(part):
-    """Return the value of the first class in the files."""
-    return int(getattr(part.dataset, 'reduce_zero_label', False))
-
-
 def _file_with(part, value):
-    return next(
-        sample.info['seg_map_path']
-        for sample in part.loaded
-        if any(v == value for v, _ in sample.mask_values or ())
-    )
+    files = (s for s in part.loaded if any(v == value for v, _ in s.mask_values or ()))
+    return next(files).info['seg_map_path']

@@ -1,8 +1,7 @@
 """A report of the data in words and figures, with a table by class."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -25,45 +24,26 @@ def format_report(parts: Sequence[Part], found: Findings) -> str:
 
 
 def _describe_part(part: Part) -> Iterator[str]:
-    scan = part.scan
+    scan, num = part.scan, len(part.samples)
     yield f'== {part.key}: {type(part.dataset).__name__}'
-    entries = 'all entries' if scan.is_complete else f'{scan.num_scanned} entries'
-    yield (
-        f'{scan.num_images} images; read {entries} and loaded {len(part.samples)} '
-        'images through the pipeline'
-    )
-    lost: Counter = Counter()
-    for sample in part.loaded:
-        if sample.boxes is not None:
-            lost += count_lost(sample)
-    for reason, n in lost.items():
+    read = f'read {"all" if scan.is_complete else scan.num_scanned} entries'
+    yield f'{scan.num_images} images; {read} and loaded {num} through the pipeline'
+    for reason, n in count_lost(part).items():
         yield f'{n} objects of these images {reason}'
 
 
 def _make_pixel_rows(part: Part) -> list[tuple]:
     """Count pixels by class; empty if there are no masks."""
-    pixels = count_values(part)
-    by_label: Counter = Counter()
-    values = defaultdict(list)
-    for (value, label), n in pixels.items():
-        by_label[label] += n
-        values[label].append(str(value))
-    images: Counter = Counter()
-    for sample in part.loaded:
-        images.update({label for _, label in sample.mask_values or ()})
-    names = dict(enumerate(part.classes))
-    rows = [
-        (
-            names.get(label, 'ignored'),
-            ','.join(values[label][:6]) or '-',
-            images[label],
-            by_label[label],
-            f'{100 * by_label[label] / pixels.total():.2f}',
-        )
-        for label in (*names, *sorted(set(by_label) - set(names)))
-        if pixels
-    ]
-    return rows and [('class', 'in files', 'images', 'pixels', '%'), *rows]
+    pixels, names = count_values(part), dict(enumerate(part.classes))
+    rows: list[tuple] = [('class', 'in files', 'images', 'pixels', '%')]
+    for label in (*names, *sorted({label for _, label in pixels} - set(names))):
+        found = {v: n for (v, other), n in pixels.items() if other == label}
+        masks = [{x for _, x in s.mask_values or ()} for s in part.loaded]
+        n, values = sum(found.values()), ','.join(map(str, [*found][:6])) or '-'
+        share = f'{100 * n / (pixels.total() or 1):.2f}'
+        images = sum(label in labels for labels in masks)
+        rows.append((names.get(label, 'ignored'), values, images, n, share))
+    return rows if pixels else []
 
 
 def _make_object_rows(part: Part) -> list[tuple]:
@@ -72,8 +52,8 @@ def _make_object_rows(part: Part) -> list[tuple]:
     for sample in part.loaded:
         if sample.labels is not None:
             loaded.update(sample.labels.tolist())
-        _, labels = get_instances(sample.packed) or ((), np.array(()))
-        kept.update(labels.tolist())
+        if (instances := get_instances(sample.packed)) is not None:
+            kept.update(instances[1].tolist())
     rows: list[tuple] = [('class', 'images', 'objects', 'loaded', 'kept')]
     for label, name in enumerate(part.classes):
         scan = part.scan.images[label], part.scan.objects[label]
@@ -91,10 +71,10 @@ def _format_table(rows: list[tuple]) -> Iterator[str]:
 
 def _describe_sizes(part: Part) -> Iterator[str]:
     stored = [s.stored.size for s in part.samples if s.stored]
-    inputs: Iterator[Any] = ((s.packed or {}).get('inputs') for s in part.loaded)
-    packed = [tuple(x.shape[-2:])[::-1] for x in inputs if hasattr(x, 'shape')]
-    if stored and packed:
-        yield f'images: {_range(stored)} on disk, {_range(packed)} in the network'
+    arrays = [(s.packed or {}).get('inputs') for s in part.loaded]
+    inputs = [tuple(x.shape[-2:])[::-1] for x in arrays if hasattr(x, 'shape')]
+    if stored and inputs:
+        yield f'images: {_range(stored)} on disk, {_range(inputs)} in the network'
     sides = []
     for sample in part.loaded:
         boxes, _ = get_instances(sample.packed) or (np.zeros((0, 4)), None)
@@ -103,13 +83,12 @@ def _describe_sizes(part: Part) -> Iterator[str]:
             sides.append(np.sqrt(np.clip(high - low, 0, None).prod(1)))
     if sides:
         low, middle, high = np.quantile(np.concatenate(sides), [0.05, 0.5, 0.95])
-        yield (
-            f'objects: {low:.0f} to {high:.0f} pixels wide in the network, half of them '
-            f'below {middle:.0f} (the side of a square of the same area)'
-        )
+        text = f'objects: {low:.0f} to {high:.0f} pixels wide in the network, half of'
+        yield f'{text} them below {middle:.0f} (sides of squares of the same area)'
 
 
 def _range(sizes: Sequence[tuple]) -> str:
-    low, high = np.min(sizes, axis=0), np.max(sizes, axis=0)
-    text = f'{low[0]} x {low[1]}'
-    return text if (low == high).all() else f'{text} to {high[0]} x {high[1]}'
+    low, high = (
+        f'{x} x {y}' for x, y in (np.min(sizes, axis=0), np.max(sizes, axis=0))
+    )
+    return low if low == high else f'{low} to {high}'

@@ -1,12 +1,14 @@
 """All rules, and the functions that apply them.
 
-A rule is a generator of :class:`.Finding`, in the module of its subject. Rules of a
-config need the files that it names at most, and run before anything is built. Rules
-of samples need the built datasets.
+A rule is a function ``check_...`` in the module of its subject, which yields each
+:class:`.Finding`. Its one argument says what it is about: ``context``, a config and the
+files that it names, before anything is built; or ``part``, samples of a built dataset.
 """
 
+import functools
+import inspect
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from mmengine.config import Config
@@ -16,7 +18,6 @@ from torch import nn
 from ra_mm.checks import (
     annotations,
     boxes,
-    channels,
     checkpoints,
     classes,
     devices,
@@ -27,6 +28,7 @@ from ra_mm.checks import (
     labels,
     masks,
     operators,
+    pixels,
     schedule,
     values,
 )
@@ -35,59 +37,28 @@ from ra_mm.checks.finding import Findings
 from ra_mm.checks.sample import Part
 from ra_mm.errors import translate_errors
 
-# Of a config
-VALUES = (values.check_values,)  # the other rules rely on the values
-TRAINING = (schedule.check_val_begin, schedule.check_decay, devices.check_learning_rate)
-RUN = (
-    devices.check_processes,
-    devices.check_compiled_operators,
-    checkpoints.check_resume,
-    checkpoints.check_local_checkpoints,
-)
+# The modules whose rules apply to runs, and those whose rules apply to their data.
+RUNS = {'train': (schedule, devices, checkpoints), 'test': (devices, checkpoints)}
 DATA = (
-    files.check_paths,
-    files.check_listed_images,
-    files.check_unlisted_images,
-    annotations.check_readable,
-    annotations.check_categories,
-    annotations.check_images_listed_twice,
-    annotations.check_training_objects,
-    annotations.check_masks,
-    annotations.check_filter,
-    annotations.check_metric,
-    annotations.check_images_of_metric,
-    boxes.check_coco_boxes,
-    label_lists.check_label_lists,
-    label_lists.check_class_folders,
-    classes.check_num_classes,
-    classes.check_palettes,
-    channels.check_channels,
-    channels.check_pixel_range,
-    ignore_index.check_ignore_index,
-    ignore_index.check_evaluated_masks,
+    *(files, annotations, boxes, label_lists, classes, pixels, ignore_index),
+    *(images, masks, labels),
 )
-DOWNLOADS = (checkpoints.check_remote_checkpoints,)
 
-# Of the built model
-MODEL = (operators.check_operators,)
 
-# Of the samples of a dataset
-SAMPLES = (
-    images.check_readable,
-    images.check_sizes,
-    images.check_orientation,
-    images.check_brightness,
-    boxes.check_loaded_boxes,
-    boxes.check_instance_masks,
-    boxes.check_lost_objects,
-    masks.check_mask_files,
-    masks.check_mask_values,
-    labels.check_label_range,
-    labels.check_folder_names,
-    labels.check_left_out,
-)
-# Of training against validation
-SPLITS = (labels.check_missing_classes, labels.check_overlap)
+def get_rules(subject: str, modules: Iterable[Any] = DATA) -> list[Callable]:
+    """Return the functions ``check_...(subject)`` of modules, in their order.
+
+    Args:
+        subject: 'context', 'part' or 'parts'.
+        modules: Of this package.
+    """
+    return [
+        rule
+        for module in modules
+        for name, rule in vars(module).items()
+        if name.startswith('check_')
+        and [*inspect.signature(rule).parameters] == [subject]
+    ]
 
 
 def check_config(cfg: Config, mode: str, resume: str | None = None) -> Findings:
@@ -104,12 +75,15 @@ def check_config(cfg: Config, mode: str, resume: str | None = None) -> Findings:
     found = Findings()
     if int(os.environ.get('LOCAL_RANK', 0)) != 0:
         return found
-    context = Context(cfg, mode, resume)
-    run = {'train': (*TRAINING, *RUN), 'test': RUN, 'data': ()}[mode]
-    for rules in (VALUES, (*run, *DATA), DOWNLOADS if run else ()):
-        for rule in rules:
+    context, of_run = Context(cfg, mode, resume), RUNS.get(mode, ())
+    rules = get_rules('context', (*of_run, *DATA))
+    downloads = [functools.partial(checkpoints.check_checkpoints, is_remote=True)]
+    # The other rules rely on the values, and nothing is downloaded for a run that
+    # cannot start.
+    for stage in ([values.check_values], rules, downloads if of_run else ()):
+        for rule in stage:
             found += rule(context)
-        if found.errors:  # nothing is downloaded for a run that cannot start
+        if found.errors:
             break
     return found
 
@@ -117,8 +91,7 @@ def check_config(cfg: Config, mode: str, resume: str | None = None) -> Findings:
 def check_model(model: nn.Module) -> None:
     """Raise a :class:`.UserError` if a built model cannot run on this machine."""
     found = Findings()
-    for rule in MODEL:
-        found += rule(model)
+    found += operators.check_operators(model)
     found.raise_errors()
 
 
@@ -145,9 +118,8 @@ def check_samples(parts: Sequence[Part]) -> Findings:
     """Check loaded samples, see :func:`.load_parts`."""
     found = Findings()
     for part in parts:
-        for rule in SAMPLES:
+        for rule in get_rules('part'):
             for finding in rule(part):
                 found.append(finding._replace(text=f'{part.key}: {finding.text}'))
-    for compare in SPLITS:
-        found += compare(parts)
+    found += labels.check_splits(parts)
     return found

@@ -1,6 +1,7 @@
 """Load a sample of a dataset through its own pipeline, step by step."""
 
 import copy
+import itertools
 import os.path as osp
 import random
 import time
@@ -178,8 +179,8 @@ def _choose(scan):
         (others if seen.issuperset(names) else first).append(index)
         seen.update(names)
     # Half of them at random, in case there are many classes.
-    mixed = [i for pair in zip(first, others) for i in pair]
-    return mixed + first[len(others) :] + others[len(first) :]
+    pairs = itertools.zip_longest(first, others)
+    return [index for pair in pairs for index in pair if index is not None]
 
 
 def _load_samples(dataset, scan, num, seconds, limit):
@@ -192,37 +193,33 @@ def _load_samples(dataset, scan, num, seconds, limit):
         passed = time.monotonic() - start
         if passed > limit or (len(samples) >= num and passed > seconds):
             break
-        samples.append(_load_sample(dataset, index, steps))
+        info = dataset.get_data_info(index)
+        path = info.get('img_path')
+        sample = Sample(str(path or f'sample {index}'), info)
+        if path and osp.isfile(path):
+            sample.stored = read_image(path)
+        for _ in range(MAX_TRIES):
+            if not sample.error and not sample.packed:
+                _load(sample, steps)
+        samples.append(sample)
     return samples
 
 
-def _load_sample(dataset, index, steps):
+def _load(sample, steps):
     """Load one image, and keep what its loading steps have loaded."""
-    info = dataset.get_data_info(index)
-    path = info.get('img_path')
-    sample = Sample(str(path or f'sample {index}'), info)
-    if path and osp.isfile(path):
-        sample.stored = read_image(path)
-    for _ in range(MAX_TRIES):
-        try:
-            sample.packed = _run(sample, copy.deepcopy(info), steps)
-        except UserError as e:
-            cause: Any = e.__cause__
-            traceback.clear_frames(cause.__traceback__)  # which hold the image
-            sample.error = e
-        if sample.error or sample.packed:
-            break
-    return sample
-
-
-def _run(sample, data, steps):
-    for step in steps:
-        data = run_step(step, data)
-        if not isinstance(data, dict):
-            return None
-        if 'Load' in type(step).__name__:
-            _keep_loaded(sample, data)
-    return data
+    data = copy.deepcopy(sample.info)
+    try:
+        for step in steps:
+            data = run_step(step, data)
+            if not isinstance(data, dict):
+                return
+            if 'Load' in type(step).__name__:
+                _keep_loaded(sample, data)
+        sample.packed = data
+    except UserError as e:
+        cause: Any = e.__cause__
+        traceback.clear_frames(cause.__traceback__)  # which hold the image
+        sample.error = e
 
 
 def _keep_loaded(sample, data):

@@ -1,6 +1,7 @@
-"""The length of a training, against its validation and schedules."""
+"""The length of a training and its learning rate, against schedules and batches."""
 
 import math
+import os
 from collections.abc import Iterator
 
 from ra_mm.checks.context import Context
@@ -9,6 +10,10 @@ from ra_mm.engine.config import get_type, get_value
 
 # Schedules that reach their lowest learning rate at their end.
 DECAYING = ('CosineAnnealing', 'Poly', 'OneCycle')
+# The variable with the number of processes, by launcher.
+WORLD_SIZE = dict(
+    pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE'
+)
 
 
 def check_val_begin(context: Context) -> Iterator[Finding]:
@@ -17,42 +22,41 @@ def check_val_begin(context: Context) -> Iterator[Finding]:
     begin = get_value(cfg, 'train_cfg.val_begin', 1)
     end = max(get_value(cfg, f'train_cfg.max_{u}', 0) for u in ('epochs', 'iters'))
     if cfg.get('val_dataloader') is not None and begin > end > 0:
-        yield error(
-            f'train_cfg.val_begin={begin}: the training ends at {end}, without a '
-            f'validation; {remedy({"train_cfg.val_begin": end})}'
-        )
+        text = f'train_cfg.val_begin={begin}: the training ends at {end}, without a'
+        yield error(f'{text} validation; {remedy({"train_cfg.val_begin": end})}')
 
 
 def check_decay(context: Context) -> Iterator[Finding]:
     """The learning rate decays until the end of the training, and not beyond."""
     by_epoch = get_value(context.cfg, 'train_cfg.max_iters') is None
-    key = 'train_cfg.max_epochs' if by_epoch else 'train_cfg.max_iters'
     unit = 'epoch' if by_epoch else 'iteration'
+    key = 'train_cfg.max_epochs' if by_epoch else 'train_cfg.max_iters'
     end = get_value(context.cfg, key)
-    # The length of an epoch is not known.
-    nodes = {
-        path: node
-        for path, node in _iter_schedulers(context.cfg)
-        if bool(node.get('by_epoch', True)) == by_epoch
-    }
-    if not end:
-        return
+    found = context.cfg.get('param_scheduler')
+    nodes = {f'param_scheduler.{i}': node for i, node in enumerate(found or ())}
+    if isinstance(found, dict):
+        nodes = {'param_scheduler': found}
     ends, options = [], {}
-    for path, node in nodes.items():
-        late = [m for m in node.get('milestones', ()) if m > end]
-        if late:
-            yield warning(
-                f'{path}.milestones={node.milestones}: the training ends before, at '
-                f'{key}={end}'
-            )
+    # The length of an epoch is not known.
+    for path, node in list(nodes.items()):
+        if bool(node.get('by_epoch', True)) != by_epoch or not end:
+            del nodes[path]
+            continue
+        if any(m > end for m in node.get('milestones', ())):
+            late = f'{path}.milestones={node.milestones}'
+            yield warning(f'{late}: the training ends before, at {key}={end}')
         if str(get_type(node)).startswith(DECAYING):
-            stop, changes = _get_end(node, end)
-            ends.append(stop)
-            options.update({f'{path}.{name}': value for name, value in changes.items()})
+            begin, length = node.get('begin', 0), math.inf
+            options[f'{path}.end'] = end
+            for name in ('total_steps', 'T_max'):
+                if node.get(name):
+                    length = node[name]
+                    options[f'{path}.{name}'] = end - begin
+            ends.append(min(node.get('end') or math.inf, begin + length))
     # Some configs end a little earlier on purpose, at the lowest learning rate.
     last = max(filter(math.isfinite, ends), default=end)
     is_continued = any(last <= node.get('begin', 0) < end for node in nodes.values())
-    if not 0.9 * end <= last <= 1.1 * end and not is_continued:
+    if nodes and not 0.9 * end <= last <= 1.1 * end and not is_continued:
         effect = 'has not decayed at the end'
         if last < end:
             effect = f'stays at its last value from {unit} {last} on'
@@ -62,22 +66,24 @@ def check_decay(context: Context) -> Iterator[Finding]:
         )
 
 
-def _iter_schedulers(cfg):
-    found = cfg.get('param_scheduler')
-    if isinstance(found, dict) and get_type(found):
-        yield 'param_scheduler', found
-    elif isinstance(found, list | tuple):
-        for i, node in enumerate(found):
-            if isinstance(node, dict):
-                yield f'param_scheduler.{i}', node
-
-
-def _get_end(node, end):
-    """Return where a schedule ends, and the arguments that let it end at ``end``."""
-    begin, changes = node.get('begin', 0), {'end': end}
-    length = math.inf
-    for name in ('total_steps', 'T_max'):
-        if node.get(name):
-            length = node[name]
-            changes[name] = end - begin
-    return min(node.get('end') or math.inf, begin + length), changes
+def check_learning_rate(context: Context) -> Iterator[Finding]:
+    """The learning rate is meant for the number of images per step."""
+    cfg, key = context.cfg, 'optim_wrapper.optimizer.lr'
+    base = get_value(cfg, 'auto_scale_lr.base_batch_size')
+    steps = get_value(cfg, 'optim_wrapper.accumulative_counts', 1)
+    per_gpu = get_value(cfg, 'train_dataloader.batch_size') or base
+    processes = int(os.environ.get(WORLD_SIZE.get(cfg.launcher, ''), 1))
+    if not base or per_gpu * processes * steps == base:
+        return
+    images, lr = per_gpu * processes * steps, get_value(cfg, key)
+    options: dict = {key: f'{lr * images / base:g}' if lr else 'NUMBER'}
+    if not cfg.auto_scale_lr.get('enable'):
+        yield warning(
+            f'the learning rate is meant for {base} images per step, this run has '
+            f'{images} ({processes} process(es) x {per_gpu} images x {steps} '
+            f'accumulated batches): {remedy(options)}'
+            + ('' if steps > 1 else ' or --auto-scale-lr')
+        )
+    elif steps > 1:
+        text = f'auto_scale_lr.enable=True ignores accumulative_counts={steps}'
+        yield error(f'{text}: {remedy({**options, "auto_scale_lr.enable": False})}')

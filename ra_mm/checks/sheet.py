@@ -19,9 +19,8 @@ def draw_sheet(part: Part, path: Path, num: int = 24, columns: int = 6) -> int:
     Returns:
         int: The number of pictures; nothing is written if it is 0.
     """
-    found = [
-        (Path(s.path).name, s.packed, s.scale) for s in part.loaded[:num] if s.packed
-    ]
+    samples = [s for s in part.loaded[:num] if s.packed]
+    found: list[Any] = [(Path(s.path).name, s.packed, s.scale) for s in samples]
     if getattr(part.root, 'pipeline', None) and part.root is not part.dataset:
         with fixed_randomness():  # the network gets mixed images
             indices = range(min(num, len(part.root)))
@@ -66,9 +65,8 @@ def _draw(ax, title, packed, scale, classes):
         (x, y), *_, (right, bottom) = box.reshape(-1, 2) * scale
         color = _color(label)
         ax.add_patch(Rectangle((x, y), right - x, bottom - y, fill=False, color=color))
-        ax.text(
-            x, y, _name(classes, label), fontsize=7, bbox={'color': color, 'pad': 1}
-        )
+        name, frame = _name(classes, label), {'color': color, 'pad': 1}
+        ax.text(x, y, name, fontsize=7, bbox=frame)
     labels = getattr(sample, 'gt_label', None)
     if labels is not None:
         names = (_name(classes, int(label)) for label in labels.reshape(-1))
@@ -82,12 +80,11 @@ def _iter_masks(sample):
     if getattr(instances, 'masks', None) is not None:
         for mask, label in zip(instances.masks.to_ndarray(), instances.labels):
             yield mask > 0, _color(int(label), 0.5)
-    semantic = getattr(sample, 'gt_sem_seg', None)
-    if semantic is not None:
+    if (semantic := getattr(sample, 'gt_sem_seg', None)) is not None:
         labels = semantic.data.squeeze().numpy()
         for label in np.unique(labels):
-            ignored = (0, 0, 0, 0.5)
-            yield labels == label, ignored if label == 255 else _color(int(label), 0.5)
+            black = (0, 0, 0, 0.5)
+            yield labels == label, black if label == 255 else _color(int(label), 0.5)
 
 
 def _name(classes, label):

@@ -16,31 +16,25 @@ from ra_mm.engine.config import iter_dicts
 INTERVAL = kinds.Kind(
     'an integer >= 1', lambda x: kinds.number(1).test(x) and x == int(x)
 )
-FLAGS = ('persistent_workers', 'pin_memory', 'drop_last', 'sampler.shuffle')
-# Each rule, and glob patterns of the paths in a config that must follow it.
-RULES = (
+MEANS = kinds.NONE | kinds.list_of(kinds.number())
+# Glob patterns of the paths in a config, and what their values must be.
+RULES = {
     # The other rules rely on these.
-    (kinds.BUILD_CFG, ('model',)),
-    (kinds.NONE | kinds.STR, ('load_from', 'work_dir')),
+    'model': kinds.BUILD_CFG,
+    'load_from work_dir': kinds.NONE | kinds.STR,
     # Any text is true.
-    (kinds.BOOL, ('resume', 'auto_scale_lr.enable', '*.by_epoch')),
-    (kinds.BOOL, tuple(f'*_dataloader.{flag}' for flag in FLAGS)),
-    (kinds.one_of(-1) | kinds.integer(1), ('default_hooks.checkpoint.interval',)),
-    (kinds.integer(1), ('*_dataloader.batch_size', 'auto_scale_lr.base_batch_size')),
-    (kinds.integer(1), ('train_cfg.max_*', 'optim_wrapper.accumulative_counts')),
-    (kinds.integer(0), ('train_cfg.val_begin',)),
-    (INTERVAL, ('train_cfg.val_interval',)),
-    (
-        kinds.NONE | kinds.list_of(kinds.number()),
-        ('*data_preprocessor.mean', '*data_preprocessor.std'),
-    ),
-    (
-        kinds.POSITIVE,
-        ('optim_wrapper.optimizer.lr', 'optim_wrapper.clip_grad.max_norm'),
-    ),
-    (kinds.POSITIVE, ('param_scheduler*.gamma',)),
-    (kinds.list_of(kinds.integer(0)), ('param_scheduler*.milestones',)),
-)
+    'resume auto_scale_lr.enable *.by_epoch *_dataloader.persistent_workers '
+    '*_dataloader.pin_memory *_dataloader.drop_last *.sampler.shuffle': kinds.BOOL,
+    'default_hooks.checkpoint.interval': kinds.one_of(-1) | kinds.integer(1),
+    '*_dataloader.batch_size auto_scale_lr.base_batch_size train_cfg.max_* '
+    'optim_wrapper.accumulative_counts': kinds.integer(1),
+    'train_cfg.val_begin': kinds.integer(0),
+    'train_cfg.val_interval': INTERVAL,
+    '*data_preprocessor.mean *data_preprocessor.std': MEANS,
+    'optim_wrapper.optimizer.lr optim_wrapper.clip_grad.max_norm '
+    'param_scheduler*.gamma': kinds.POSITIVE,
+    'param_scheduler*.milestones': kinds.list_of(kinds.integer(0)),
+}
 REQUIRED = dict(
     train=('model', 'train_cfg', 'train_dataloader', 'optim_wrapper'),
     test=('model', 'test_cfg', 'test_dataloader', 'test_evaluator'),
@@ -63,7 +57,7 @@ def check_values(context: Context) -> Iterator[Finding]:
             path = f'{parent}.{name}' if parent else name
             if path.startswith(NOT_READ[context.mode]):
                 continue
-            for rule, patterns in RULES:
-                is_ruled = any(fnmatchcase(path, pattern) for pattern in patterns)
-                if is_ruled and not rule.test(value):
-                    yield error(f'{path}={value!r}: expected {rule.expected}')
+            for patterns, kind in RULES.items():
+                is_ruled = any(fnmatchcase(path, p) for p in patterns.split())
+                if is_ruled and not kind.test(value):
+                    yield error(f'{path}={value!r}: expected {kind.expected}')

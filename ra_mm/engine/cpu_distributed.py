@@ -30,17 +30,12 @@ def use_gloo(cfg: Config) -> None:
         ),
     )
     wrapper.device_ids = None
-    sync_bns = [
-        node
-        for _, node in iter_dicts(cfg.model)
-        if node.get('type') in ('SyncBN', 'MMSyncBN')
-    ]
-    for node in sync_bns:
-        node['type'] = 'BN'
-    if cfg.pop('sync_bn', None) or sync_bns:
-        print_log(
-            'SyncBN needs GPUs: BN replaces it.', 'current', level=logging.WARNING
-        )
+    is_synced = cfg.pop('sync_bn', None)
+    for _, node in iter_dicts(cfg.model):
+        if node.get('type') in ('SyncBN', 'MMSyncBN'):
+            node['type'] = is_synced = 'BN'
+    if is_synced:
+        print_log('SyncBN needs GPUs: BN replaces it.', 'current', logging.WARNING)
 
 
 def end_processes() -> None:
@@ -49,10 +44,9 @@ def end_processes() -> None:
     gloo's threads can abort or hang a process while Python shuts down, so that
     shutdown is skipped.
     """
-    if torch.distributed.is_initialized() and (
-        torch.distributed.get_backend() == 'gloo'
-    ):
-        torch.distributed.barrier()
+    dist = torch.distributed
+    if dist.is_initialized() and dist.get_backend() == 'gloo':
+        dist.barrier()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)

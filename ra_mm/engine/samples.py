@@ -49,12 +49,12 @@ class NamingCompose(Compose):
         if mask is None:
             return
         check_mask_shape(mask, data.get('ori_shape'))
-        bad = find_unknown_labels(np.unique(mask), len(self.classes), self.ignore_index)
-        if bad:
+        n, ignored = len(self.classes), self.ignore_index
+        if bad := find_unknown_labels(np.unique(mask), n, ignored):
             raise ValueError(
-                f'the mask has values {shorten(bad)}, but the {len(self.classes)} '
-                f'classes are numbered from 0 and {self.ignore_index} is ignored: '
-                'change the mask, metainfo.classes or reduce_zero_label'
+                f'the mask has values {shorten(bad)}, but the {n} classes are 0 to '
+                f'{n - 1} and {ignored} is ignored: change the mask, metainfo.classes '
+                'or reduce_zero_label'
             )
 
 
@@ -71,10 +71,8 @@ def run_step(step: Callable, data: dict) -> Any:
     except Exception as e:
         labels = f'its mask {mask}' if mask else 'its annotations'
         name = getattr(step, '__name__', type(step).__name__)
-        reason = ' '.join(describe(e).split())
-        raise UserError(
-            f'{image} or {labels} cannot be loaded: {reason} (in {name})'
-        ) from e
+        reason = f'{" ".join(describe(e).split())} (in {name})'
+        raise UserError(f'{image} or {labels} cannot be loaded: {reason}') from e
 
 
 def check_mask_shape(mask: np.ndarray, image_shape: tuple | None) -> None:

@@ -181,9 +181,6 @@ def ignore_top_rows(mask):
     return mask - 1 + (mask == 200)
 
 
-GREY = [
-    f'{p}_dataloader.dataset.pipeline.0.color_type=grayscale' for p in ('train', 'val')
-]
 CLASSES = '{}_dataloader.dataset.metainfo.{}'
 TWO = [CLASSES.format(p, 'classes') + '=[background,object]' for p in ('train', 'val')]
 TWO += [CLASSES.format(p, 'palette') + '=[[0,0,0],[255,0,0]]' for p in ('train', 'val')]
@@ -193,10 +190,6 @@ TWO += [CLASSES.format(p, 'palette') + '=[[0,0,0],[255,0,0]]' for p in ('train',
     'name, spoil, options',
     [
         ('detector', turn_images, []),
-        ('detector', None, GREY),
-        ('detector', None, [*GREY, 'model.backbone.in_channels=1']),
-        ('detector', None, ['model.backbone.in_channels=1']),
-        ('detector', None, ['model.data_preprocessor.mean=[1]', *GREY]),
         ('mask', remove_segmentations, []),
         ('segmenter', change_masks(lambda m: np.minimum(m, 2)), TWO),
         ('segmenter', change_masks(lambda m: np.minimum(m, 2)), TWO[:2]),

@@ -51,7 +51,8 @@ def found(load):
         cfg.pop('auto_scale_lr', None)
         cfg.merge_from_dict(options)
         context, found = Context(cfg, mode), Findings()
-        for rule in rules.DATA + (rules.TRAINING if mode == 'train' else ()):
+        modules = (*rules.DATA, *([rules.schedule] if mode == 'train' else []))
+        for rule in rules.get_rules('context', modules):
             found += rule(context)
         return found.errors, found.warnings
 

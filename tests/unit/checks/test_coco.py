@@ -7,7 +7,7 @@ import pytest
 from mmdet.registry import DATASETS
 from mmengine.registry import init_default_scope
 
-from ra_mm.checks.coco import read_coco
+from ra_mm.checks.coco import CocoFile
 
 nan, inf = math.nan, math.inf
 ABSENT = object()
@@ -221,8 +221,8 @@ def test_each_file_is_read_once(check, cfg, shapes, tmp_path, monkeypatch):
 
     def read(path):
         paths.append(path.rsplit('/')[-1])
-        return read_coco(path)
+        return CocoFile(path)
 
-    monkeypatch.setattr('ra_mm.checks.context.read_coco', read)
+    monkeypatch.setattr('ra_mm.checks.context.CocoFile', read)
     check(cfg, 'train')
     assert sorted(paths) == ['copy.json', 'train.json', 'val.json']

@@ -1,6 +1,4 @@
-"""Processes, GPUs, compiled operators, and the learning rate."""
-
-import importlib.util
+"""Processes, GPUs, and the learning rate."""
 
 import pytest
 import torch
@@ -10,10 +8,9 @@ import torch
 def gpus(monkeypatch):
     """Pretend that there are GPUs."""
 
-    def pretend(count, mmcv_cuda='12.8'):
+    def pretend(count):
         monkeypatch.setattr(torch.cuda, 'is_available', lambda: count > 0)
         monkeypatch.setattr(torch.cuda, 'device_count', lambda: count)
-        monkeypatch.setattr('mmcv.ops.get_compiling_cuda_version', lambda: mmcv_cuda)
 
     return pretend
 
@@ -74,26 +71,8 @@ def test_learning_rate_with_accumulation(check, cfg, gpus, processes, refused):
 
 def test_launcher(cfg, gpus, monkeypatch, refused):
     gpus(0)
-    cfg.launcher = 'pytorch'
-    assert 'torchrun' in refused(cfg)
-    cfg.launcher = 'none'
     monkeypatch.setenv('WORLD_SIZE', '2')
     assert 'pass --launcher pytorch' in refused(cfg)
-
-
-def test_mmcv_without_cuda(cfg, gpus, refused):
-    gpus(1, mmcv_cuda='not available')
-    assert 'mmcv has no CUDA operators' in refused(cfg)
-
-
-def test_mmcv_without_operators(cfg, monkeypatch, refused):
-    find_spec = importlib.util.find_spec
-
-    def find(name, *args):
-        return None if name == 'mmcv._ext' else find_spec(name, *args)
-
-    monkeypatch.setattr(importlib.util, 'find_spec', find)
-    assert 'ra_mm.mmcv_ops install' in refused(cfg)
 
 
 def test_first_process_checks_for_the_others(check, cfg, monkeypatch, refused):

@@ -44,13 +44,10 @@ def test_list(check, with_list):
 @pytest.mark.parametrize(
     'change, expected',
     [
-        (lambda path, label: f'{path}\t{label}', 'line 1: expected'),
-        (lambda path, label: f'{path},{label}', 'line 1: expected'),
-        (lambda path, label: f'{path} {path[:4]}', 'line 1: expected'),
-        (lambda path, label: path, 'line 1: expected'),
-        (lambda path, label: f'{path} {label}' if label else '', 'line 1: expected'),
-        (lambda path, label: '', 'is empty'),
-        (lambda path, label: f'{path} {label - 1}', 'line 1: the labels (-1)'),
+        (lambda path, label: f'{path}\t{label}', 'expected an image'),
+        (lambda path, label: f'{path} {label}' if label else '', 'expected an image'),
+        (lambda path, label: '', 'expected an image'),
+        (lambda path, label: f'{path} {label - 1}', 'the labels (-1)'),
         (lambda path, label: f'{path} {label + 1}', 'subtract 1'),
         (lambda path, label: f'{path}x {label}', 'files are missing'),
     ],
