@@ -16,20 +16,13 @@ from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module, metadata
 from importlib.util import find_spec
 
-# Each package, and the ones that must work before it is worth trying.
-PACKAGES = {
-    'numpy': (),
-    'torch': (),
-    'torchvision': ('torch',),
-    'mmengine': ('numpy', 'torch'),
-    'mmcv': ('mmengine',),
-    'mmdet': ('mmcv', 'torchvision'),
-    'mmseg': ('mmcv', 'torchvision'),
-    'mmpretrain': ('mmcv', 'torchvision'),
-    'ra_mm': ('torch',),
-}
 OPENMMLAB = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
 OPTIONAL = ('mmdet', 'mmseg')  # the other toolboxes can be used without them
+# Each package, and the ones that must work before it is worth trying.
+PACKAGES: dict = dict(numpy=(), torch=(), torchvision=('torch',))
+PACKAGES |= dict(mmengine=('numpy', 'torch'), mmcv=('mmengine',))
+PACKAGES |= dict.fromkeys(('mmdet', 'mmseg', 'mmpretrain'), ('mmcv', 'torchvision'))
+PACKAGES |= dict(ra_mm=('torch',))
 REMEDIES = {
     'torchvision': 'install the version for this torch (https://pytorch.org/get-started)',
     'mmcv': "without operators for this torch or GPU, torchvision's can take their "
@@ -94,10 +87,8 @@ def check_distributions(found: dict[str, dict[str, str]]) -> list[str]:
     problems = [f'{name} is not installed. {INSTALL}' for name in missing]
     twice = {name: names for name, names in used.items() if len(names) > 1}
     for name, names in twice.items():
-        problems.append(
-            f'{name} is installed twice, as {" and ".join(names)}, which overwrite '
-            f"each other's files: pip uninstall {' '.join(names)}, then install one"
-        )
+        advice = f'pip uninstall {" ".join(names)}, then install one of them'
+        problems.append(f'{name} is installed twice, by {names}: {advice}')
     forks = {name for name, names in used.items() if names[-1].startswith('onedl-')}
     if forks and forks < set(used) and not twice:
         both = f'{", ".join(forks)} of the fork (onedl-*) and the original'

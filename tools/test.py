@@ -18,7 +18,8 @@ from mmengine.dataset import BaseDataset
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
-from ra_mm.checks.rules import check_config, check_model
+from ra_mm.checks.operators import check_model
+from ra_mm.checks.rules import check_config
 from ra_mm.cli import build_runner, get_parser, load_config, report_user_errors
 from ra_mm.engine.config import get_toolbox, iter_unwrapped
 from ra_mm.engine.cpu_distributed import end_processes

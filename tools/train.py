@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from mmengine.config import Config
 
 from ra_mm.checks.hook import DataCheckHook
-from ra_mm.checks.rules import check_config, check_model
+from ra_mm.checks.operators import check_model
+from ra_mm.checks.rules import check_config
 from ra_mm.cli import build_runner, get_parser, load_config, report_user_errors
 from ra_mm.engine.checkpoint_io import latest_checkpoint
 from ra_mm.engine.cpu_distributed import end_processes

@@ -1,7 +1,7 @@
 """Strict pre-trained weights for the backbones."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from ra_mm.engine.checkpoint_io import read_state_dict, unnest
 from ra_mm.engine.strict_load import (
     attention_keys,
+    find_prefix,
+    format_mismatch,
+    is_attention_absent,
     load_weights,
-    refuse_mismatch,
     strip_prefix,
 )
+from ra_mm.errors import UserError
 from ra_mm.validation import check_arg, one_of
 
 
@@ -140,6 +143,52 @@ class StrictLoading:
 
 OUTPUT_NORM = re.compile(r'norm\d+\.(weight|bias)')
 SIZES = re.compile(r'(?s)size mismatch for (\S+):.*?(\(\[.*?\]\)).*?(\(\[.*?\]\)).*')
+
+
+def refuse_mismatch(
+    backbone: nn.Module,
+    found: Mapping[str, list[str]],
+    weights: Mapping[str, Any],
+    source: str,
+    rename: Callable[[Mapping], Mapping] = dict,
+    advice: str = '',
+) -> None:
+    """Stop if pre-trained weights do not fit a backbone.
+
+    All of its attention may be missing. What is not in a child of the backbone is of a
+    classifier or a head.
+
+    Args:
+        backbone: A backbone.
+        found: What did not fit, see :func:`.load_weights`.
+        weights: Those of the checkpoint, by name, to find a prefix in.
+        source: The checkpoint, for the message.
+        rename: See :func:`.find_prefix`.
+        advice: What else to do.
+
+    Raises:
+        UserError: If keys are missing or unexpected, or sizes differ.
+    """
+    attention, missing = attention_keys(backbone), found['missing']
+    if is_attention_absent(backbone, missing):
+        missing = [key for key in missing if key not in attention]
+    own = {name for name, _ in backbone.named_parameters()} - attention
+    nothing_fits = own <= set(missing)
+    children = dict(backbone.named_children())
+    surplus = [key for key in found['unexpected'] if key.split('.')[0] in children]
+    found = {**found, 'missing': missing, 'unexpected': surplus}
+    if not any(found.values()):
+        return
+    remedy = (
+        'give a checkpoint of the same backbone (depth, stem, width, attention), or '
+    )
+    remedy += f'none to train from scratch{advice}'
+    if nothing_fits and (prefix := find_prefix(own, weights, rename)):
+        remedy = f'add prefix={prefix!r} to init_cfg'
+    raise UserError(
+        f'{source} does not fit {type(backbone).__name__}: '
+        f'{format_mismatch(found)}; {remedy}'
+    )
 
 
 def load_pretrained(

@@ -8,7 +8,7 @@ from ra_mm.checks.context import Context
 from ra_mm.checks.finding import Finding, error, remedy
 from ra_mm.engine.checkpoint_io import get_weights, read_checkpoint
 from ra_mm.engine.config import get_type, get_value, iter_dicts
-from ra_mm.engine.strict_load import load_weights, refuse_mismatch, strip_prefix
+from ra_mm.engine.strict_load import load_weights, strip_prefix
 from ra_mm.errors import UserError
 
 # The backbones that RA backbones replace.
@@ -80,6 +80,8 @@ def _check_plain_backbone(cfg, checkpoint, path):
 
     The RA backbones check this themselves.
     """
+    from ra_mm.backbones.pretrained import refuse_mismatch  # imports mmpretrain
+
     node = get_value(cfg, 'model.backbone', {})
     has_own_weights = any(node.get(part) for part in ('dcn', 'plugins', 'conv_cfg'))
     if get_type(node) not in PLAIN or has_own_weights:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from mmengine.dataset import BaseDataset
 
-from ra_mm.errors import UserError
+from ra_mm.errors import UserError, translate_errors
 
 BAD_POLYGON = 'a polygon of less than three points, or with half a point'
 
@@ -76,22 +76,16 @@ class CocoFile:
 
 def _read_lists(path):
     """Return the images, categories and annotations of a file, all of them with ids."""
-    try:
+    expected = 'lists of images, categories and annotations, whose entries have an id'
+    with translate_errors(f'{path} is not a COCO annotation file, expected {expected}'):
         with open(path, encoding='utf-8') as file:
             content = json.load(file)
-    except (ValueError, RecursionError) as e:  # UnicodeDecodeError is a ValueError
-        raise UserError(f'{path} is not a JSON file: {e}') from e
-    try:
+        # COCO's test-dev has no annotations.
         lists = content['images'], content['categories'], content.get('annotations', [])
         hash(tuple(entry['id'] for entries in lists for entry in entries))
-    except (KeyError, TypeError, AttributeError) as e:
-        raise UserError(
-            f'{path} is not a COCO annotation file: expected lists of images, '
-            'categories and annotations, whose entries have an id'
-        ) from e
     if not lists[0]:
         raise UserError(f'{path} lists no images')
-    return lists  # without annotations in COCO's test-dev
+    return lists
 
 
 def _unique_ids(path, entries):

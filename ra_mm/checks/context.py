@@ -108,11 +108,10 @@ class Context:
     @cached_property
     def metrics(self) -> list[tuple[str, dict, CocoFile]]:
         """Key, config and annotation file of each metric of the datasets in COCO."""
-        found = [
-            (key, node, self._read(path))
-            for key, node, path in self.evaluators_with_files
-            if osp.exists(path) and any(same_part(e.key, key) for e, _ in self.coco)
-        ]
+        found = []
+        for key, node, path in self.evaluators_with_files:
+            if osp.exists(path) and any(same_part(e.key, key) for e, _ in self.coco):
+                found.append((key, node, self._read(path)))
         return [(key, node, coco) for key, node, coco in found if coco is not None]
 
     @cached_property

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 
 from ra_mm.checks.context import Context
 from ra_mm.checks.finding import Finding, error, remedy, warning
-from ra_mm.engine.config import get_value
 from ra_mm.errors import translate_errors
 
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
@@ -16,10 +15,6 @@ PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '
 def check_paths(context: Context) -> Iterator[Finding]:
     """All folders and annotation files of a config exist."""
     missing = defaultdict(list)  # config keys by path
-    for part in context.parts:
-        loader = context.cfg.get(f'{part}_dataloader')
-        if loader is not None and get_value(loader, 'dataset') is None:
-            yield error(f'{part}_dataloader has no dataset')
     for entry in context.all_datasets:
         for name, path in entry.missing_paths.items():
             missing[path].append(f'{entry.key}.{name}')

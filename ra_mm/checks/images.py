@@ -2,12 +2,27 @@
 
 from collections.abc import Iterator
 
-from ra_mm.checks.finding import Finding, error, warning
+from ra_mm.checks.context import Context
+from ra_mm.checks.finding import Finding, error, remedy, warning
 from ra_mm.checks.sample import Part, Sample
+from ra_mm.engine.config import get_value
 
 # Fraction of sampled images above which a fault is systematic.
 MAX_ACCIDENTS = 0.05
 DARK = 64  # of 255, for the brightest pixel
+
+
+def check_pixel_range(context: Context) -> Iterator[Finding]:
+    """Means and standard deviations are for pixels of 0 to 255."""
+    for key in ('data_preprocessor', 'model.data_preprocessor'):
+        names = f'{key}.mean', f'{key}.std'
+        mean, std = (get_value(context.cfg, name) or [0] for name in names)
+        if 0 < max(mean) <= 1 and max(std) < 1:
+            scaled = ([round(255 * x, 3) for x in values] for values in (mean, std))
+            yield warning(
+                f'{key}.mean={list(mean)} and std={list(std)} are for pixels of 0 to '
+                f'1, but images have 0 to 255: {remedy(dict(zip(names, scaled)))}'
+            )
 
 
 def check_readable_images(part: Part) -> Iterator[Finding]:
@@ -74,18 +89,17 @@ def check_orientation(part: Part) -> Iterator[Finding]:
     colors = [str(getattr(step, 'color_type', '')) for step in _steps(part)]
     if any(c == 'unchanged' or 'ignore_orientation' in c for c in colors):
         return
-    turned = [
-        s
-        for s in part.loaded
-        if s.stored
-        and s.stored.orientation not in (0, 1)
-        and (s.boxes is not None or s.mask_values is not None)
-        and s.size == s.stored.size  # upside down or square
+    # Only of images with positions; if they are upside down or square, no size changes.
+    placed = (
+        s for s in part.loaded if s.boxes is not None or s.mask_values is not None
+    )
+    stored = [
+        (s.path, s.stored) for s in placed if s.stored and s.size == s.stored.size
     ]
-    if turned:
+    if turned := [path for path, file in stored if file.orientation not in (0, 1)]:
         yield warning(
             f'{part.share(turned)} have an EXIF orientation that turns them and keeps '
-            f'their size, such as {turned[0].path}. Make sure that they were annotated '
+            f'their size, such as {turned[0]}. Make sure that they were annotated '
             'as they are shown, not as they are stored'
         )
 

@@ -2,22 +2,20 @@
 
 import importlib.util
 from collections import defaultdict
-from collections.abc import Iterator
 
 from torch import nn
 
-from ra_mm.checks.finding import Finding, error
+from ra_mm.errors import UserError
 
 # Files of mmcv.ops whose modules run on compiled operators alone.
 COMPILED_ALONE = (
-    *('active_rotated_filter', 'border_align', 'carafe', 'deform_roi_pool'),
-    *('masked_conv', 'prroi_pool', 'psa_mask', 'riroi_align_rotated'),
-    *('roi_align_rotated', 'rotated_feature_align'),
-)
+    'active_rotated_filter border_align carafe deform_roi_pool masked_conv prroi_pool '
+    'psa_mask riroi_align_rotated roi_align_rotated rotated_feature_align'
+).split()
 
 
-def check_operators(model: nn.Module) -> Iterator[Finding]:
-    """A model has all operators that it calls, also those of a validation."""
+def check_model(model: nn.Module) -> None:
+    """Raise a :class:`.UserError` if a model lacks an operator, also of a validation."""
     spec = importlib.util.find_spec('mmcv._ext')
     if spec is None or not str(spec.origin).endswith('.py'):
         return  # compiled operators, or none, which another check reports
@@ -26,12 +24,13 @@ def check_operators(model: nn.Module) -> Iterator[Finding]:
         if operator := _lacking(module):
             places[operator].append(f'{name} ({type(module).__name__})')
     if places:
-        lines = [f'{key}, in {", ".join(at[:3])}' for key, at in places.items()]
-        yield error(
-            "the stand-in for mmcv's compiled operators lacks "
-            f'{"; ".join(lines)}: install an mmcv with compiled operators '
-            '(`make OPS=compiled`, or a wheel: docs/install.md lists them), or choose '
-            'another model'
+        lacking = '; '.join(
+            f'{key}, in {", ".join(at[:3])}' for key, at in places.items()
+        )
+        raise UserError(
+            f"the stand-in for mmcv's compiled operators lacks {lacking}: install an "
+            'mmcv with compiled operators (`make OPS=compiled`, or a wheel: '
+            'docs/install.md lists them), or choose another model'
         )
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ def format_report(parts: Sequence[Part], found: Findings) -> str:
 def _describe_part(part: Part) -> Iterator[str]:
     scan, num = part.scan, len(part.samples)
     yield f'== {part.key}: {type(part.dataset).__name__}'
-    read = f'read {"all" if scan.is_complete else scan.num_scanned} entries'
+    read = f'read {"all" if scan.is_complete else len(scan.strata)} entries'
     yield f'{scan.num_images} images; {read} and loaded {num} through the pipeline'
     for reason, n in count_lost(part).items():
         yield f'{n} objects of these images {reason}'
@@ -71,7 +72,7 @@ def _format_table(rows: list[tuple]) -> Iterator[str]:
 
 def _describe_sizes(part: Part) -> Iterator[str]:
     stored = [s.stored.size for s in part.samples if s.stored]
-    arrays = [(s.packed or {}).get('inputs') for s in part.loaded]
+    arrays: list[Any] = [(s.packed or {}).get('inputs') for s in part.loaded]
     inputs = [tuple(x.shape[-2:])[::-1] for x in arrays if hasattr(x, 'shape')]
     if stored and inputs:
         yield f'images: {_range(stored)} on disk, {_range(inputs)} in the network'

@@ -6,59 +6,36 @@ files that it names, before anything is built; or ``part``, samples of a built d
 """
 
 import functools
-import inspect
 import os
 from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
+from inspect import signature
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
-from torch import nn
 
-from ra_mm.checks import (
-    annotations,
-    boxes,
-    checkpoints,
-    classes,
-    devices,
-    files,
-    ignore_index,
-    images,
-    label_lists,
-    labels,
-    masks,
-    operators,
-    pixels,
-    schedule,
-    values,
-)
+from ra_mm.checks.checkpoints import check_checkpoints
 from ra_mm.checks.context import Context
 from ra_mm.checks.finding import Findings
+from ra_mm.checks.labels import check_splits
 from ra_mm.checks.sample import Part
+from ra_mm.checks.values import check_values
 from ra_mm.errors import translate_errors
 
 # The modules whose rules apply to runs, and those whose rules apply to their data.
-RUNS = {'train': (schedule, devices, checkpoints), 'test': (devices, checkpoints)}
-DATA = (
-    *(files, annotations, boxes, label_lists, classes, pixels, ignore_index),
-    *(images, masks, labels),
-)
+RUNS = {'train': 'schedule devices checkpoints', 'test': 'devices checkpoints'}
+DATA = 'files annotations boxes labels classes ignore_index images masks'
 
 
-def get_rules(subject: str, modules: Iterable[Any] = DATA) -> list[Callable]:
-    """Return the functions ``check_...(subject)`` of modules, in their order.
-
-    Args:
-        subject: 'context', 'part' or 'parts'.
-        modules: Of this package.
-    """
-    return [
-        rule
-        for module in modules
-        for name, rule in vars(module).items()
-        if name.startswith('check_')
-        and [*inspect.signature(rule).parameters] == [subject]
-    ]
+def get_rules(subject: str, modules: str = DATA) -> list[Callable]:
+    """Return the functions ``check_...(subject)`` of modules, in their order."""
+    rules = []
+    for module in modules.split():
+        for name, rule in vars(import_module(f'ra_mm.checks.{module}')).items():
+            if name.startswith('check_') and [*signature(rule).parameters] == [subject]:
+                rules.append(rule)
+    return rules
 
 
 def check_config(cfg: Config, mode: str, resume: str | None = None) -> Findings:
@@ -75,24 +52,17 @@ def check_config(cfg: Config, mode: str, resume: str | None = None) -> Findings:
     found = Findings()
     if int(os.environ.get('LOCAL_RANK', 0)) != 0:
         return found
-    context, of_run = Context(cfg, mode, resume), RUNS.get(mode, ())
-    rules = get_rules('context', (*of_run, *DATA))
-    downloads = [functools.partial(checkpoints.check_checkpoints, is_remote=True)]
+    context, of_run = Context(cfg, mode, resume), RUNS.get(mode, '')
+    rules = get_rules('context', f'{of_run} {DATA}')
+    downloads = [functools.partial(check_checkpoints, is_remote=True)]
     # The other rules rely on the values, and nothing is downloaded for a run that
     # cannot start.
-    for stage in ([values.check_values], rules, downloads if of_run else ()):
+    for stage in ([check_values], rules, downloads if of_run else ()):
         for rule in stage:
             found += rule(context)
         if found.errors:
             break
     return found
-
-
-def check_model(model: nn.Module) -> None:
-    """Raise a :class:`.UserError` if a built model cannot run on this machine."""
-    found = Findings()
-    found += operators.check_operators(model)
-    found.raise_errors()
 
 
 def build_datasets(cfg: Config, parts: Iterable[str]) -> dict[str, Any]:
@@ -121,5 +91,5 @@ def check_samples(parts: Sequence[Part]) -> Findings:
         for rule in get_rules('part'):
             for finding in rule(part):
                 found.append(finding._replace(text=f'{part.key}: {finding.text}'))
-    found += labels.check_splits(parts)
+    found += check_splits(parts)
     return found

@@ -1,7 +1,6 @@
 """Load a sample of a dataset through its own pipeline, step by step."""
 
 import copy
-import itertools
 import os.path as osp
 import random
 import time
@@ -31,7 +30,6 @@ class Scan:
     """The entries of a dataset, without its images: all, or as many as time allows."""
 
     num_images: int
-    num_scanned: int = 0
     images: Counter = field(default_factory=Counter)  # by class
     objects: Counter = field(default_factory=Counter)  # by class, without crowds
     folders: dict = field(default_factory=lambda: defaultdict(Counter))  # of labels
@@ -41,7 +39,7 @@ class Scan:
 
     @property
     def is_complete(self) -> bool:
-        return self.num_scanned == self.num_images
+        return len(self.strata) == self.num_images
 
 
 @dataclass
@@ -147,7 +145,6 @@ def scan_entries(dataset: BaseDataset, seconds: float) -> Scan:
     for index in order:
         info = dataset.get_data_info(index)
         labels = _get_labels(info)
-        scan.num_scanned += 1
         scan.objects.update(labels)
         scan.images.update(set(labels))
         path = str(info.get('img_path') or '')
@@ -157,7 +154,7 @@ def scan_entries(dataset: BaseDataset, seconds: float) -> Scan:
         if np.ndim(info.get('gt_label', [])) == 0:  # not a list of labels
             scan.folders[folder][labels[0]] += 1
         scan.strata[index] = (folder, *set(labels))
-        if scan.num_scanned >= MIN_SCANNED and time.monotonic() > end:
+        if len(scan.strata) >= MIN_SCANNED and time.monotonic() > end:
             break
     return scan
 
@@ -178,9 +175,7 @@ def _choose(scan):
     for index, names in scan.strata.items():
         (others if seen.issuperset(names) else first).append(index)
         seen.update(names)
-    # Half of them at random, in case there are many classes.
-    pairs = itertools.zip_longest(first, others)
-    return [index for pair in pairs for index in pair if index is not None]
+    return first + others
 
 
 def _load_samples(dataset, scan, num, seconds, limit):

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from ra_mm.checks.sample import Part, fixed_randomness, get_instances
+from ra_mm.checks.sample import Part, Sample, fixed_randomness, get_instances
 
 MAX_NAMES = 60  # in the legend
 
@@ -19,28 +19,27 @@ def draw_sheet(part: Part, path: Path, num: int = 24, columns: int = 6) -> int:
     Returns:
         int: The number of pictures; nothing is written if it is 0.
     """
-    samples = [s for s in part.loaded[:num] if s.packed]
-    found: list[Any] = [(Path(s.path).name, s.packed, s.scale) for s in samples]
+    samples = part.loaded[:num]
     if getattr(part.root, 'pipeline', None) and part.root is not part.dataset:
         with fixed_randomness():  # the network gets mixed images
-            indices = range(min(num, len(part.root)))
-            found = [('mixed', part.root[i], (1, 1)) for i in indices]
-    found = [sample for sample in found if hasattr(sample[1].get('inputs'), 'shape')]
-    if not found:
+            mixed = [part.root[i] for i in range(min(num, len(part.root)))]
+        samples = [Sample('mixed', {}, packed=packed) for packed in mixed]
+    samples = [s for s in samples if hasattr((s.packed or {}).get('inputs'), 'shape')]
+    if not samples:
         return 0
-    columns = min(columns, len(found))
-    rows = -(-len(found) // columns)
+    columns = min(columns, len(samples))
+    rows = -(-len(samples) // columns)
     figure = Figure(figsize=(3.2 * columns, 3.4 * rows + 0.6), layout='constrained')
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes:
         ax.axis('off')
-    for ax, (title, packed, scale) in zip(axes, found):
-        _draw(ax, title, packed, scale, part.classes)
+    for ax, sample in zip(axes, samples):
+        _draw(ax, sample, part.classes)
     names = [*part.classes[:MAX_NAMES]] + ['...'] * (len(part.classes) > MAX_NAMES)
     patches = [Patch(color=_color(i), label=name) for i, name in enumerate(names)]
     figure.legend(handles=patches, loc='outside lower center', ncols=2 * columns)
     figure.savefig(path, dpi=100)
-    return len(found)
+    return len(samples)
 
 
 def _color(label, alpha=1.0):
@@ -49,7 +48,9 @@ def _color(label, alpha=1.0):
     return (*(0.3 + 0.7 * color), alpha)  # light enough for black letters
 
 
-def _draw(ax, title, packed, scale, classes):
+def _draw(ax, drawn, classes):
+    packed: Any = drawn.packed
+    title = Path(drawn.path).name
     pixels = np.moveaxis(packed['inputs'].float().numpy()[-3:], 0, -1)
     # Grey, or BGR to RGB
     pixels = pixels[..., ::-1] if pixels.shape[-1] == 3 else pixels[..., [0, 0, 0]]
@@ -62,7 +63,7 @@ def _draw(ax, title, packed, scale, classes):
     for mask, color in _iter_masks(sample):
         ax.imshow(mask[..., None] * np.array(color), extent=extent)
     for box, label in zip(*(get_instances(packed) or ((), ()))):
-        (x, y), *_, (right, bottom) = box.reshape(-1, 2) * scale
+        (x, y), *_, (right, bottom) = box.reshape(-1, 2) * drawn.scale
         color = _color(label)
         ax.add_patch(Rectangle((x, y), right - x, bottom - y, fill=False, color=color))
         name, frame = _name(classes, label), {'color': color, 'pad': 1}

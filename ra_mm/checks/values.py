@@ -36,20 +36,21 @@ RULES = {
     'param_scheduler*.milestones': kinds.list_of(kinds.integer(0)),
 }
 REQUIRED = dict(
-    train=('model', 'train_cfg', 'train_dataloader', 'optim_wrapper'),
-    test=('model', 'test_cfg', 'test_dataloader', 'test_evaluator'),
-    data=('model', 'train_dataloader'),
+    train='model train_cfg train_dataloader optim_wrapper',
+    test='model test_cfg test_dataloader test_evaluator',
+    data='model train_dataloader',
 )
-TRAINING = ('optim_', 'param_', 'auto_')
 NOT_READ = dict(
-    train=('test_',), test=('train_', 'val_', *TRAINING), data=('test_', *TRAINING)
+    train=('test_',),
+    test=('train_', 'val_', 'optim_', 'param_', 'auto_'),
+    data=('test_', 'optim_', 'param_', 'auto_'),
 )
 
 
 def check_values(context: Context) -> Iterator[Finding]:
     """All parts of a config are there, and its values are of the right kind."""
     cfg = context.cfg
-    for name in REQUIRED[context.mode]:
+    for name in REQUIRED[context.mode].split():
         if cfg.get(name) is None:
             yield error(f'{cfg.filename} has no {name}: pass a complete config')
     for parent, node in [('', cfg), *iter_dicts(cfg)]:

@@ -53,9 +53,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _get_best(self) -> dict:
         """Return the path of the best checkpoint by metric."""
-        if len(self.key_indicators) == 1:
-            return {'': self.best_ckpt_path}
-        return dict(self.best_ckpt_path_dict)
+        is_one = len(self.key_indicators) == 1
+        return {'': self.best_ckpt_path} if is_one else dict(self.best_ckpt_path_dict)
 
     def _set_best(self, paths: dict) -> None:
         if len(self.key_indicators) == 1:

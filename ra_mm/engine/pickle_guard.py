@@ -71,19 +71,13 @@ def _get_safe_globals() -> list[Any]:
     """List mmengine's records, NumPy's arrays and scores, and OneCycleLR's state."""
     # Checkpoints name these functions as the numpy that saved them: numpy 2
     # renamed numpy.core.
-    functions: list[Any] = [
-        value.__reduce__()[0] for value in (np.zeros(1), np.float64(0))
-    ]
+    modules = 'numpy.core.multiarray', 'numpy._core.multiarray'
+    functions: list[Any] = [x.__reduce__()[0] for x in (np.zeros(1), np.float64(0))]
     codes = np.typecodes['AllInteger'] + np.typecodes['AllFloat'] + '?'
     return [
-        *(
-            _rename(function, module, function.__name__)
-            for function in functions
-            for module in ('numpy.core.multiarray', 'numpy._core.multiarray')
-        ),
+        *(_rename(f, module, f.__name__) for f in functions for module in modules),
         *{type(np.dtype(code)) for code in codes},
-        *(np.ndarray, np.dtype, slice),
-        *(ConfigDict, *RECORDS),
+        *(np.ndarray, np.dtype, slice, ConfigDict, *RECORDS),
         _rename(_get_method, 'builtins', 'getattr'),
     ]
 

@@ -30,12 +30,10 @@ def load_weights(
     Raises:
         UserError: If a weight cannot be loaded for another reason.
     """
-    own = model.state_dict()
-    resized = {
-        key: f'{key} {tuple(value.shape)} instead of {tuple(own[key].shape)}'
-        for key, value in weights.items()
-        if key in own and value.shape != own[key].shape
-    }
+    shapes = {key: tuple(value.shape) for key, value in weights.items()}
+    own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    wrong = [key for key in shapes if own.get(key, shapes[key]) != shapes[key]]
+    resized = {key: f'{key} {shapes[key]} instead of {own[key]}' for key in wrong}
     fitting = {k: v for k, v in weights.items() if k not in resized}
     with translate_errors('the weights cannot be loaded'):
         missing, unexpected = model.load_state_dict(fitting, strict=False)
@@ -115,52 +113,6 @@ def is_attention_absent(model: nn.Module, missing: list[str]) -> bool:
     """Whether the missing weights include all parameters of all attentions."""
     parameters = attention_keys(model) & {name for name, _ in model.named_parameters()}
     return bool(parameters) and parameters <= set(missing)
-
-
-def refuse_mismatch(
-    backbone: nn.Module,
-    found: Mapping[str, list[str]],
-    weights: Mapping[str, Any],
-    source: str,
-    rename: Callable[[Mapping], Mapping] = dict,
-    advice: str = '',
-) -> None:
-    """Stop if pre-trained weights do not fit a backbone.
-
-    All of its attention may be missing. What is not in a child of the backbone is of a
-    classifier or a head.
-
-    Args:
-        backbone: A backbone.
-        found: What did not fit, see :func:`load_weights`.
-        weights: Those of the checkpoint, by name, to find a prefix in.
-        source: The checkpoint, for the message.
-        rename: See :func:`find_prefix`.
-        advice: What else to do.
-
-    Raises:
-        UserError: If keys are missing or unexpected, or sizes differ.
-    """
-    attention, missing = attention_keys(backbone), found['missing']
-    if is_attention_absent(backbone, missing):
-        missing = [key for key in missing if key not in attention]
-    own = {name for name, _ in backbone.named_parameters()} - attention
-    nothing_fits = own <= set(missing)
-    children = dict(backbone.named_children())
-    surplus = [key for key in found['unexpected'] if key.split('.')[0] in children]
-    found = {**found, 'missing': missing, 'unexpected': surplus}
-    if not any(found.values()):
-        return
-    remedy = (
-        'give a checkpoint of the same backbone (depth, stem, width, attention), or '
-    )
-    remedy += f'none to train from scratch{advice}'
-    if nothing_fits and (prefix := find_prefix(own, weights, rename)):
-        remedy = f'add prefix={prefix!r} to init_cfg'
-    raise UserError(
-        f'{source} does not fit {type(backbone).__name__}: '
-        f'{format_mismatch(found)}; {remedy}'
-    )
 
 
 def load_strict(

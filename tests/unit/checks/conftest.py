@@ -51,8 +51,8 @@ def found(load):
         cfg.pop('auto_scale_lr', None)
         cfg.merge_from_dict(options)
         context, found = Context(cfg, mode), Findings()
-        modules = (*rules.DATA, *([rules.schedule] if mode == 'train' else []))
-        for rule in rules.get_rules('context', modules):
+        modules = 'schedule' if mode == 'train' else ''
+        for rule in rules.get_rules('context', f'{rules.DATA} {modules}'):
             found += rule(context)
         return found.errors, found.warnings
 

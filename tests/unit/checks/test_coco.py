@@ -72,7 +72,7 @@ def test_entry_without_an_id(with_annotations, coco, refused, part, id):
     'content', [b'', b'{', b'[' * 10**5, b'\xff\xfe\x00a', b'{"images": [1,]}']
 )
 def test_not_json(with_annotations, refused, content):
-    assert 'spoilt.json is not a JSON file' in refused(with_annotations(content))
+    assert 'spoilt.json is not a COCO' in refused(with_annotations(content))
 
 
 def every(part, **changes):

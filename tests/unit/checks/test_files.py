@@ -48,11 +48,6 @@ def test_missing_file(cfg, refused, option, value):
     assert f'{value}' in message and f'--cfg-options {option}=' in message
 
 
-def test_dataloader_without_a_dataset(cfg, refused):
-    cfg.val_dataloader = {}
-    assert 'val_dataloader has no dataset' in refused(cfg)
-
-
 def test_wrapped_datasets(cfg, refused):
     dataset = cfg.train_dataloader.dataset
     cfg.train_dataloader.dataset = dict(

@@ -10,8 +10,7 @@ from mmcv.ops import MaskedConv2d, PSAMask, RoIAlign
 from mmcv.ops.carafe import CARAFEPack
 from torch import nn
 
-from ra_mm.checks.operators import COMPILED_ALONE
-from ra_mm.checks.rules import check_model
+from ra_mm.checks.operators import COMPILED_ALONE, check_model
 from ra_mm.errors import UserError
 from ra_mm.mmcv_ops.operators import OPERATORS
 
