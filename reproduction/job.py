@@ -207,10 +207,9 @@ def write_initial_weights(cfg: Config, path: Path, trained: Path | None = None) 
     if cfg.model.backbone.type == 'ra_mm.Converted':
         cfg.model.backbone = cfg.model.backbone.backbone
     backbone = cfg.model.backbone
-    # The weights of these have the same names in all toolboxes.
-    name = backbone.type.split('.')[-1].removeprefix('RA')
-    if name in ('ResNet', 'MobileNetV2'):
-        backbone.type = f'mmpretrain.{name}'
+    # The weights of a plain ResNet have the same names in all toolboxes.
+    if backbone.type.startswith('ra_mm.') or backbone.type == 'ResNet':
+        backbone.type = f'mmpretrain.{backbone.type.removeprefix("ra_mm.RA")}'
     backbone.pop('attention', None)
     set_random_seed(cfg.randomness.seed)
     model = build_model(cfg)

@@ -4,6 +4,9 @@
 # model.head.in_channels=2048.
 _base_ = 'mmpretrain::mobilenet_v2/mobilenet-v2_8xb32_in1k.py'
 
+# Without arguments that another network doesn't have
+model = dict(backbone=dict(_delete_=True, type='MobileNetV2'))
+
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='RandomResizedCrop', scale=224, crop_ratio_range=(0.5, 1.0)),

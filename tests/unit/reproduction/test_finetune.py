@@ -8,11 +8,12 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 
+from ra_mm.engine.strict_load import load_strict
 from ra_mm.errors import UserError
 from ra_mm.layers import ResidualSum
 from ra_mm.models import build_model
 from reproduction.finetune import ANNEALED, ATTENTION_OF, load_trained
-from reproduction.job import make_job
+from reproduction.job import make_job, write_initial_weights
 from reproduction.ledger import Ledger
 from reproduction.plan import Setting, make_plan, select_rows
 from reproduction.user_data import read_data_folder
@@ -63,6 +64,16 @@ def test_frozen_backbone(jobs, variant, parts):
         for m in model.backbone.modules()
         if isinstance(m, torch.nn.BatchNorm2d)
     )
+
+
+def test_initial_weights_fit(jobs, tmp_path):
+    trained = build_model(jobs['plain'].cfg)
+    torch.save(trained.backbone.state_dict(), tmp_path / 'w.pth')
+    cfg = jobs['ra'].cfg
+    write_initial_weights(cfg, tmp_path / 'initial.pth', tmp_path / 'w.pth')
+    model, weights = build_model(cfg), torch.load(tmp_path / 'initial.pth')
+    load_strict(model, weights['state_dict'], 'backbone')
+    assert trained.backbone.conv1.conv.weight.equal(model.backbone.conv1.conv.weight)
 
 
 def by_order(state):
