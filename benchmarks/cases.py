@@ -1,20 +1,16 @@
 """The models, inputs and variants that ``tools/benchmark.py`` measures."""
 
-import functools
-import operator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
-from mmengine.structures import InstanceData
-from mmpretrain.models.backbones.mobilenet_v2 import InvertedResidual
-from mmpretrain.models.backbones.resnet import BasicBlock, Bottleneck
-from torch import Tensor, nn
+from mmengine.structures import InstanceData, PixelData
+from torch import nn
 
 from ra_mm.engine.config import find_configs
-from ra_mm.layers import ATTENTIONS, ResidualSum
+from ra_mm.layers import ATTENTIONS
 from ra_mm.models import build_model
 from reproduction import paper
 
@@ -22,6 +18,8 @@ CONFIG_DIR = find_configs()
 CONFIGS = dict(
     resnet18='r18', resnet50='r50', resnet101='r101', mobilenetv2='mobilenetv2_1.0'
 )
+# The sides of images under mmdet's usual settings, over the shorter one of 800
+DETECTOR_SIDES = ((1, 1.666), (1, 1.333), (1.333, 1), (1, 1.5), (1.5, 1))
 
 
 class Variant(NamedTuple):
@@ -29,14 +27,14 @@ class Variant(NamedTuple):
 
     Attributes:
         attention: A key of ATTENTIONS; '' for the plain model.
-        path: The path of the tail; None for the one that a long training would
-            choose by measurement.
-        compiles: Whether torch.compile gets the backbone.
+        path: The path of the tail; None for the default.
+        compiles: Whether the backbone is 'compiled', compiled with CUDA 'graphs', or
+            'chosen' to be compiled if that is faster, as in a long training.
     """
 
     attention: str
-    path: str | None = 'fused'
-    compiles: bool = False
+    path: str | None = None
+    compiles: str = ''
 
 
 # Rivals and controls without configs of their own: they replace RA in its configs.
@@ -45,13 +43,15 @@ VARIANTS = {
     'plain': Variant(''),
     'se': Variant('se'),
     'cbam': Variant('cbam'),
-    'ra': Variant('ra', None),
+    'ra': Variant('ra', compiles='chosen'),
+    'plain-chosen': Variant('', compiles='chosen'),
     'ra-naive': Variant('ra', 'reference'),
     'ra-fused_sum': Variant('ra', 'fused_sum'),
     'ra-fused': Variant('ra', 'fused'),
-    'ra-compiled': Variant('ra', 'compiled'),
-    'plain+compile': Variant('', compiles=True),
-    'ra+compile': Variant('ra', compiles=True),
+    'plain+compile': Variant('', compiles='compiled'),
+    'ra+compile': Variant('ra', compiles='compiled'),
+    'plain+graphs': Variant('', compiles='graphs'),
+    'ra+graphs': Variant('ra', compiles='graphs'),
     **{name: Variant(name) for name in RIVALS},
 }
 
@@ -61,18 +61,16 @@ class Case:
     """The settings of one measurement, the same for all its variants.
 
     Attributes:
-        what (str): 'tail' for everything after the last convolution of each
-            residual block, forward and backward; 'train' for an SGD step of a
-            classifier; 'infer' for its forward pass; 'detector' for an SGD
-            step of Faster R-CNN.
+        what (str): 'train' for an SGD step of a classifier; 'infer' for its
+            forward pass; 'detector' for an SGD step of Faster R-CNN with images of
+            different sizes; 'segmenter' for one of UperNet.
         model (str): The backbone, a key of CONFIGS.
         device (str): 'cpu' or 'cuda'.
         precision (str): 'fp32' (TF32 off), 'tf32' (TF32 allowed in
             convolutions and matrix products) or 'amp' (autocast to bfloat16).
         layout (str): 'nchw', or 'nhwc' for channels-last.
         batch (int): The number of images.
-        size (int): The side of an image in pixels. In a detector, its height;
-            the width has the ratio of 1333x800.
+        size (int): The side of an image in pixels; in a detector, the shorter one.
     """
 
     what: str
@@ -88,16 +86,11 @@ class Case:
         if attention in RIVALS:
             attention = 'ra'
         name = f'{attention}_{CONFIGS[self.model]}.py'.removeprefix('_')
-        if self.what == 'detector':
-            return CONFIG_DIR / f'faster_rcnn_{name}'
-        return CONFIG_DIR / f'imagenet/{name}'
+        folder = dict(detector='faster_rcnn_', segmenter='upernet_')
+        return CONFIG_DIR / (folder.get(self.what, 'imagenet/') + name)
 
     def build(self, attention: str) -> nn.Module:
-        """Build the untrained model, or its tails."""
-        if self.what == 'tail':
-            return nn.ModuleList(
-                Tail(attention, shape[1], relu) for shape, relu in tails(self)
-            )
+        """Build the untrained model."""
         cfg = Config.fromfile(self.config(attention))
         cfg.model.backbone.init_cfg = None
         if attention in RIVALS:
@@ -113,28 +106,23 @@ class Case:
         )
         return t.to(self.device, memory_format=memory_format)
 
-    def inputs(self) -> Any:
-        """Make random images with labels or boxes; for tails z, x and dy."""
+    def inputs(self) -> list[tuple[torch.Tensor, Any]]:
+        """Make batches of random images with their labels or data samples."""
         torch.manual_seed(0)
-        if self.what == 'tail':
-            dtype = torch.bfloat16 if self.precision == 'amp' else torch.float32
-            return [
-                [
-                    self.place(torch.randn(shape, dtype=dtype, device=self.device))
-                    for shape, _ in tails(self)
-                ]
-                for _ in ('z', 'x', 'dy')
-            ]
-        if self.what == 'detector':
-            shape = self.size, round(self.size * 1333 / 800)
-            padded = tuple(-(-side // 32) * 32 for side in shape)
-            images = self.place(torch.randn(self.batch, 3, *padded))
-            return images, [
-                random_sample(shape, padded).to(self.device) for _ in range(self.batch)
-            ]
-        shape = self.batch, 3, self.size, self.size
-        labels = torch.randint(1000, (self.batch,), device=self.device)
-        return self.place(torch.randn(shape)), labels
+        if self.what in ('train', 'infer'):
+            labels = torch.randint(1000, (self.batch,), device=self.device)
+            return [(self._images(self.size, self.size), labels)]
+        sides = DETECTOR_SIDES if self.what == 'detector' else [(1, 1)]
+        batches = []
+        for ratios in sides:  # padded to multiples of 32
+            shape = tuple(-(-round(self.size * ratio) // 32) * 32 for ratio in ratios)
+            sample = random_boxes if self.what == 'detector' else random_map
+            samples = [sample(shape).to(self.device) for _ in range(self.batch)]
+            batches.append((self._images(*shape), samples))
+        return batches
+
+    def _images(self, height, width):
+        return self.place(torch.randn(self.batch, 3, height, width))
 
     def paper_ratio(self, variant: str) -> float | None:
         """The paper's training time of a variant over that of the plain model."""
@@ -145,12 +133,12 @@ class Case:
         return float(hours[self.config(attention)] / hours[self.config('')])
 
 
-def random_sample(shape: tuple[int, int], padded: tuple[int, int]) -> Any:
-    """Make a data sample with 8 random boxes."""
+def random_boxes(shape: tuple) -> Any:
+    """Make a data sample of mmdet with 8 random boxes."""
     from mmdet.structures import DetDataSample
 
     sample = DetDataSample(
-        metainfo=dict(img_shape=shape, pad_shape=padded, batch_input_shape=padded)
+        metainfo=dict(img_shape=shape, pad_shape=shape, batch_input_shape=shape)
     )
     start = 0.6 * torch.rand(8, 2)
     ends = torch.cat([start, start + 0.1 + 0.3 * torch.rand(8, 2)], dim=1)
@@ -160,37 +148,10 @@ def random_sample(shape: tuple[int, int], padded: tuple[int, int]) -> Any:
     return sample
 
 
-@functools.cache
-def tails(case: Case) -> list[tuple[torch.Size, bool]]:
-    """List each residual block's output shape, and whether it ends in a ReLU."""
-    kinds = []
+def random_map(shape: tuple) -> Any:
+    """Make a data sample of mmseg with a random class for each pixel."""
+    from mmseg.structures import SegDataSample
 
-    def note(block, _, out):
-        kinds.append((out.shape, not isinstance(block, InvertedResidual)))
-
-    backbone = replace(case, what='infer').build('').backbone.to('meta')
-    for m in backbone.modules():
-        if isinstance(m, (BasicBlock, Bottleneck)) or getattr(
-            m, 'use_res_connect', False
-        ):
-            m.register_forward_hook(note)
-    backbone(torch.empty(case.batch, 3, case.size, case.size, device='meta'))
-    return kinds
-
-
-class Tail(nn.Module):
-    """Everything after the last convolution of a residual block."""
-
-    def __init__(self, attention: str, channels: int, relu: bool) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(channels)
-        self.act = nn.ReLU(inplace=True) if relu else nn.Identity()
-        if attention:
-            self.attention = ATTENTIONS[attention](channels)
-        else:  # as in mmpretrain's blocks
-            self.attention = operator.iadd if relu else operator.add
-
-    def forward(self, z: Tensor, x: Tensor) -> Tensor:
-        if isinstance(self.attention, ResidualSum):
-            return self.attention.tail(z, self.norm, x, self.act)
-        return self.act(self.attention(self.norm(z), x))
+    sample = SegDataSample(metainfo=dict(img_shape=shape))
+    sample.gt_sem_seg = PixelData(data=torch.randint(150, (1, *shape)))
+    return sample

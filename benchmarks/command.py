@@ -16,7 +16,6 @@ from benchmarks.cost_tables import cost_table, report_tables, title
 from benchmarks.gpu_report import report_parts, write_gpu_report
 from benchmarks.measuring import measure_case, profile_step
 from benchmarks.recording import describe_environment, read_results, write_results
-from benchmarks.tail_bytes import bytes_table
 from ra_mm.cli import positive_int, report_user_errors
 from ra_mm.errors import UserError
 from ra_mm.fileio import check_writable
@@ -26,8 +25,8 @@ PROG = 'tools/benchmark.py'
 STEPS = dict(
     train='an SGD step of a classifier',
     infer='the forward pass of a classifier',
-    tail='what follows the last convolution of each block, forward and backward',
-    detector='an SGD step of Faster R-CNN with a ResNet-50',
+    detector='an SGD step of Faster R-CNN with a ResNet-50, images of several sizes',
+    segmenter='an SGD step of UperNet with a ResNet-50',
     sweep='a training step, while model, batch and size vary one at a time',
 )
 
@@ -46,9 +45,6 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         command.add_argument('--rounds', type=positive_int, default=15)
         help = 'write the results after each measurement'
         command.add_argument('--out', type=json_file, metavar='FILE.json', help=help)
-
-    text = 'the bytes that the operators of the tails read and write'
-    add_variants(add_step(commands, 'bytes', text, print_bytes))
 
     text = 'the operators on which a step spends the most time'
     steps = commands.add_parser('profile', help=text, description=text)
@@ -114,9 +110,8 @@ def add_variants(command: ArgumentParser) -> None:
         choices=names,
         metavar='VARIANT',
         default=usual,
-        help=f'from {", ".join(names)}; default: {" ".join(usual)}. The variant ra '
-        'takes the path that a long training would choose by measurement; with '
-        '+compile, torch.compile gets the backbone',
+        help=f'from {", ".join(names)}; default: {" ".join(usual)}. The backbones of ra '
+        'and plain-chosen are compiled if that is faster, as in a long training',
     )
 
 
@@ -129,8 +124,9 @@ def json_file(text: str) -> Path:
 def default_lists(what: str, device: str) -> dict[str, list]:
     """The models, numbers of images, and sides of an image (heights in detectors)."""
     gpu = device == 'cuda'
-    if what == 'detector':
-        return dict(batch=[2], size=[800 if gpu else 256])
+    if what in ('detector', 'segmenter'):
+        sizes = dict(detector=800, segmenter=512)
+        return dict(batch=[2], size=[sizes[what] if gpu else 256])
     if what == 'sweep':
         models = ['resnet50', 'resnet18', 'resnet101']
         return dict(model=models, batch=[4, 1, 2, 8], size=[224, 64, 128, 320])
@@ -149,7 +145,7 @@ def list_cases(args: Namespace) -> list[Case]:
             for i, values in enumerate(lists)
             for value in values
         )
-    what = dict(sweep='train', bytes='tail').get(args.what, args.what)
+    what = 'train' if args.what == 'sweep' else args.what
     return [
         Case(what, model, args.device, precision, layout, batch, size)
         for precision, layout, (model, batch, size) in itertools.product(
@@ -182,11 +178,6 @@ def run_cases(args: Namespace, environment: dict) -> None:
         print(cost_table(m), flush=True)
         if args.out:
             write_results(data, args.out)
-
-
-def print_bytes(args: Namespace, environment: dict) -> None:
-    for case in list_cases(args):
-        print(bytes_table(case, args.variants))
 
 
 def print_profile(args: Namespace, environment: dict) -> None:
@@ -226,10 +217,4 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError('--device cuda: PyTorch finds no GPU')
         torch.set_num_threads(args.threads)
         torch.backends.cudnn.benchmark = True
-        # A fallback to eager mode would be measured as if it were compiled. This
-        # holds for this thread, in which must_compile() has everything compiled.
-        dynamo = torch._dynamo.config
-        for name in ('fail_on_recompile_limit_hit', 'fail_on_cache_limit_hit'):
-            if hasattr(dynamo, name):  # its name depends on the version
-                setattr(dynamo, name, True)
         args.run(args, describe_environment(PROG, argv, args.device, args.commit))

@@ -75,9 +75,6 @@ def _plot_sweep(fig, measurements):
             ax.plot(x, [f['ratio'] for f in figures], 'o-', label=result['variant'])
             ax.fill_between(x, low, high, alpha=0.2)
         ax.axhline(1, color='k', linewidth=1)
-        if 'choice' in base:  # the path that was chosen, below each value
-            paths = [m['choice']['path'] for m in line]
-            ax.set_xticks(range(len(x)), map('\n'.join, zip(x, paths)))
         ax.set_xlabel(label)
         ax.margins(x=0.12)
     axes[0].set_ylabel('time, ratio to plain')

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from ra_mm.ops.compilation import Choice
+
 
 def compare_with_plain(result: dict, plain: dict) -> dict:
     """Compare a variant with the plain model.
@@ -79,22 +81,8 @@ def cost_table(m: dict) -> str:
     head = 'variant|ms|time [quartiles]|peak MB|peak|saved MB|saved|paper'.split('|')
     text = f'{title(m)}, {m["rounds"]} rounds of {m["number"]}\n\n'
     text += markdown_table(head, rows) + '\n'
-    if 'choice' in m:
-        text += f'\n{describe_choice(m["choice"])}\n'
-    return text
-
-
-def describe_choice(choice: dict) -> str:
-    """Format the result of :func:`.compare_with_steps` as one line."""
-    tails = [f'{path} {ms:.4g} ms' for path, ms in choice['tails_ms'].items()]
-    tails += [f'{path}: {why}' for path, why in choice['notes'].items()]
-    steps = [f'{path} {ms:.4g} ms' for path, ms in choice['steps_ms'].items()]
-    verdict = {True: 'right', False: 'wrong', None: 'not measured'}[choice['is_right']]
-    return (
-        f'Choice in {choice["cost_s"]:.1f} s, without what was compiled before: '
-        f'**{choice["path"]}** ({verdict}). Tails: {", ".join(tails)}. '
-        f'Steps: {", ".join(steps)}.'
-    )
+    chosen = [(r['variant'], r['choice']) for r in m['results'] if r.get('choice')]
+    return text + ''.join(f'\n{name}: {Choice(**choice)}.\n' for name, choice in chosen)
 
 
 def report_tables(report: dict) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from benchmarks.paths import must_compile
 from ra_mm.layers import ReverseAttention
 from ra_mm.ops import force_path
 
@@ -78,10 +77,7 @@ def without_switches(tail: RandomTail, z: Tensor, x: Tensor, dy: Tensor) -> Tens
 
 
 def tail_errors(
-    device: str,
-    paths: list[str],
-    shape: tuple[int, int, int, int] = (16, 256, 28, 28),
-    settings: Iterator[tuple[str, str, bool]] | None = None,
+    device: str, paths: list[str], shape: tuple[int, int, int, int] = (16, 256, 28, 28)
 ) -> Iterator[dict]:
     """Compare each path with the reference path in float64.
 
@@ -91,21 +87,15 @@ def tail_errors(
 
     Args:
         device (str): 'cpu' or 'cuda'.
-        paths (list[str]): Paths of :func:`~ra_mm.layers.force_path`.
+        paths (list[str]): Paths of :func:`ra_mm.ops.force_path`.
         shape (tuple): (N, C, H, W).
-        settings (iterable, optional): (dtype, layout, trains_bn) in the order
-            to take; all combinations by default.
 
     Yields:
         dict: ``path``, ``dtype``, ``layout``, ``batch_norm`` ('training' or
         'frozen'), ``shape`` and ``errors``: the :func:`compare_with_exact` of y
         and of each gradient.
-
-    Raises:
-        CompilationFailed: If the path 'compiled' cannot be compiled here.
     """
-    settings = settings or itertools.product(DTYPES, LAYOUTS, (True, False))
-    for dtype, layout, trains_bn in settings:
+    for dtype, layout, trains_bn in itertools.product(DTYPES, LAYOUTS, (True, False)):
         g = torch.Generator().manual_seed(1)
         z, x, dy = (
             torch.randn(shape, generator=g).to(
@@ -118,10 +108,7 @@ def tail_errors(
         exact = copy.deepcopy(tail).double()
         exact = exact.outputs('reference', z.double(), x.double(), dy.double())
         for path in paths:
-            if path == 'compiled':
-                torch._dynamo.reset()
-            with must_compile():
-                outputs = copy.deepcopy(tail).outputs(path, z, x, dy)
+            outputs = copy.deepcopy(tail).outputs(path, z, x, dy)
             yield dict(
                 path=path,
                 dtype=dtype,

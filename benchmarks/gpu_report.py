@@ -15,23 +15,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cases import Case
+from benchmarks.cases import VARIANTS, Case
 from benchmarks.exactness import tail_errors
 from benchmarks.measuring import measure_case
 from benchmarks.recording import write_results
 from ra_mm.errors import UserError
 
 EAGER_PATHS = ['reference', 'fused_sum', 'fused']
-RA = ['ra-naive', 'ra-fused_sum', 'ra-fused', 'ra-compiled']
-# The compiled path takes seconds for each, so the most used come first.
-COMPILED_SETTINGS = [
-    ('bf16', 'nhwc', True),
-    ('fp32', 'nchw', True),
-    ('fp16', 'nhwc', True),
-    ('fp32', 'nhwc', False),
-    ('bf16', 'nchw', True),
-    ('bf16', 'nhwc', False),
-]
 
 
 @dataclass(frozen=True)
@@ -40,8 +30,8 @@ class ReportPart:
 
     Attributes:
         name (str): Its name, for ``--parts``.
-        estimate_s (float): Its time on an H100; it is skipped where less than
-            this is left, and stopped after twice this and a minute.
+        estimate_s (float): Its time on an H100, estimated; it is skipped where less
+            than this is left, and stopped after twice this and a minute.
         results (callable): Called with a function that reports progress and
             the seconds that remain; yields the results, one dict each.
     """
@@ -60,21 +50,12 @@ def report_parts(device: str, tiny: bool = False) -> list[ReportPart]:
             the report in seconds. Defaults to False.
     """
 
-    def exactness(name, estimate_s, paths, settings=None):
-        shape = (2, 8, 6, 6) if tiny else (16, 256, 28, 28)
-        return ReportPart(
-            name,
-            estimate_s,
-            lambda progress, left: tail_errors(device, paths, shape, settings),
-        )
-
     def steps(name, estimate_s, variants, what='train', model='resnet50', **settings):
         settings = dict(precision='amp', layout='nhwc', batch=256, size=224) | settings
         if tiny:
-            settings |= dict(batch=2, size=64 if what == 'detector' else 32)
-            if what != 'detector':
-                model = 'resnet18'
-            variants = [v for v in variants if v != 'ra' and 'compile' not in v]
+            settings |= dict(batch=2, size=32 if what in ('train', 'infer') else 64)
+            model = 'resnet18' if what in ('train', 'infer') else model
+            variants = [v for v in variants if not VARIANTS[v].compiles]
         case = Case(what, model, device, **settings)
 
         def results(progress, left):
@@ -89,34 +70,37 @@ def report_parts(device: str, tiny: bool = False) -> list[ReportPart]:
 
         return ReportPart(name, estimate_s, results)
 
-    every = ['se', 'cbam', *RA, 'ra']
-    main = ['se', 'ra-naive', 'ra-fused', 'ra-compiled', 'ra']
-    eager = ['se', 'cbam', 'ra-naive', 'ra-fused']
-    compiled = ['ra-fused', 'plain+compile', 'ra+compile']
-    detector = dict(what='detector', precision='tf32', layout='nchw', batch=2, size=800)
-    parts = [
-        exactness('exactness', 15, EAGER_PATHS),
-        steps('train-nhwc', 80, every),
-        steps('train-nchw', 70, every, layout='nchw'),
-        steps('tails-nhwc', 25, RA, 'tail'),
-        steps('tails-nchw', 25, RA, 'tail', layout='nchw'),
-        steps('detector', 70, [*RA, 'ra'], **detector),
-        exactness('exactness-compiled', 40, ['compiled'], COMPILED_SETTINGS),
-        steps('compiled-nhwc', 100, compiled),
-        steps('train-fp32', 50, main[1:], precision='fp32', layout='nchw'),
-        steps('infer-256', 20, eager, 'infer'),
-        steps('infer-1', 15, eager, 'infer', batch=1),
-        steps('train-batch32', 35, main, batch=32),
-        steps('train-resnet18', 35, main, model='resnet18'),
-        steps('train-mobilenetv2', 40, main, model='mobilenetv2'),
-        steps('train-resnet101', 55, main, model='resnet101'),
-        steps('compiled-nchw', 90, compiled, layout='nchw'),
-        steps('train-tf32', 35, main[1:], precision='tf32'),
+    shape = (2, 8, 6, 6) if tiny else (16, 256, 28, 28)
+    exactness = ReportPart(
+        'exactness', 15, lambda progress, left: tail_errors(device, EAGER_PATHS, shape)
+    )
+    eager = ['ra-naive', 'ra-fused_sum', 'ra-fused']
+    chosen = ['ra', 'plain-chosen']
+    main = ['ra-fused_sum', *chosen]
+    graphs = [
+        *main,
+        'ra-naive',
+        'ra+compile',
+        'plain+compile',
+        'ra+graphs',
+        'plain+graphs',
     ]
-    if tiny:  # these measure nothing without compilation
-        skip = 'exactness-compiled', 'compiled-nhwc', 'compiled-nchw'
-        parts = [p for p in parts if p.name not in skip]
-    return parts
+    detector = dict(what='detector', precision='tf32', layout='nchw', batch=2, size=800)
+    return [
+        exactness,
+        steps('train-256', 180, ['se', 'cbam', *eager, *chosen]),
+        steps('train-32', 150, graphs, batch=32),
+        steps('detector', 200, ['ra-naive', *main], **detector),
+        steps('train-8', 150, graphs, batch=8),
+        steps('segmenter', 180, main, what='segmenter', batch=4, size=512),
+        steps('train-256-nchw', 150, main, layout='nchw'),
+        steps('resnet18-256', 80, main, model='resnet18'),
+        steps('resnet101-256', 240, main, model='resnet101'),
+        steps('mobilenetv2-256', 150, main, model='mobilenetv2'),
+        steps('train-fp32', 150, main, precision='fp32', layout='nchw'),
+        steps('infer-256', 20, ['se', 'cbam', *eager], 'infer'),
+        steps('infer-1', 15, ['se', 'cbam', *eager], 'infer', batch=1),
+    ]
 
 
 def write_gpu_report(

@@ -1,42 +1,42 @@
 """Measure time, peak memory and saved activations of a step, side by side."""
 
 import contextlib
+import itertools
 import time
 import timeit
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils._pytree import tree_leaves
 from torch.utils.benchmark import timer
 
 from benchmarks.cases import VARIANTS, Case
-from benchmarks.paths import choose_path, compare_with_steps, must_compile
 from ra_mm.layers import ReverseAttention
-from ra_mm.ops import CompilationFailed, force_path, retry_compilation
+from ra_mm.ops import CompilationFailed, compile_if_faster, force_path
+from ra_mm.ops.compilation import CompiledCall, sizes_of
 
 MIN_ROUNDS = 3
 
 
 class Step:
-    """One step of a variant; call it to run it.
+    """One step of a variant; call it to run it with the next batch.
 
     Args:
         case (Case): The settings.
         variant (str): A key of VARIANTS.
-        inputs: The inputs that the case made.
+        inputs (list): The batches that the case made.
 
     Attributes:
-        path (str): The path of the tail.
-        choice (dict): How it was chosen, see :func:`.choose_path`; None if the
-            variant has a path, and for inference, which needs no choice.
+        choice (Choice): Whether the backbone is compiled, if the variant chooses.
     """
 
-    def __init__(self, case: Case, variant: str, inputs: Any) -> None:
-        attention, self.path, compiles = VARIANTS[variant]
-        self.case, self.inputs = case, inputs
+    def __init__(self, case: Case, variant: str, inputs: list) -> None:
+        attention, self.path, self.compiles = VARIANTS[variant]
+        self.case, self.batches = case, itertools.cycle(inputs)
         torch.manual_seed(1)
         self.model = case.place(case.build(attention))
         self.model.train(case.what != 'infer')
@@ -45,61 +45,63 @@ class Step:
                 # Small but not 0: the gate then works, while a detector still
                 # proposes about as many boxes as the plain one.
                 nn.init.normal_(m.gate.gamma, std=0.01)
-        if case.what == 'tail':
-            for t in (*inputs[0], *inputs[1]):
-                t.requires_grad_()
-        if compiles:
-            for m in self.model if case.what == 'tail' else [self.model.backbone]:
-                m.compile()
         # A learning rate of 0 keeps the weights; the work is the same.
-        self.choice = None
-        if self.path is None:
-            self.path = 'fused'
-            if case.what != 'infer':
-                with self.settings():
-                    self.choice = choose_path(self.model, self.forward)
-                self.path = self.choice['path']
         self.sgd = torch.optim.SGD(
             [p for p in self.model.parameters() if p.requires_grad],
             lr=0.0,
             momentum=0.9,
             weight_decay=1e-4,
         )
+        self.choice = None
+        backbone, images = self.model.backbone, inputs[0][0]
+        dynamic = len(inputs) > 1
+        if self.compiles == 'chosen' and case.what != 'infer':
+            with self.settings():
+                self.choice = compile_if_faster(
+                    backbone, (images,), dynamic=dynamic, context=self.autocast
+                )
+        elif self.compiles == 'compiled' and case.what == 'infer':
+            backbone.compile()
+        elif self.compiles in ('compiled', 'graphs'):
+            backbone._compiled_call_impl = CompiledCall(
+                backbone,
+                None if dynamic else sizes_of((images,), {}),
+                cuda_graphs=self.compiles == 'graphs',
+            )
 
     @contextlib.contextmanager
     def settings(self) -> Iterator[None]:
-        """Apply the path of the tail and the TF32 setting."""
-        with force_path(self.path), tf32_allowed(self.case.precision != 'fp32'):
+        """Apply the path and the TF32 setting. What must be compiled does not run eagerly."""
+        path = force_path(self.path) if self.path else contextlib.nullcontext()
+        with (
+            path,
+            tf32_allowed(self.case.precision != 'fp32'),
+            warnings.catch_warnings(),
+        ):
+            action = 'always' if self.compiles == 'chosen' else 'error'
+            warnings.simplefilter(action, CompilationFailed)
             yield
 
-    def forward(self, model: nn.Module | None = None) -> Any:
-        """Return the loss, or the outputs of tails and of inference.
+    def autocast(self) -> contextlib.AbstractContextManager:
+        amp = self.case.precision == 'amp'
+        return torch.autocast(self.case.device, torch.bfloat16, enabled=amp)
 
-        Args:
-            model (nn.Module, optional): A copy of the model to run instead.
-        """
-        model = model or self.model
-        what, amp = self.case.what, self.case.precision == 'amp'
-        with torch.autocast(self.case.device, torch.bfloat16, enabled=amp):
-            if what == 'tail':
-                z, x, _ = self.inputs
-                return [m(*zx) for m, *zx in zip(model, z, x)]
-            if what == 'detector':
-                losses = model.loss(*self.inputs)
-                return model.parse_losses(losses)[0]
-            images, labels = self.inputs
-            logits = model(images)
-            return logits if what == 'infer' else cross_entropy(logits, labels)
+    def forward(self) -> Tensor:
+        """Return the loss, or the output of inference."""
+        images, labels = next(self.batches)
+        with self.autocast():
+            if self.case.what in ('detector', 'segmenter'):
+                return self.model.parse_losses(self.model.loss(images, labels))[0]
+            logits = self.model(images)
+            return (
+                logits if self.case.what == 'infer' else cross_entropy(logits, labels)
+            )
 
     def __call__(self) -> None:
         learns = self.case.what != 'infer'
         with self.settings(), torch.set_grad_enabled(learns):
             out = self.forward()
-            if self.case.what == 'tail':
-                for m, z, x, dy in list(zip(self.model, *self.inputs))[::-1]:
-                    # pop() frees each tail's activations, as in a network.
-                    torch.autograd.grad(out.pop(), [z, x, *m.parameters()], dy)
-            elif learns:
+            if learns:
                 out.backward()
                 self.sgd.step()
                 self.sgd.zero_grad()
@@ -112,7 +114,6 @@ class Step:
         """
         params = list(self.model.parameters())
         own = {t.untyped_storage().data_ptr() for t in (*params, *self.model.buffers())}
-        kept = {}
 
         def is_copy(t):
             return t.dtype == torch.bfloat16 and any(
@@ -122,17 +123,26 @@ class Step:
                 for w in (p.data, p.data.mT)
             )
 
-        def pack(t):
-            storage = t.untyped_storage()
-            if storage.data_ptr() not in own and not is_copy(t):
-                kept[storage.data_ptr()] = storage  # alive, so the address stays taken
-            # Detached: an output that its own node saves would never be freed.
-            return t.detach()
-
-        hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t)
-        with self.settings(), hooks:
-            self.forward()
-        return sum(storage.nbytes() for storage in kept.values())
+        with self.settings():
+            nodes, kept, seen = [self.forward().grad_fn], {}, set()
+        while nodes:
+            node = nodes.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            nodes += [following for following, _ in node.next_functions]
+            names = [name for name in dir(node) if name.startswith('_saved_')]
+            values = [
+                getattr(node, name)
+                for name in (*names, 'saved_tensors')
+                if hasattr(node, name)
+            ]
+            for t in tree_leaves(values):
+                if isinstance(t, Tensor):
+                    storage = t.untyped_storage()
+                    if storage.data_ptr() not in own and not is_copy(t):
+                        kept[storage.data_ptr()] = storage.nbytes()
+        return sum(kept.values())
 
 
 @contextlib.contextmanager
@@ -185,35 +195,32 @@ def measure_case(
         step, of plain and of the variant, in each round); ``peak_bytes`` (peak
         memory allocated in a step, with the model, without the inputs; None on
         a CPU); ``saved_bytes`` (see :meth:`Step.saved_bytes`; None for
-        inference and compiled backbones); ``paper_ratio`` (see
-        :meth:`.Case.paper_ratio`). A failed variant has only ``variant`` and
-        ``error``. If 'ra' chose a path, ``choice``, see
-        :func:`.compare_with_steps`.
+        inference); ``paper_ratio`` (see :meth:`.Case.paper_ratio`); ``choice`` (a
+        :class:`ra_mm.ops.compilation.Choice` as a dict, or None). A failed variant
+        has only ``variant`` and ``error``.
 
     Raises:
-        CompilationFailed: If the path 'compiled' cannot be compiled here, unless
+        CompilationFailed: If a backbone cannot be compiled here, unless
             ``keep_going`` records it.
     """
     begin = time.perf_counter()
     torch._dynamo.reset()
     inputs, steps, results, failed = case.inputs(), {}, {}, []
-
-    def record_failure(variant, e):
-        if not keep_going or variant == 'plain':
-            raise e
-        failed.append(dict(variant=variant, error=f'{type(e).__name__}: {e}'))
-        progress(f'{variant}: {type(e).__name__}: {e}')
-
     for variant in ('plain', *variants):
         progress(f'{variant}: warm-up')
         try:
             steps[variant], results[variant] = _warm_up(case, variant, inputs)
         except Exception as e:
-            record_failure(variant, e)
+            if not keep_going or variant == 'plain':
+                raise
+            error = f'{type(e).__name__}: {e}'
+            failed.append(dict(variant=variant, error=error))
+            progress(f'{variant}: {error}')
 
-    # Long enough for the clock.
+    # Long enough for the clock, and with all batches.
     shortest = 0.1 if case.device == 'cuda' else 0.2
-    number = max(1, round(shortest / seconds(steps['plain'], 1)))
+    passes = shortest / seconds(steps['plain'], len(inputs)) / len(inputs)
+    number = max(1, round(passes)) * len(inputs)
     others = [variant for variant in steps if variant != 'plain']
     first_round = time.perf_counter()
     for i in range(rounds):
@@ -228,43 +235,31 @@ def measure_case(
                 results[variant]['pairs_ms'].append([ms['plain'], ms[variant]])
         left = (time.perf_counter() - first_round) / (i + 1) * (rounds - i - 1)
         progress(f'round {i + 1} of {rounds}, {left / 60:.1f} minutes left')
-    if retry_compilation():  # it failed in the rounds, which went on eagerly
-        for variant in [v for v in others if steps[v].path == 'compiled']:
-            del results[variant]
-            error = CompilationFailed('after the warm-up; a warning says why')
-            record_failure(variant, error)
-    measurement = dict(
+    return dict(
         **asdict(case),
         rounds=rounds,
         number=number,
         results=[*results.values(), *failed],
     )
-    if 'ra' in steps and steps['ra'].choice:
-        measurement['choice'] = compare_with_steps(
-            steps['ra'].choice, measurement['results']
-        )
-    return measurement
 
 
 def _warm_up(case, variant, inputs):
     cuda = case.device == 'cuda'
     before = torch.cuda.memory_allocated() if cuda else 0
     step = Step(case, variant, inputs)
-    with must_compile():
-        first_s = seconds(step, 1)
-    seconds(step, 2)
+    first_s = seconds(step, 1)
+    seconds(step, 2 * len(inputs))
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-        seconds(step, 1)
-    # In a compiled backbone the hooks would cause another compilation.
-    saves = case.what != 'infer' and not VARIANTS[variant].compiles
+        seconds(step, len(inputs))
     return step, dict(
         variant=variant,
         first_s=first_s,
         pairs_ms=[],
         peak_bytes=torch.cuda.max_memory_allocated() - before if cuda else None,
-        saved_bytes=step.saved_bytes() if saves else None,
+        saved_bytes=None if case.what == 'infer' else step.saved_bytes(),
         paper_ratio=case.paper_ratio(variant),
+        choice=step.choice and asdict(step.choice),
     )
 
 

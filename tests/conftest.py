@@ -21,7 +21,6 @@ from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
 from ra_mm.datasets.shapes import write_shapes
-from ra_mm.ops import retry_compilation
 
 REPO = Path(__file__).parents[1]
 
@@ -99,16 +98,9 @@ def as_in_a_new_process():
 
 @pytest.fixture
 def use_compiler(monkeypatch):
-    """Put another function in the place of torch.compile, for the tails."""
-
-    def use(compiler):
-        monkeypatch.setattr(torch, 'compile', compiler)
-        retry_compilation()
-
+    """Put another function in the place of torch.compile."""
     torch.compiler.reset()
-    yield use
-    monkeypatch.undo()
-    retry_compilation()
+    return functools.partial(monkeypatch.setattr, torch, 'compile')
 
 
 @pytest.fixture(scope='session')

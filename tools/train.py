@@ -19,7 +19,7 @@ from ra_mm.cli import build_runner, get_parser, load_config, report_user_errors
 from ra_mm.engine.checkpoint_io import latest_checkpoint
 from ra_mm.engine.cpu_distributed import end_processes
 from ra_mm.errors import UserError
-from ra_mm.hooks import FastestPathHook
+from ra_mm.hooks import CompileBackboneHook
 
 PROG = 'tools/train.py'
 
@@ -46,6 +46,12 @@ def parse_args(argv: Sequence[str] | None) -> Namespace:
         action='store_false',
         help='do not look at a sample of the loaded data before training; '
         'tools/check_data.py shows more of it',
+    )
+    parser.add_argument(
+        '--no-compile',
+        dest='compile',
+        action='store_false',
+        help='do not measure whether the training gains from a compiled backbone',
     )
     args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -89,8 +95,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             runner.logger.warning(warning)
         if args.data_check:
             runner.register_hook(DataCheckHook())
-        if not any(isinstance(hook, FastestPathHook) for hook in runner.hooks):
-            runner.register_hook(FastestPathHook())
+        present = any(isinstance(hook, CompileBackboneHook) for hook in runner.hooks)
+        if args.compile and not present:
+            runner.register_hook(CompileBackboneHook())
         runner.train()
 
 

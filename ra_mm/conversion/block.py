@@ -12,10 +12,8 @@ The way of x through a block in training, with the files that have the steps::
           |     act(attention(norm(z), shortcut))        reverse_attention.py, m_grn.py
           |- 'fused_sum'
           |     fused_sum(norm(z), shortcut, scale)      ra_mm/ops/residual_tail.py
-          |- 'fused'
-          |     bn_tail(z, norm, shortcut, scale)        ra_mm/ops/residual_tail.py
-          `- 'compiled'
-                one of these two by torch.compile        ra_mm/ops/compilation.py
+          `- 'fused'
+                bn_tail(z, norm, shortcut, scale)        ra_mm/ops/residual_tail.py
 """
 
 import functools

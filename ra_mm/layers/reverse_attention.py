@@ -63,13 +63,11 @@ class ReverseAttention(ResidualSum):
         gate = self.gate
         scale = gate.gamma / gate.temp
         relu = type(act) is nn.ReLU and not has_hooks(act)
-        path = resolve_path(z, x, scale, norm)
-        if path != 'reference':
-            y = bn_tail(z, norm, x, scale, gate.eps, relu, path == 'compiled')
+        if resolve_path(z, x, scale, norm) != 'reference':
+            y = bn_tail(z, norm, x, scale, gate.eps, relu)
         else:
             F = norm(z)
-            path = resolve_path(F, x, scale)
-            if path == 'reference':
+            if resolve_path(F, x, scale) == 'reference':
                 return act(self(F, x))
-            y = fused_sum(F, x, scale, gate.eps, relu, path == 'compiled')
+            y = fused_sum(F, x, scale, gate.eps, relu)
         return y if relu else act(y)

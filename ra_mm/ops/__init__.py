@@ -1,18 +1,16 @@
-"""The residual tail of an RA block as one operation, in plain PyTorch."""
+"""The residual tail of an RA block as one operation, and compiled backbones."""
 
-from .compilation import CompilationFailed, retry_compilation
-from .paths import PATHS, force_path, get_path, set_path, set_training_path
+from .compilation import CompilationFailed, compile_if_faster
+from .paths import PATHS, force_path, set_path
 from .residual_tail import bn_tail, fused_sum, onnx_sum
 
 __all__ = [
     'PATHS',
     'CompilationFailed',
     'bn_tail',
+    'compile_if_faster',
     'force_path',
     'fused_sum',
-    'get_path',
     'onnx_sum',
-    'retry_compilation',
     'set_path',
-    'set_training_path',
 ]

@@ -11,8 +11,7 @@ of contiguous maps, in float32 without a temporary. Otherwise, and under
 torch.compile, each function here is its plain definition.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from math import prod
 
 import torch
@@ -24,6 +23,7 @@ from ra_mm._torch import is_compiling
 aten = torch.ops.aten
 
 CACHED_VALUES = 2**18  # the size of a temporary that stays in the cache
+as_on_gpu = False  # runs the code for a GPU on a CPU, for tests
 
 
 def accum_dtype(t: Tensor) -> torch.dtype:
@@ -159,26 +159,12 @@ def batch_chunks(*tensors: Tensor) -> Iterable:
     return zip(*(t.split(images) for t in tensors))
 
 
-@contextmanager
-def as_on_gpu() -> Iterator[None]:
-    """Run the code for a GPU on a CPU, to test it and to count its bytes."""
-    global _as_on_gpu
-    _as_on_gpu = True
-    try:
-        yield
-    finally:
-        _as_on_gpu = False
-
-
-_as_on_gpu = False
-
-
 def _is_eager(t):
     return t.device.type in ('cpu', 'cuda') and not is_compiling()
 
 
 def _is_eager_cpu(t):
-    return t.device.type == 'cpu' and not is_compiling() and not _as_on_gpu
+    return t.device.type == 'cpu' and not is_compiling() and not as_on_gpu
 
 
 def _is_eager_gpu(t):

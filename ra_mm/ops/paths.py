@@ -9,13 +9,11 @@ All paths compute the same values to rounding, second derivatives included:
   any norm. F is kept for the backward pass.
 - 'fused', :func:`.bn_tail`: the operation includes the norm, which has to be
   exactly PyTorch's BatchNorm1d, 2d or 3d.
-- 'compiled': 'fused' and 'fused_sum' through :func:`torch.compile`, in a model
-  that is not compiled as a whole.
 
 :func:`resolve_path` takes the last of these that applies and that
-:func:`max_path` allows: the path of :func:`set_path`, if there is one; where
-gradients are needed that of :func:`set_training_path`; otherwise 'fused', but
-'fused_sum' for gradients on a GPU without compilation, where it is faster.
+:func:`max_path` allows: the path of :func:`set_path`, if there is one; otherwise
+'fused', but 'fused_sum' for gradients on a GPU, where it is faster, unless
+:func:`torch.compile` compiles the model.
 """
 
 import os
@@ -32,10 +30,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ra_mm._torch import COMPILES_FUNCTIONS, cpu_mixes_dtypes, is_compiling
 
-PATHS = ('reference', 'fused_sum', 'fused', 'compiled')
+PATHS = ('reference', 'fused_sum', 'fused')
 BATCH_NORMS = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 HALF = torch.float16, torch.bfloat16
-ENV = 'RA_MM_TAIL'  # RA_MM_TAIL=compiled python tools/train.py ...
+ENV = 'RA_MM_TAIL'  # RA_MM_TAIL=reference python tools/train.py ...
 
 # The dicts that nn.Module.__call__ consults: while all are empty, calling a
 # module is calling its forward().
@@ -48,7 +46,6 @@ MODULE_HOOKS = (
 GLOBAL_HOOKS = tuple(f'_global{name}' for name in MODULE_HOOKS)
 
 _forced_path: str | None = None
-_training_path: str | None = None
 
 
 def set_path(path: str | None) -> None:
@@ -62,24 +59,10 @@ def set_path(path: str | None) -> None:
         ValueError: If there is no such path.
     """
     global _forced_path
-    _check(path)
-    _forced_path = path
-
-
-def set_training_path(path: str | None) -> None:
-    """Like :func:`set_path`, where gradients are needed and no path is forced.
-
-    Models that are compiled as a whole keep 'fused'.
-    """
-    global _training_path
-    _check(path)
-    _training_path = path
-
-
-def _check(path):
     if path is not None and path not in PATHS:
         expected = ', '.join(map(repr, PATHS))
         raise ValueError(f'path={path!r}: expected one of {expected}')
+    _forced_path = path
 
 
 @contextmanager
@@ -93,19 +76,14 @@ def force_path(path: str) -> Iterator[None]:
         set_path(before)
 
 
-def get_path() -> str | None:
-    """The path of :func:`set_path`, or None."""
-    return _forced_path
-
-
 def max_path(*inputs: Tensor) -> str:
     """The fastest path allowed for these inputs, whether it applies or not."""
     if _forced_path is not None:
         return _forced_path
     learns = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
-    if is_compiling() or not learns:
-        return 'fused'
-    return _training_path or ('fused_sum' if inputs[0].is_cuda else 'fused')
+    if learns and inputs[0].is_cuda and not is_compiling():
+        return 'fused_sum'
+    return 'fused'
 
 
 def resolve_path(
@@ -127,15 +105,14 @@ def resolve_path(
     if any(type(t) not in (Tensor, nn.Parameter) for t in (z, x)):
         return 'reference'
     path = 'fused_sum' if norm is None else 'fused'
-    limit = max_path(z, x, scale)
     if (
-        PATHS.index(limit) < PATHS.index(path)
+        PATHS.index(max_path(z, x, scale)) < PATHS.index(path)
         or not _are_supported(z, x, scale)
         or (norm is None and not _can_add(z))
         or (norm is not None and not is_plain_bn(norm, z))
     ):
         return 'reference'
-    return 'compiled' if limit == 'compiled' else path
+    return path
 
 
 def _are_supported(z, x, scale):

@@ -21,7 +21,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ra_mm._torch import is_compiling
 
-from .compilation import run
 from .cpu_reductions import (
     accum_dtype,
     add_scaled,
@@ -44,12 +43,7 @@ aten = torch.ops.aten
 
 
 def fused_sum(
-    F: Tensor,
-    x: Tensor,
-    scale: Tensor,
-    eps: float = 1e-6,
-    relu: bool = True,
-    compiled: bool = False,
+    F: Tensor, x: Tensor, scale: Tensor, eps: float = 1e-6, relu: bool = True
 ) -> Tensor:
     """``y = relu(F + G x)``, Eqs. 3, 5, 8 and 2 of the paper.
 
@@ -61,12 +55,11 @@ def fused_sum(
             (float64 for a float64 F).
         eps (float): Added to the mean in Eq. 5. Defaults to 1e-6.
         relu (bool): Whether a ReLU follows the sum. Defaults to True.
-        compiled (bool): Whether to run it through :func:`torch.compile`.
 
     Returns:
         Tensor: y of the same shape and dtype.
     """
-    return FusedSum.apply(F, x, scale, eps, relu, compiled)
+    return FusedSum.apply(F, x, scale, eps, relu)
 
 
 class FusedSum(Function):
@@ -74,17 +67,15 @@ class FusedSum(Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        F: Tensor,
-        x: Tensor,
-        s: Tensor,
-        eps: float,
-        relu: bool,
-        compiled: bool,
+        ctx: Any, F: Tensor, x: Tensor, s: Tensor, eps: float, relu: bool
     ) -> Tensor:
-        y, n = run(_forward, compiled, F, x, s, eps, relu)
+        n = plane_norm(F)
+        _, _, G = _gate(n, s, eps)
+        y = add_scaled(F, x, G)  # Eq. 2
+        if relu:
+            y.relu_()
         ctx.save_for_backward(F, x, s, y if relu else None, n)
-        ctx.eps, ctx.compiled = eps, compiled
+        ctx.eps = eps
         return y
 
     @staticmethod
@@ -97,15 +88,8 @@ class FusedSum(Function):
 
             grads = _differentiable(reference, dy, F, x, s)
         else:
-            grads = run(_backward, ctx.compiled, dy, F, x, s, y, n, ctx.eps)
-        return *grads, None, None, None
-
-
-def _forward(F, x, s, eps, relu):
-    n = plane_norm(F)
-    _, _, G = _gate(n, s, eps)
-    y = add_scaled(F, x, G)  # Eq. 2
-    return (y.relu_() if relu else y), n
+            grads = _backward(dy, F, x, s, y, n, ctx.eps)
+        return *grads, None, None
 
 
 def _backward(dy, F, x, s, y, n, eps):
@@ -129,7 +113,6 @@ def bn_tail(
     scale: Tensor,
     eps: float = 1e-6,
     relu: bool = True,
-    compiled: bool = False,
 ) -> Tensor:
     """``y = relu(F + G x)`` with ``F = bn(z)``, see :func:`fused_sum`.
 
@@ -140,7 +123,7 @@ def bn_tail(
         z (Tensor): What ``bn`` would be called with, of shape (N, C, ...),
             with more than one value in each channel when training.
         bn (nn.BatchNorm1d, 2d or 3d): In training or eval mode, with any options.
-        x, scale, eps, relu, compiled: As for :func:`fused_sum`.
+        x, scale, eps, relu: As for :func:`fused_sum`.
 
     Returns:
         Tensor: y of the same shape and dtype.
@@ -156,7 +139,7 @@ def bn_tail(
 
     mean, var = (None, None) if training else (bn.running_mean, bn.running_var)
     y, mu, V = BNTail.apply(
-        z, x, scale, bn.weight, bn.bias, mean, var, bn.eps, eps, relu, compiled
+        z, x, scale, bn.weight, bn.bias, mean, var, bn.eps, eps, relu
     )
     if bn.training and bn.track_running_stats:
         _update_running_stats(bn, mu, V, z.numel() // z.shape[1])
@@ -189,14 +172,10 @@ class BNTail(Function):
         eps_bn: float,
         eps: float,
         relu: bool,
-        compiled: bool,
     ) -> tuple:
-        y, *kept = run(
-            _bn_forward, compiled, z, x, s, w, b, mean, var, eps_bn, eps, relu
-        )
+        y, *kept = _bn_forward(z, x, s, w, b, mean, var, eps_bn, eps, relu)
         ctx.save_for_backward(z, x, s, w, b, y if relu else None, *kept)
         ctx.options = mean is None, eps_bn, eps
-        ctx.compiled = compiled
         mu, V, _, _ = kept
         ctx.mark_non_differentiable(mu, V)
         return y, mu, V
@@ -215,8 +194,8 @@ class BNTail(Function):
 
             grads = _differentiable(reference, dy, z, x, s, w, b)
         else:
-            grads = run(_bn_backward, ctx.compiled, dy, *saved, *ctx.options)
-        return *grads, *(None for _ in range(6))
+            grads = _bn_backward(dy, *saved, *ctx.options)
+        return *grads, *(None for _ in range(5))
 
 
 def _bn_forward(z, x, s, w, b, mean, var, eps_bn, eps, relu):

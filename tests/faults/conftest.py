@@ -1,4 +1,4 @@
-"""Processes that are killed while they save, on one path of the tails."""
+"""Processes that are killed while they save."""
 
 import multiprocessing
 import os
@@ -8,15 +8,6 @@ import sys
 import pytest
 
 from ra_mm.engine.checkpoint_hook import SafeCheckpointHook
-from ra_mm.ops import force_path
-
-
-@pytest.fixture(autouse=True)
-def one_path(monkeypatch):
-    """Train on one path of the tails, so that runs are equal to the bit."""
-    monkeypatch.setenv('RA_MM_TAIL', 'fused')  # for the processes of a test
-    with force_path('fused'):
-        yield
 
 
 @pytest.fixture

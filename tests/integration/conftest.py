@@ -1,4 +1,4 @@
-"""One path for all trainings; models with random gates and their checkpoints."""
+"""Models with random gates and their checkpoints."""
 
 import pytest
 import torch
@@ -9,7 +9,6 @@ from torch.overrides import TorchFunctionMode
 from ra_mm.conversion import AttentionBlock
 from ra_mm.layers import ReverseAttention
 from ra_mm.models import build_model
-from ra_mm.ops import force_path
 
 MOBILENET = """
 _base_ = '{configs}/classifier.py'
@@ -48,14 +47,6 @@ def saved_models(configs, tmp_path_factory):
 def images(shapes):
     """A folder with one folder of images per class."""
     return shapes / 'classes/val'
-
-
-@pytest.fixture(autouse=True)
-def one_path(monkeypatch):
-    """Train on one path of the tails, so that runs are equal to the bit."""
-    monkeypatch.setenv('RA_MM_TAIL', 'fused')  # for the processes of a test
-    with force_path('fused'):
-        yield
 
 
 SUMS = (Tensor.add, Tensor.__add__, Tensor.__iadd__, Tensor.add_, torch.add)

@@ -17,7 +17,7 @@ VARIANTS = {
     'RA, chosen': 'ra',
     'RA, default': 'ra',
 }
-VARIANTS |= {f'RA, {path}': f'ra-{path}' for path in ('fused', 'compiled')}
+VARIANTS |= {'RA, fused': 'ra-fused', 'RA, compiled tails': 'ra-compiled'}
 VARIANTS['RA, reference'] = 'ra-naive'
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.cases import Case, tails
+from benchmarks.cases import Case
 
 
 def case(what='train', **kwargs):
@@ -29,17 +29,19 @@ def test_paper_ratio(model, variant, ratio):
     assert case('infer', model=model).paper_ratio(variant) is None
 
 
-def test_tails():
-    """There is a tail for every residual sum; MobileNetV2's have no ReLU."""
-    found = tails(case(model='resnet50', size=224))
-    assert [(shape[1:], relu) for shape, relu in found] == [
-        ((c, s, s), True)
-        for c, s, n in ((256, 56, 3), (512, 28, 4), (1024, 14, 6), (2048, 7, 3))
-        for _ in range(n)
-    ]
-    found = tails(case(model='mobilenetv2', size=64))
-    assert [(shape[1], relu) for shape, relu in found] == [
-        (c, False)
-        for c, n in ((24, 1), (32, 2), (64, 3), (96, 2), (160, 2))
-        for _ in range(n)
-    ]
+@pytest.mark.parametrize(
+    'what, sizes',
+    [
+        ('train', [(32, 32)]),
+        ('segmenter', [(32, 32)]),
+        ('detector', [(32, 64), (32, 64), (64, 32), (32, 64), (64, 32)]),
+    ],
+)
+def test_batches(what, sizes):
+    """Those of a detector differ in size; boxes and maps are of the images' sizes."""
+    batches = case(what).inputs()
+    assert [images.shape[-2:] for images, _ in batches] == sizes
+    for images, samples in batches:
+        assert images.shape[:2] == (2, 3) and len(samples) == 2
+        if what != 'train':
+            assert samples[0].img_shape == images.shape[-2:]

@@ -111,19 +111,6 @@ def test_sweep_picture():
         assert line.get_ydata() == pytest.approx([1.2] * len(expected))
 
 
-def test_sweep_picture_names_the_chosen_paths():
-    data = document(results(), results(size=64), sweep=True)
-    for m, path in zip(data['measurements'], ('fused', 'compiled')):
-        m['results'][1]['variant'] = 'ra'
-        m['choice'] = dict(path=path)
-    size, batch, _ = plot_costs(data).axes
-    assert [t.get_text() for t in size.get_xticklabels()] == [
-        '32\nfused',
-        '64\ncompiled',
-    ]
-    assert [t.get_text() for t in batch.get_xticklabels()] == ['2\nfused']
-
-
 def test_report_tables():
     """The largest error of each path and dtype, and what was left out."""
     exactness = [

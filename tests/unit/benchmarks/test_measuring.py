@@ -10,10 +10,9 @@ import torch
 
 from benchmarks import cases, measuring
 from benchmarks.cost_tables import cost_table
-from benchmarks.exactness import tail_errors
-from ra_mm._torch import COMPILES_FUNCTIONS, cpu_mixes_dtypes
+from ra_mm._torch import cpu_mixes_dtypes
 from ra_mm.layers import ReverseAttention
-from ra_mm.ops import CompilationFailed, tuning
+from ra_mm.ops import CompilationFailed, compilation
 
 
 def case(what='train', **kwargs):
@@ -28,29 +27,36 @@ def step(variant, **kwargs):
 
 
 @pytest.mark.parametrize('precision, size', [('fp32', 4), ('amp', 2)])
-def test_saved_bytes_of_tails(precision, size):
-    """Counted by hand: a plain tail keeps z, y and two floats per channel.
+def test_saved_bytes(precision, size):
+    """What RA adds to the plain model, counted by hand.
 
-    'fused' adds x and, in float32, mean and squared deviation of each plane
-    and the scale, mean and variance of each channel. 'fused_sum' adds F to x and
-    y, and the norm of each plane.
+    'fused' adds the shortcuts of the three projection blocks and, in float32, mean
+    and squared deviation of each plane and up to five values of each channel.
+    'fused_sum' adds F of all blocks, and the norm of each plane.
     """
     if precision == 'amp' and not cpu_mixes_dtypes():
         pytest.skip('the CPU lacks half-precision operations in PyTorch 2.1')
-    shapes = [shape for shape, _ in cases.tails(case())]
-    stream = size * sum(shape.numel() for shape in shapes)
-    planes = 4 * sum(shape[0] * shape[1] for shape in shapes)
-    channels = 4 * sum(shape[1] for shape in shapes)
+    shapes = [
+        (64, 8),
+        (64, 8),
+        (128, 4),
+        (128, 4),
+        (256, 2),
+        (256, 2),
+        (512, 1),
+        (512, 1),
+    ]
+    streams = [size * 2 * C * side**2 for C, side in shapes]
+    channels = 4 * sum(C for C, _ in shapes)
+    planes = 2 * channels  # of two images
 
-    def saved(variant):
-        return step(variant, what='tail', precision=precision).saved_bytes()
+    def added(variant):
+        saved = step(variant, precision=precision).saved_bytes()
+        return saved - step('plain', precision=precision).saved_bytes()
 
-    assert saved('plain') == 2 * stream + 2 * channels
-    # The quotient gamma / temp keeps both.
-    fused = saved('ra-fused') - 3 * stream - 2 * planes - 2 * channels
-    sum_alone = saved('ra-fused_sum') - 4 * stream - planes - 2 * channels
-    assert fused == sum_alone
-    assert 0 <= fused <= 2 * channels
+    fused = added('ra-fused') - sum(streams[2::2]) - 2 * planes
+    sum_alone = added('ra-fused_sum') - sum(streams[2::2]) - sum(streams) - planes
+    assert 0 <= fused <= 5 * channels and 0 <= sum_alone <= 5 * channels
 
 
 def test_saved_tensors_are_freed():
@@ -76,7 +82,7 @@ def steps_run(monkeypatch):
     order = []
 
     class Recorder:
-        choice, path = None, 'fused'
+        choice = None
 
         def __init__(self, case, variant, inputs):
             self.variant = variant
@@ -124,37 +130,25 @@ def test_a_failing_variant(steps_run):
 
 @pytest.fixture
 def compiler(monkeypatch, use_compiler):
-    """Note what it is called for, and fails if it is told to."""
-
-    if not COMPILES_FUNCTIONS:
-        pytest.skip('PyTorch < 2.5 compiles nothing')
+    """Note whether it is called and under which flags, and fail if told to."""
 
     class Compiler:
-        calls, fails = 0, False
+        fails, flags = False, []
 
-        def __call__(self, function, **kwargs):
-            self.calls += 1
-
+        def __call__(self, function, **options):
             def compiled(*args):
                 if self.fails:
                     raise RuntimeError('no such compiler')
+                self.flags.append(torch.backends.cudnn.allow_tf32)
                 return function(*args)
 
             return compiled
 
     compiler = Compiler()
-    one = [(torch.Size([2, 4, 8, 8]), True)]
-    monkeypatch.setattr(cases, 'tails', lambda case: one)
     use_compiler(compiler)
-    monkeypatch.setattr(tuning, 'compiler_available', lambda device: True)
+    monkeypatch.setattr(compilation, 'compiler_available', lambda device: True)
     monkeypatch.setattr(measuring, 'seconds', lambda step, number: step() or 1.0)
     return compiler
-
-
-def measure_tails(
-    progress=lambda text: None, variants=('ra-compiled', 'ra-fused'), **kwargs
-):
-    return measuring.measure_case(case('tail'), variants, 2, progress, **kwargs)
 
 
 def outcomes(m):
@@ -162,63 +156,22 @@ def outcomes(m):
 
 
 def test_variant_that_is_not_compiled(compiler):
-    """It has no figure, and the next measurement tries again."""
+    """It has no figure, while a choice falls back to eager mode."""
     compiler.fails = True
     with pytest.raises(CompilationFailed, match='no such compiler'):
-        measure_tails()
-    found = outcomes(measure_tails(keep_going=True))
-    assert found['ra-fused'] == found['plain'] == 'measured'
-    assert 'no such compiler' in found['ra-compiled']
-    compiler.fails = False
-    assert set(outcomes(measure_tails()).values()) == {'measured'}
-
-
-def test_compilation_that_fails_in_the_rounds(compiler):
-    """The rounds after it ran eagerly, so that the variant has no figure."""
-
-    def progress(text):
-        compiler.fails = text.startswith('round')
-
+        measure('ra+compile')
     with pytest.warns(CompilationFailed):
-        found = outcomes(measure_tails(progress, keep_going=True))
-    assert found['ra-fused'] == 'measured'
-    assert 'CompilationFailed' in found['ra-compiled']
-    with pytest.warns(CompilationFailed), pytest.raises(CompilationFailed):
-        measure_tails(progress)
-
-
-def test_errors_of_the_compiled_path(compiler):
-    """They are those of compiled code, whatever failed before."""
-
-    def errors():
-        return list(tail_errors('cpu', ['compiled'], (2, 4, 6, 6), [setting]))
-
-    setting = 'fp32', 'nchw', True
-    compiler.fails = True
-    with pytest.raises(CompilationFailed, match='no such compiler'):
-        errors()
-    compiler.fails, compiler.calls = False, 0
-    assert errors() and compiler.calls == 2  # forward and backward
-
-
-def test_choice_after_a_failure(compiler):
-    """Eager code is not timed as compiled; the choice is among the other paths."""
-    compiler.fails = True
-    with pytest.warns(CompilationFailed):
-        m = measure_tails(variants=['ra-compiled', 'ra'], keep_going=True)
-    assert outcomes(m)['ra'] == 'measured' and m['choice']['path'] != 'compiled'
-    assert 'no such compiler' in m['choice']['notes']['compiled']
+        m = measure('ra+compile', 'ra', keep_going=True)
+    found = outcomes(m)
+    assert found['ra'] == found['plain'] == 'measured'
+    assert 'no such compiler' in found['ra+compile']
+    choice = {r['variant']: r.get('choice') for r in m['results']}['ra']
+    assert choice['mode'] == 'eager' and 'ra: ' in cost_table(m)
 
 
 @pytest.mark.parametrize('precision', ['fp32', 'tf32'])
-def test_choice_with_the_flags_of_the_step(compiler, monkeypatch, precision):
+def test_choice_with_the_flags_of_the_step(compiler, precision):
     """They are a guard of compiled code, which other flags would compile again."""
-
-    def choose(model, forward):
-        allowed.append(torch.backends.cudnn.allow_tf32)
-        return dict(path='fused_sum')
-
-    allowed = []
-    monkeypatch.setattr(measuring, 'choose_path', choose)
-    step('ra', what='tail', precision=precision)
-    assert allowed == [precision == 'tf32']
+    compiler.flags.clear()
+    step('plain-chosen', precision=precision)
+    assert set(compiler.flags) == {precision == 'tf32'}

@@ -58,6 +58,7 @@ def _run(
     stop_at=None,
     record=None,
     batch=BATCH,
+    wrapper=None,
     **kwargs,
 ):
     sampler = DefaultSampler if by_epoch else InfiniteSampler
@@ -79,7 +80,7 @@ def _run(
             dataset=[data] * IMAGES,
         ),
         train_cfg=loop,
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01), **(wrapper or {})),
         default_hooks=dict(
             checkpoint=dict(type='CheckpointHook', interval=1, by_epoch=by_epoch)
         ),

@@ -6,8 +6,7 @@ from torch import nn
 
 from ra_mm._torch import cpu_mixes_dtypes
 from ra_mm.layers import ReverseAttention
-from ra_mm.ops import force_path
-from ra_mm.ops.cpu_reductions import as_on_gpu
+from ra_mm.ops import cpu_reductions, force_path
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -15,7 +14,7 @@ FORMATS = [torch.contiguous_format, torch.channels_last]
 @pytest.mark.parametrize('affine', [True, False])
 @pytest.mark.parametrize('shape', [(3, 6, 1, 1), (1, 6, 5, 4), (3, 1, 5, 4)])
 @pytest.mark.parametrize('path', ['fused', 'fused_sum'])
-def test_sizes_of_one(path, shape, affine, tail_and_inputs):
+def test_sizes_of_one(path, shape, affine, tail_and_inputs, monkeypatch):
     """Also layouts of z, x and dy that differ; dy is a vector, expanded."""
     module, z, x = tail_and_inputs(shape, affine=affine)
     x = x.to(memory_format=torch.channels_last).requires_grad_()
@@ -28,13 +27,13 @@ def test_sizes_of_one(path, shape, affine, tail_and_inputs):
         return [y, *torch.autograd.grad(y, learns, dy)]
 
     expected = run('reference')
-    with as_on_gpu():
-        found = run(path)
+    monkeypatch.setattr(cpu_reductions, 'as_on_gpu', True)
+    found = run(path)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize('memory_format', FORMATS)
-def test_gates_near_one(memory_format):
+def test_gates_near_one(memory_format, monkeypatch):
     """y = F + G x and dx = G dy are rounded once; a rounded G would often be 1."""
     if not cpu_mixes_dtypes():
         pytest.skip('the CPU has no such operations in PyTorch 2.1')
@@ -55,8 +54,8 @@ def test_gates_near_one(memory_format):
         return [y, *torch.autograd.grad(y, x, dy)]
 
     exact = run('reference', F.double(), x.double(), dy.double())
-    with as_on_gpu():
-        found = run('fused_sum', F, x, dy)
+    monkeypatch.setattr(cpu_reductions, 'as_on_gpu', True)
+    found = run('fused_sum', F, x, dy)
     eps = torch.finfo(torch.bfloat16).eps
     for a, b in zip(found, exact):
         assert (a - b).abs().le(0.501 * eps * b.abs() + 1e-6).all()

@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import inspect
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -131,15 +132,26 @@ def test_force_path(tail_and_inputs, path_of):
     assert path_of(module(z, x)) == 'fused'
 
 
-@pytest.mark.parametrize('value, path', [('fused_sum', 'fused_sum'), ('fast', None)])
+@pytest.mark.parametrize('value, path', [('fused_sum', 'fused_sum'), ('fast', 'fused')])
 def test_environment_variable(value, path, monkeypatch, recwarn):
     """An unknown path is ignored with a warning that names the variable."""
     monkeypatch.setenv('RA_MM_TAIL', value)
     spec = importlib.util.spec_from_file_location('fresh_paths', paths.__file__)
     fresh = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fresh)
-    assert fresh.get_path() == path
+    assert fresh.max_path(torch.ones(1)) == path
     assert any('RA_MM_TAIL' in str(w.message) for w in recwarn) == (value == 'fast')
+
+
+def test_default_paths():
+    """'fused_sum' for gradients on a GPU."""
+    learns, frozen = (
+        SimpleNamespace(is_cuda=True, requires_grad=yes) for yes in (True, False)
+    )
+    assert paths.max_path(learns, frozen) == 'fused_sum'
+    assert paths.max_path(frozen, frozen) == 'fused'
+    with torch.no_grad():
+        assert paths.max_path(learns) == 'fused'
 
 
 def test_hook_dicts_exist():

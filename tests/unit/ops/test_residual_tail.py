@@ -1,16 +1,18 @@
 """The fused paths of the residual tail against the reference and autograd."""
 
 import copy
+import functools
 from contextlib import nullcontext
+from unittest import mock
 
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from ra_mm._torch import cpu_mixes_dtypes
-from ra_mm.ops import force_path
-from ra_mm.ops.cpu_reductions import as_on_gpu
+from ra_mm.ops import cpu_reductions, force_path
 
+as_on_gpu = functools.partial(mock.patch.object, cpu_reductions, 'as_on_gpu', True)
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
 # Gradients
