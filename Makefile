@@ -12,9 +12,6 @@ PYTHON ?= python3
 VENV ?= $(if $(filter openmmlab,$(STACK)),.venv-openmmlab,.venv)
 TORCH ?=
 export TORCH
-# Threads that wait do not spin, which makes work beside other work several times as fast.
-OMP_WAIT_POLICY ?= PASSIVE
-export OMP_WAIT_POLICY
 
 ifeq ($(filter onedl openmmlab,$(STACK)),)
 $(error STACK=$(STACK): onedl or openmmlab is needed)

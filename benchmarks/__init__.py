@@ -1,1 +1,3 @@
-"""Measurements of what attentions cost, with the results in ``results/``."""
+"""What is timed, and its results."""
+
+import ra_mm.threads  # noqa: F401  isort: skip

@@ -5,7 +5,6 @@ pictures are the same on a forge and on the site.
 """
 
 import inspect
-import os
 import pkgutil
 import re
 import shutil
@@ -17,9 +16,8 @@ from sphinx.ext.autodoc.mock import mock
 
 REPO = Path(__file__).parents[1]
 sys.path.insert(0, str(REPO))
-os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # for the tutorial
 
-import ra_mm  # noqa: E402
+import ra_mm.threads  # noqa: E402
 
 project = html_title = 'ra_mm'
 author = copyright = 'The ra_mm contributors'

@@ -7,6 +7,8 @@ open::
     python examples/torchvision_shapes.py
 """
 
+import ra_mm.threads  # isort: skip
+
 import time
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
 from collections.abc import Sequence

@@ -5,6 +5,7 @@ import os
 # Before torch is imported, here and in the tools that the tests start: small
 # tensors gain nothing from more threads and lose much on a busy machine.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+import ra_mm.threads  # noqa: F401  isort: skip
 
 import functools
 import importlib.util

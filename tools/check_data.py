@@ -5,6 +5,8 @@
     python tools/check_data.py CONFIG --out DIR
 """
 
+import ra_mm.threads  # noqa: F401  isort: skip
+
 import math
 import sys
 from argparse import ArgumentParser, Namespace

@@ -18,6 +18,8 @@ Before the file is written under its name, onnxruntime runs it on batches and
 images of several sizes, and the outputs are compared with PyTorch's.
 """
 
+import ra_mm.threads  # noqa: F401  isort: skip
+
 import importlib.util
 import os.path as osp
 from argparse import ArgumentParser, Namespace

@@ -8,6 +8,8 @@
 ra_mm/analysis/complexity.py says which operators are counted.
 """
 
+import ra_mm.threads  # noqa: F401  isort: skip
+
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence

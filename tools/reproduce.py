@@ -16,6 +16,8 @@ The same command continues where it was stopped and retries failed runs. It
 writes ledger.json and report.html to a folder in work_dirs/reproduce/.
 """
 
+import ra_mm.threads  # noqa: F401  isort: skip
+
 import shlex
 import signal
 import sys

@@ -7,6 +7,8 @@
         --launcher pytorch
 """
 
+import ra_mm.threads  # noqa: F401  isort: skip
+
 import os
 from argparse import Namespace
 from collections.abc import Sequence

@@ -6,6 +6,8 @@
     torchrun --nproc_per_node=8 tools/train.py CONFIG --launcher pytorch
 """
 
+import ra_mm.threads  # noqa: F401  isort: skip
+
 import os
 from argparse import Namespace
 from collections.abc import Sequence

@@ -15,6 +15,8 @@ complete images here. The tool writes
 - ``strip.png``: how the gates change the shortcuts of one image.
 """
 
+import ra_mm.threads  # noqa: F401  isort: skip
+
 import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
