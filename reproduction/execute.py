@@ -1,14 +1,18 @@
-"""Train the runs of a plan, one after another, and record them in the ledger."""
+"""Train the runs of a plan on this machine, and record them in the ledger."""
 
 import json
+import os
 import shlex
 import shutil
+import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TextIO
 
+import torch
 from mmengine.config import Config
 
 from ra_mm.analysis.complexity import SHAPES, count_flops, count_params, paper_params
@@ -20,42 +24,107 @@ from .display import Display
 from .job import REPO, display_path, has_gates, make_job
 from .ledger import Entry, Ledger, format_duration
 from .plan import Run, Setting
-from .results import find_gpu, fraction_done, is_validated, read_tail, record_results
+from .results import (
+    describe_exit,
+    find_gpu,
+    fraction_done,
+    is_validated,
+    read_tail,
+    record_results,
+)
 
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'ra_mm')
 MAX_GATE_CLASSES = 8
 IMAGES_PER_CLASS = 10  # of which the gates are averaged
 POLL_INTERVAL_S, SAVE_INTERVAL_S = 0.2, 30
+# The random numbers, the registries and the imports of configs belong to the process.
+ONE_AT_A_TIME = threading.Lock()
 
 
 def execute(
-    plan: dict[str, Run], setting: Setting, ledger: Ledger, lock_file: TextIO
+    plan: Mapping[str, Run],
+    setting: Setting,
+    ledger: Ledger,
+    held: process.Lock,
+    jobs: int = 1,
 ) -> Iterator[Entry]:
     """Train the runs that the ledger does not list as done.
 
     Args:
         plan: Runs by id, in the order of training.
         setting: What the runs have in common.
-        ledger: Has an entry for each run of the plan; it is saved after every
+        ledger: Has an entry for each run of the plan, which is saved after every
             change.
-        lock_file: From :func:`reproduction.process.lock`.
+        held: The lock of the folder.
+        jobs: Number of runs side by side.
 
     Yields:
         The entry of each run that has ended, after it was saved.
     """
     display = Display([ledger.runs[run_id] for run_id in plan])
-    for run in plan.values():
-        entry = ledger.runs[run.id]
-        if entry.status == 'done':
-            continue
-        if run.needs and ledger.runs[run.needs.id].status != 'done':
-            entry.status = 'failed'
-            entry.error = f'needs {run.needs.id}, which has failed'
-            display.event(run.id, entry.error)
-        else:
-            Training(run, setting, entry, ledger.save, display, lock_file)()
-        ledger.save()
-        yield entry
+    waiting = [run for run in plan.values() if ledger.runs[run.id].status != 'done']
+    for run in waiting:
+        ledger.runs[run.id].status = 'waiting'  # those that failed are tried again
+    places, stop = {*range(jobs)}, threading.Event()
+    running: dict = {}  # run and place by future
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            while waiting or running:
+                for run in [*waiting]:
+                    entry, needs = ledger.runs[run.id], run.needs
+                    needed = ledger.runs[needs.id].status if needs else 'done'
+                    if needed == 'done' and places:
+                        training = Training(
+                            run,
+                            setting,
+                            entry,
+                            partial(ledger.save_run, run.id),
+                            display,
+                            held,
+                            share_machine(place := places.pop(), jobs, setting.gpus),
+                            stop,
+                        )
+                        running[pool.submit(training)] = run, place
+                    elif needs and (needed == 'failed' or needs.id not in plan):
+                        entry.status = 'failed'
+                        entry.error = f'needs {needs.id}, which is {needed}'
+                        display.event(run.id, entry.error)
+                        ledger.save_run(run.id)
+                        yield entry
+                    else:
+                        continue
+                    waiting.remove(run)
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    run, place = running.pop(future)
+                    places.add(place)
+                    future.result()
+                    ledger.save_run(run.id)
+                    yield ledger.runs[run.id]
+        finally:
+            stop.set()
+
+
+def share_machine(place: int, jobs: int, gpus: int) -> dict[str, str]:
+    """The environment of one of the runs side by side: its GPUs, or its cores.
+
+    Args:
+        place: Number of the run among those side by side.
+        jobs: How many these are. GPUs are shared if there are too few.
+        gpus: Number of processes of each.
+    """
+    if jobs == 1:
+        return {}
+    count = torch.cuda.device_count()
+    if not count:
+        threads = len(os.sched_getaffinity(0)) // (jobs * gpus)
+        return {'OMP_NUM_THREADS': str(max(1, threads))}
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES') or ','.join(map(str, range(count)))
+    mine = [visible.split(',')[(place * gpus + i) % count] for i in range(gpus)]
+    return {'CUDA_VISIBLE_DEVICES': ','.join(mine)}
+
+
+class Stopped(Exception):
+    """The training was stopped before its end."""
 
 
 @dataclass
@@ -68,7 +137,9 @@ class Training:
         entry: What is known of the run; it is kept up to date.
         save: Writes the entry to disk.
         display: Prints events and progress.
-        lock_file: From :func:`reproduction.process.lock`.
+        held: The lock of the folder.
+        env: Environment variables for the training.
+        stop: Set to stop the training.
     """
 
     run: Run
@@ -76,7 +147,9 @@ class Training:
     entry: Entry
     save: Callable[[], None]
     display: Display
-    lock_file: TextIO
+    held: process.Lock
+    env: Mapping[str, str] = field(default_factory=dict)
+    stop: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.work_dir = self.setting.work_dir(self.run)
@@ -84,19 +157,22 @@ class Training:
 
     def __call__(self) -> None:
         """Train the run; afterwards, its entry is 'done' or 'failed'."""
-        entry, job = self.entry, make_job(self.run, self.setting)
+        entry = self.entry
+        with ONE_AT_A_TIME:
+            job = make_job(self.run, self.setting)
         if entry.started and self.log.exists():
             # The tool was killed, and the training may have gone on without it.
             end = self.log.stat().st_mtime
             entry.wall_s = max(entry.wall_s, round(end - entry.started, 1))
         if job.checkpoint.exists() and is_validated(self.work_dir, job.cfg):
-            if entry.status != 'failed':  # killed after its last validation
+            if not entry.error:  # killed after its last validation
                 self._finish(job, 0)
                 return
             shutil.rmtree(self.work_dir)  # resuming would only fail again
             entry.wall_s = 0.0
         self.work_dir.mkdir(parents=True, exist_ok=True)
-        job.write_files()
+        with ONE_AT_A_TIME:
+            job.write_files()
         command, last = [*job.command], latest_checkpoint(str(self.work_dir))
         if last:
             command.append('--resume')
@@ -113,23 +189,21 @@ class Training:
 
     def _wait_for(self, command, cfg):
         """Run the training, keep its time, and return its exit status."""
-        seconds_before, start = self.entry.wall_s, time.monotonic()
-        saved = start
-        try:
-            with process.start(command, self.log, self.lock_file) as training:
-                while training.poll() is None:
-                    time.sleep(POLL_INTERVAL_S)
-                    now = time.monotonic()
-                    self.entry.wall_s = round(seconds_before + now - start, 1)
-                    if now - saved > SAVE_INTERVAL_S:  # the time survives a SIGKILL
-                        self.save()
-                        saved = now
-                    if self.display.is_due():
-                        fraction = fraction_done(self.log, cfg)
-                        self.display.progress(self.run.id, fraction)
-        except KeyboardInterrupt:
-            self.save()
-            raise
+        entry, start = self.entry, time.monotonic()
+        seconds_before, saved = entry.wall_s, start
+        with process.start(command, self.log, self.held, self.env) as training:
+            while training.poll() is None:
+                is_stopped = self.stop.wait(POLL_INTERVAL_S)
+                now = time.monotonic()
+                entry.wall_s = round(seconds_before + now - start, 1)
+                if is_stopped or now - saved > SAVE_INTERVAL_S:  # survives a SIGKILL
+                    entry.progress = fraction_done(self.log, cfg)
+                    self.save()
+                    saved = now
+                if is_stopped:
+                    raise Stopped
+                if self.display.is_due():
+                    self.display.progress(self.run.id, fraction_done(self.log, cfg))
         return training.returncode
 
     def _finish(self, job, status):
@@ -140,15 +214,16 @@ class Training:
         entry.hardware = dict(device=device, count=self.setting.gpus)
         entry.started = None
         if status:
-            tail = read_tail(self.log)
-            entry.error = f'tools/train.py exited with status {status}:\n{tail}'
+            entry.error = describe_exit(status, self.log)
         if entry.error:
             entry.status, entry.metrics = 'failed', {}
             self.display.event(self.run.id, f'FAILED: {entry.error}')
             return
         entry.status = 'done'
         entry.checkpoint = str(job.checkpoint.relative_to(self.setting.folder))
-        entry.params, entry.flops = count(job.cfg, job.is_paper_config)
+        entry.progress = 1.0
+        with ONE_AT_A_TIME:
+            entry.params, entry.flops = count(job.cfg, job.is_paper_config)
         if self.run.shows_gates and has_gates(job.cfg):
             self._measure_gates(job)
         values = ', '.join(f'{k} {v:.1f}' for k, v in entry.metrics.items())
@@ -175,8 +250,10 @@ class Training:
             *('--classes', *classes[:MAX_GATE_CLASSES]),
         ]
         log = self.work_dir / 'gates.log'
-        with process.start(command, log, self.lock_file) as drawing:
-            drawing.wait()
+        with process.start(command, log, self.held) as drawing:
+            while drawing.poll() is None:
+                if self.stop.wait(POLL_INTERVAL_S):
+                    raise Stopped
         if drawing.returncode:
             self.display.event(self.run.id, f'gates not measured:\n{read_tail(log)}')
         else:

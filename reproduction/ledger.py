@@ -1,7 +1,8 @@
-"""Keep what was requested and what is known of each run, in ``ledger.json``.
+"""Keep what was requested, in ``ledger.json``, and each run, in a file of its own.
 
-This module alone reads and writes the file. Its keys are the fields of the
-classes below.
+A run may be trained on another machine: its process alone writes its file
+``entries/<id>.json``, and the ledger is their sum. This module alone reads and
+writes these files. Their keys are the fields of the classes below.
 """
 
 import json
@@ -17,7 +18,7 @@ from . import paper
 from .finetune import identify
 from .plan import Run, Setting
 
-VERSION = 1
+VERSION = 2  # 1 had the runs in ledger.json
 COUNTED = ('params', 'flops')  # known before a run is done
 
 
@@ -37,6 +38,7 @@ class Entry:
         started: While it is running, the time (seconds since 1970) of its
             start, minus the seconds of earlier attempts.
         wall_s: Seconds of training, all attempts together.
+        progress: The fraction of the training that is done.
         peak_memory_mb: GPU memory, if it was trained on a GPU.
         hardware: ``device``, and the ``count`` of processes.
         versions: Versions of packages by name.
@@ -59,6 +61,7 @@ class Entry:
     scaling: str | None = None
     started: float | None = None
     wall_s: float = 0.0
+    progress: float = 0.0
     peak_memory_mb: float | None = None
     hardware: dict[str, Any] | None = None
     versions: dict[str, str] | None = None
@@ -140,7 +143,8 @@ class Ledger:
         """Read the ledger of a folder; an empty one if there is no file.
 
         Raises:
-            UserError: If the file is not a ledger of this version.
+            UserError: If a file is not that of a ledger of this version or the
+                one before.
         """
         path = folder / 'ledger.json'
         if not path.exists():
@@ -149,13 +153,16 @@ class Ledger:
         try:
             content = json.loads(path.read_text(encoding='utf-8'))
             version = content.pop('version')
-            if version != VERSION:
+            if version not in (1, VERSION):
                 raise UserError(
                     f'{path} has version {version!r}, this tool reads and '
                     f'writes version {VERSION}: {remedy}'
                 )
             rows = [RequestedRow(**row) for row in content.pop('rows', [])]
-            runs = {k: Entry(**run) for k, run in content.pop('runs', {}).items()}
+            runs = content.pop('runs', {})
+            for path in sorted(folder.glob('entries/*.json')):
+                runs[path.stem] = json.loads(path.read_text(encoding='utf-8'))
+            runs = {run_id: Entry(**run) for run_id, run in runs.items()}
             return cls(folder, **content, rows=rows, runs=runs)
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             raise UserError(
@@ -164,13 +171,23 @@ class Ledger:
             ) from e
 
     def save(self) -> None:
-        """Write ``ledger.json`` atomically.
-
-        Raises:
-            UserError: If it cannot be written; the previous file stays.
-        """
+        """Write ``ledger.json``, and the files of those runs that have none."""
+        for run_id in self.runs:
+            if not self._file(run_id).exists():
+                self.save_run(run_id)
         content = {'version': VERSION} | vars(self)
-        path = content.pop('folder') / 'ledger.json'
+        del content['folder'], content['runs']
+        self._write(self.folder / 'ledger.json', content)
+
+    def save_run(self, run_id: str) -> None:
+        """Write the file of a run."""
+        self._write(self._file(run_id), vars(self.runs[run_id]))
+
+    def _file(self, run_id):
+        return self.folder / f'entries/{run_id}.json'
+
+    def _write(self, path, content):
+        """Write a file atomically; if it cannot be written, the previous one stays."""
         try:
             with atomic_write(path) as file:
                 json.dump(content, file, indent=1, allow_nan=False, default=vars)

@@ -1,13 +1,16 @@
-"""Child processes of a reproduction: one training at a time in a folder."""
+"""Child processes of a reproduction, and the lock of its folder."""
 
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from types import MappingProxyType
+from typing import IO
 
 from ra_mm.errors import UserError
 
@@ -19,15 +22,37 @@ except ImportError:  # not a POSIX system; the report can still be written
 STOP_TIMEOUT_S = 30
 
 
+class Lock:
+    """A locked file that says who uses the folder, and what stops the trainings.
+
+    Args:
+        file: The file.
+    """
+
+    def __init__(self, file: IO[str]) -> None:
+        self.file = file
+        self.groups: set[int] = set()
+        self.threads = threading.Lock()
+        self.note()
+
+    def note(self, *groups: int) -> None:
+        """Rewrite the file after process groups have started, or have ended."""
+        with self.threads:
+            self.groups ^= {*groups}
+            stops = (f'`kill -- -{group}` stops a training' for group in self.groups)
+            self.file.truncate(0)
+            self.file.write('; '.join([f'process {os.getpid()}', *stops, '']))
+            self.file.flush()
+
+
 @contextlib.contextmanager
-def lock(folder: Path) -> Iterator[TextIO]:
+def lock(folder: Path) -> Iterator[Lock]:
     """Keep other processes from training in the same folder.
 
     A child process that inherits the file keeps the lock until it ends, so a
-    training that outlives a killed parent still holds it.
-
-    Yields:
-        The locked file, in which :func:`start` notes the training.
+    training that outlives a killed parent still holds it. Between machines that
+    share the folder, where such locks may have no effect, the existence of
+    another file is the lock.
 
     Raises:
         UserError: If another process has the lock.
@@ -37,6 +62,7 @@ def lock(folder: Path) -> Iterator[TextIO]:
             f'training needs Linux or macOS, this is {sys.platform}; '
             '`tools/reproduce.py report FOLDER` works here'
         )
+    host, owner = socket.gethostname(), folder / '.host'
     with open(folder / '.lock', 'a+', encoding='utf-8') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -44,16 +70,33 @@ def lock(folder: Path) -> Iterator[TextIO]:
             file.seek(0)
             raise UserError(
                 f'another tools/reproduce.py, or a training that it started, is '
-                f'running in {folder} ({file.read().strip()}): wait for it, stop it, or '
+                f'running in {folder} ({file.read()}): wait for it, stop it, or '
                 'choose another folder with --out'
             ) from None
-        _note(file, f'process {os.getpid()}')
-        yield file
+        except OSError:  # a file system without locks
+            pass
+        try:
+            with open(owner, 'x', encoding='utf-8') as created:
+                created.write(host)
+        except FileExistsError:
+            other = owner.read_text(encoding='utf-8')
+            if other != host:
+                raise UserError(
+                    f'another tools/reproduce.py is running in {folder}, on {other}: '
+                    f'if it was killed there, delete {owner}'
+                ) from None
+        try:
+            yield Lock(file)
+        finally:
+            owner.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def start(
-    command: Sequence[str], log: Path, lock_file: TextIO
+    command: Sequence[str],
+    log: Path,
+    held: Lock,
+    env: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[subprocess.Popen]:
     """Run a command in its own process group, which is stopped on leaving.
 
@@ -62,26 +105,27 @@ def start(
     Args:
         command: The command line.
         log: File to which its output is appended.
-        lock_file: From :func:`lock`.
+        held: From :func:`lock`, which the command then keeps until it ends.
+        env: Environment variables in addition to those of this process.
     """
     scripts = os.path.dirname(sys.executable)
-    env = dict(os.environ, PATH=f'{scripts}{os.pathsep}{os.environ["PATH"]}')
+    path = f'{scripts}{os.pathsep}{os.environ["PATH"]}'
     with open(log, 'ab') as output:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=env,
-            pass_fds=(lock_file.fileno(),),
+            env={**os.environ, 'PATH': path, **env},
+            pass_fds=[held.file.fileno()],
             start_new_session=True,
         )
         try:
-            group = f'`kill -- -{process.pid}` stops its training'
-            _note(lock_file, f'process {os.getpid()}; {group}')
+            held.note(process.pid)
             yield process
         finally:
             _stop(process)
+            held.note(process.pid)
 
 
 def _stop(process):
@@ -93,10 +137,3 @@ def _stop(process):
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOP_TIMEOUT_S)
-
-
-def _note(file, text):
-    """Replace the text of the lock file."""
-    file.truncate(0)
-    file.write(f'{text}\n')
-    file.flush()

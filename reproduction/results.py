@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import signal
 from pathlib import Path
 
 from mmengine.config import Config
@@ -104,6 +105,15 @@ def read_tail(log: Path) -> str:
     """The last lines of a log."""
     lines = log.read_text(encoding='utf-8', errors='replace').splitlines()
     return '\n'.join(lines[-LOG_TAIL_LINES:])
+
+
+def describe_exit(status: int, log: Path) -> str:
+    """Say why a training has failed, with the end of its log."""
+    tail = read_tail(log)
+    reason = f'tools/train.py exited with status {status}'
+    if status == -signal.SIGKILL or re.search('out of memory|OutOfMemory', tail):
+        reason += ', probably out of memory: try fewer --jobs or more --gpus'
+    return f'{reason}:\n{tail}'
 
 
 def find_gpu(log: Path) -> str | None:

@@ -1,6 +1,5 @@
 """tools/reproduce.py: killed and started again, and mistakes."""
 
-import json
 import os
 import re
 import signal
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ra_mm.errors import UserError
+from reproduction.ledger import Ledger
 from reproduction.process import lock
 
 REPO = Path(__file__).parents[2]
@@ -53,10 +53,9 @@ def test_killed_and_started_again(shapes, tmp_path):
     process.send_signal(signal.SIGKILL)
     output = process.communicate()[0]
     assert process.returncode == -signal.SIGKILL, output
-    ledger = json.loads((out / 'ledger.json').read_text())
-    first = ledger['runs'][FIRST]
-    assert first['status'] == 'done' and first['metrics']['top1'] >= 0
-    assert ledger['runs'][SECOND]['status'] == 'running'
+    first = Ledger.read(out).runs[FIRST]
+    assert first.status == 'done' and first.metrics['top1'] >= 0
+    assert Ledger.read(out).runs[SECOND].status == 'running'
 
     refused = subprocess.run(command, capture_output=True, text=True)
     assert refused.returncode == 1
@@ -73,17 +72,17 @@ def test_killed_and_started_again(shapes, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert FIRST not in done.stdout
     assert re.search(rf'{SECOND}: resumed from epoch_[3-9].pth', done.stdout)
-    ledger = json.loads((out / 'ledger.json').read_text())
-    assert ledger['runs'][FIRST] == first
-    run = ledger['runs'][SECOND]
-    assert run['status'] == 'done' and '--resume' in run['command']
-    assert [step for step, _ in run['curves']['val/top1']] == [*range(1, 11)]
+    ledger = Ledger.read(out)
+    assert ledger.runs[FIRST] == first
+    run = ledger.runs[SECOND]
+    assert run.status == 'done' and '--resume' in run.command
+    assert [step for step, _ in run.curves['val/top1']] == [*range(1, 11)]
     assert [
         len(list((out / 'runs' / name).glob('20*'))) for name in (FIRST, SECOND)
     ] == [1, 2]
     html = (out / 'report.html').read_text(encoding='utf-8')
     assert 'with Temp' in html and html.endswith('</html>\n')
-    rows = [(row['name'], row['paper'], row['runs']) for row in ledger['rows']]
+    rows = [(row.name, row.paper, row.runs) for row in ledger.rows]
     assert rows == [('without Temp', {}, [FIRST]), ('with Temp', {}, [SECOND])]
 
 

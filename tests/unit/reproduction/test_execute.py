@@ -14,12 +14,13 @@ from reproduction.job import Job
 from reproduction.ledger import Ledger
 from reproduction.plan import Run, Setting
 from reproduction.process import lock
+from reproduction.results import describe_exit
 
 EPOCHS = 4
 # Arguments: work directory, behaviour ('learn', 'fail' in epoch 3, 'crash' in the
-# validation of epoch 4, 'diverge', or 'blind', which detects nothing), --resume.
+# validation of epoch 4, 'diverge', 'blind', which detects nothing, or 'meet'), --resume.
 TRAIN = """
-import json, re, sys, zipfile
+import json, os, re, sys, zipfile
 from pathlib import Path
 folder, behaviour, *resume = sys.argv[1:]
 folder = Path(folder)
@@ -36,6 +37,10 @@ def validate(epoch):
     metrics = {} if behaviour == 'blind' else {'coco/bbox_mAP': 0.1 * epoch,
                                          'coco/bbox_mAP_s': -1.0}
     write(**metrics, step=epoch)
+if behaviour == 'meet':  # another training that runs at the same time
+    (folder / 'here').touch()
+    while len([*folder.parent.glob('*/here')]) < 2:
+        os.sched_yield()
 if done:
     validate(done)
 for epoch in range(done + 1, 5):
@@ -82,12 +87,13 @@ def executor(tmp_path, monkeypatch):
         )
         return Job(cfg, run.config, True, command, folder / 'epoch_4.pth')
 
-    def execute_all():
+    def execute_all(jobs=1):
         plan = {run.id: run for run in runs}
         ledger = Ledger.read(tmp_path)
         ledger.request(setting, [], 1, plan)
-        with lock(tmp_path) as file:
-            ended = [*execute.execute(plan, setting, ledger, file)]
+        ledger.save()
+        with lock(tmp_path) as held:
+            ended = [*execute.execute(plan, setting, ledger, held, jobs)]
         failed = [f'{Path(e.config).stem}-seed0' for e in ended if e.status == 'failed']
         return failed, Ledger.read(tmp_path).runs
 
@@ -171,11 +177,11 @@ def test_killed_after_the_last_checkpoint(executor):
     _, runs = executor()
     ledger = Ledger.read(executor.folder)
     ledger.runs['r18-seed0'].status = 'running'
-    ledger.save()
+    ledger.save_run('r18-seed0')
     assert executor() == ([], runs)
     assert starts(executor, 'r18') == 1
 
-    ledger.save()
+    ledger.save_run('r18-seed0')
     (log,) = (executor.folder / 'runs/r18-seed0').glob('start*/vis_data/*')
     lines = log.read_text().splitlines(keepends=True)
     log.write_text(''.join(lines[:-1]) + '{"coco/bbox_mA')
@@ -195,7 +201,42 @@ def test_time_of_a_training_that_outlived_the_tool(executor):
     log = executor.folder / 'runs/r18-seed0/train.log'
     entry.status, entry.wall_s = 'running', 30.0
     entry.started = log.stat().st_mtime - 100
-    ledger.save()
+    ledger.save_run('r18-seed0')
     _, runs = executor()
     assert runs['r18-seed0'].wall_s == 100
     assert starts(executor, 'r18') == 1
+
+
+def test_side_by_side(executor):
+    """Runs fail apart, and a run waits for the one that it needs."""
+    executor.behaviours |= dict(r50='meet', r18='meet', faster_rcnn_r50='fail')
+    failed, runs = executor(jobs=3)
+    assert failed == ['faster_rcnn_r50-seed0']
+    assert 'needs' not in runs[failed[0]].error
+    assert runs['r50-seed0'].metrics == runs['r18-seed0'].metrics == {'AP': 40.0}
+
+
+@pytest.mark.parametrize(
+    'place, jobs, gpus, expected', [(0, 1, 2, None), (1, 2, 2, '6,7'), (2, 3, 2, '4,5')]
+)
+def test_gpus_of_runs_side_by_side(monkeypatch, place, jobs, gpus, expected):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '4,5,6,7')
+    monkeypatch.setattr(execute.torch.cuda, 'device_count', lambda: 4)
+    env = execute.share_machine(place, jobs, gpus)
+    assert env.get('CUDA_VISIBLE_DEVICES') == expected
+
+
+def test_cores_of_runs_side_by_side(monkeypatch):
+    monkeypatch.setattr(execute.torch.cuda, 'device_count', lambda: 0)
+    monkeypatch.setattr(execute.os, 'sched_getaffinity', lambda _: range(8))
+    assert execute.share_machine(0, 2, 2) == {'OMP_NUM_THREADS': '2'}
+    assert execute.share_machine(0, 16, 1) == {'OMP_NUM_THREADS': '1'}
+
+
+def test_out_of_memory(tmp_path):
+    log = tmp_path / 'log'
+    log.write_text('torch.OutOfMemoryError: CUDA out of memory.\n')
+    assert '--jobs' in describe_exit(1, log)
+    log.write_text('no traceback')
+    assert '--jobs' in describe_exit(-9, log)
+    assert '--jobs' not in describe_exit(1, log)

@@ -47,9 +47,11 @@ def write(tmp_path):
     def write(ledger):
         ledger.folder = tmp_path
         ledger.save()
+        for run_id in ledger.runs:
+            ledger.save_run(run_id)
         write_report(tmp_path)
         names = {path.name for path in tmp_path.iterdir()}
-        assert names == {'ledger.json', 'report.html'}
+        assert names <= {'entries', 'ledger.json', 'report.html'}
         return (tmp_path / 'report.html').read_text(encoding='utf-8')
 
     return write

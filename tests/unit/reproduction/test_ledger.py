@@ -39,7 +39,7 @@ def test_requests_are_added(tmp_path):
     assert again.seeds == 2 and again.runs['ra_r50-seed0'].status == 'done'
 
 
-@pytest.mark.parametrize('text', ['{"version": 2}', '{"ver', '[]'])
+@pytest.mark.parametrize('text', ['{"version": 3}', '{"ver', '[]'])
 def test_not_a_ledger(tmp_path, text):
     path = tmp_path / 'ledger.json'
     path.write_text(text)
@@ -78,8 +78,27 @@ def test_ledger_of_the_first_version(tmp_path):
     path.write_text(json.dumps(ledger | dict(runs={'r-seed0': run})))
     ledger = Ledger.read(tmp_path)
     request(ledger, Setting('demo', tmp_path))
+    ledger.save()
+    ledger = Ledger.read(tmp_path)
     assert ledger.runs['r-seed0'].wall_s == 60
     assert 'r-seed0' in ledger.rows[1].runs
+
+
+def test_many_writers(tmp_path):
+    """A run that is saved by another process is not lost when a request is saved."""
+    ledger = Ledger(tmp_path)
+    request(ledger, Setting('demo', tmp_path))
+    ledger.save()
+    other = Ledger.read(tmp_path)
+    other.runs['ra_r50-seed0'].status = 'done'
+    other.save_run('ra_r50-seed0')
+    ledger.runs['ra_r18-seed0'].status = 'failed'
+    ledger.save_run('ra_r18-seed0')
+    ledger.save()
+    # What a process that was killed had begun to write is no entry.
+    (tmp_path / 'entries/.r18-seed0.json.part').write_text('{"con')
+    states = {name: e.status for name, e in Ledger.read(tmp_path).runs.items()}
+    assert states['ra_r50-seed0'] == 'done' and states['ra_r18-seed0'] == 'failed'
 
 
 def test_full_disk(tmp_path, monkeypatch):
@@ -93,4 +112,7 @@ def test_full_disk(tmp_path, monkeypatch):
     with pytest.raises(UserError, match='ledger.json .*No space left on device'):
         Ledger(tmp_path).save()
     assert Ledger.read(tmp_path) == ledger
-    assert [path.name for path in tmp_path.iterdir()] == ['ledger.json']
+    with pytest.raises(UserError, match='r18-seed0.json .*No space left on device'):
+        ledger.save_run('r18-seed0')
+    assert Ledger.read(tmp_path) == ledger
+    assert {p.name for p in tmp_path.rglob('*.*')} == {'ledger.json', 'r18-seed0.json'}

@@ -64,3 +64,15 @@ def test_system_without_locks(tmp_path, monkeypatch):
         with lock(tmp_path):
             pass
     assert not list(tmp_path.iterdir())
+
+
+def test_locked_on_another_machine(tmp_path):
+    """Where the file system has no locks; the file also stays after a kill."""
+    (tmp_path / '.host').write_text('elsewhere')
+    with pytest.raises(UserError, match='on elsewhere: .*/.host'):
+        with lock(tmp_path):
+            pass
+    (tmp_path / '.host').write_text(os.uname().nodename)  # of a killed process
+    with lock(tmp_path):
+        pass
+    assert not (tmp_path / '.host').exists()
