@@ -1,6 +1,8 @@
 """Turn a run into a job: its config, its initial weights and its command line."""
 
 import logging
+import os
+import socket
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,6 @@ from .plan import Run, Setting
 from .user_data import set_data_folder, shapes_folder
 
 REPO = CONFIGS.parent
-GPUS_PER_NODE = 8
 
 
 @dataclass(frozen=True)
@@ -166,21 +167,30 @@ def _start_from(checkpoint, cfg):
 
 
 def _launch(setting, cfg):
-    """The start of the command line, for nodes with up to 8 GPUs."""
+    """The start of the command line; in a job of Slurm, srun uses what the job has."""
+    nodes, per_node = setting.nodes, setting.gpus_per_node
     if setting.launcher == 'none':
         return ['python']
-    if setting.launcher == 'pytorch':
-        return ['torchrun', '--standalone', f'--nproc_per_node={setting.gpus}']
-    per_node = min(setting.gpus, GPUS_PER_NODE)
-    return [
+    torchrun = ['torchrun', f'--nproc_per_node={per_node}']
+    if setting.launcher == 'pytorch' and nodes == 1:
+        return [torchrun[0], '--standalone', torchrun[1]]
+    job_id = os.environ.get('SLURM_JOB_ID')
+    tasks = per_node if setting.launcher == 'slurm' else 1
+    workers = max(1, cfg.train_dataloader.num_workers) * per_node // tasks
+    srun = [
         'srun',
-        f'--gres=gpu:{per_node}',
-        f'--ntasks={setting.gpus}',
-        f'--ntasks-per-node={per_node}',
-        f'--cpus-per-task={max(1, cfg.train_dataloader.num_workers)}',
+        *([] if job_id else [f'--gres=gpu:{per_node}']),
+        f'--ntasks={tasks * nodes}',
+        f'--ntasks-per-node={tasks}',
+        f'--cpus-per-task={os.environ.get("SLURM_CPUS_PER_TASK", workers)}',
         '--kill-on-bad-exit=1',
-        'python',
-        '-u',
+    ]
+    if setting.launcher == 'slurm':
+        return [*srun, 'python', '-u']
+    rendezvous = f'{socket.gethostname()}:{29500 + int(job_id or 0) % 1000}'
+    return [
+        *(*srun, *torchrun, f'--nnodes={nodes}', '--rdzv-backend=c10d'),
+        *(f'--rdzv-endpoint={rendezvous}', f'--rdzv-id={job_id or 0}'),
     ]
 
 

@@ -56,6 +56,7 @@ class Setting:
         data: The user's dataset. None for the paper's datasets, or for the
             drawn shapes at demo scale.
         gpus: Number of processes.
+        nodes: Number of machines that these are on.
         launcher: 'none', 'pytorch' or 'slurm'.
         options: Changes to all configs, as from ``--cfg-options``. Only if
             ``data`` is given.
@@ -67,8 +68,13 @@ class Setting:
     data: DataFolder | None = None
     gpus: int = 1
     launcher: str = 'none'
+    nodes: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
     weights: Path | None = None
+
+    @property
+    def gpus_per_node(self) -> int:
+        return -(-self.gpus // self.nodes)
 
     def work_dir(self, run: Run) -> Path:
         return self.folder / 'runs' / run.id

@@ -10,50 +10,68 @@ start from weights that you have.
     python tools/reproduce.py all --scale demo
     python tools/reproduce.py beyond_coco --data DIR --seeds 8
     python tools/reproduce.py finetune --data DIR --weights FILE --seeds 8
-    python tools/reproduce.py report work_dirs/reproduce/demo
+    python tools/reproduce.py all --gpus 8 --submit slurm --slurm partition=gpu
+    python tools/reproduce.py status work_dirs/reproduce/full
+    python tools/reproduce.py report work_dirs/reproduce/full
+    python tools/reproduce.py cancel work_dirs/reproduce/full
 
 The same command continues where it was stopped and retries failed runs. It
-writes ledger.json and report.html to a folder in work_dirs/reproduce/.
+writes a ledger and report.html to a folder in work_dirs/reproduce/. An argument
+@FILE stands for the arguments in a file.
 """
 
 import ra_mm.threads  # noqa: F401  isort: skip
 
+import functools
+import os
 import shlex
 import signal
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+import tempfile
+from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # has reproduction/
 
 from ra_mm.cli import add_cfg_options, report_user_errors
 from ra_mm.datasets.shapes import write_shapes
 from ra_mm.errors import UserError
+from reproduction import slurm
 from reproduction.execute import execute
 from reproduction.finetune import TABLES as FINETUNE_TABLES
 from reproduction.html_report import write_report
 from reproduction.job import make_job
 from reproduction.ledger import Ledger
 from reproduction.plan import Run, Setting, make_plan, select_rows
-from reproduction.process import lock
+from reproduction.process import Lock, lock
+from reproduction.status import status_table
 from reproduction.user_data import read_data_folder
 
 PROG = 'tools/reproduce.py'
+MAX_GPUS_PER_NODE = 8
 
 
 def parse_args(argv: Sequence[str] | None) -> Namespace:
     parser = ArgumentParser(
-        prog=PROG, description=__doc__, formatter_class=RawDescriptionHelpFormatter
+        prog=PROG,
+        description=__doc__,
+        formatter_class=RawDescriptionHelpFormatter,
+        fromfile_prefix_chars='@',
     )
+    split = functools.partial(shlex.split, comments=True)
+    parser.convert_arg_line_to_args = split  # type: ignore[method-assign]
     parser.add_argument(
         'tables',
         nargs='+',
         metavar='TABLE',
         help='table2 to table10, all of these, beyond_imagenet, beyond_coco, finetune '
-        'or finetune_detection; or report FOLDER to write the report again',
+        'or finetune_detection; or report FOLDER to write the report again, '
+        'status FOLDER to list the runs, '
+        "cancel FOLDER to end Slurm's jobs",
     )
     parser.add_argument(
         '--scale',
@@ -65,9 +83,36 @@ def parse_args(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument(
         '--gpus',
         type=int,
-        help='number of GPUs; scales the learning rate (default: all GPUs of this '
-        'machine, 1 at demo scale)',
+        help='number of GPUs of a run; scales the learning rate (default: all GPUs '
+        'of this machine, 1 at demo scale or with --submit or --jobs)',
     )
+    parser.add_argument(
+        '--nodes',
+        type=int,
+        help='number of machines that these are on (default: one for 8 GPUs)',
+    )
+    parser.add_argument(
+        '--jobs',
+        type=int,
+        default=1,
+        metavar='N',
+        help='number of runs side by side on this machine, each with GPUs of its own '
+        'as far as there are enough, or with its share of the cores',
+    )
+    parser.add_argument(
+        '--submit',
+        choices=('slurm',),
+        help='make each run a job of Slurm and return; the same command submits what '
+        'is missing',
+    )
+    parser.add_argument(
+        '--slurm',
+        nargs='+',
+        default=(),
+        metavar='KEY=VALUE',
+        help='options of sbatch, such as partition=gpu time=24:00:00 account=lab',
+    )
+    parser.add_argument('--run', metavar='ID', help=SUPPRESS)  # in a job of Slurm
     parser.add_argument(
         '--launcher',
         choices=('none', 'pytorch', 'slurm'),
@@ -121,8 +166,12 @@ def parse_args(argv: Sequence[str] | None) -> Namespace:
     args = parser.parse_args(argv)
     if args.seeds < 1:
         parser.error(f'--seeds {args.seeds}: expected 1 or more')
-    if args.gpus is not None and args.gpus < 1:
-        parser.error(f'--gpus {args.gpus}: expected 1 or more')
+    for name in ('gpus', 'nodes', 'jobs'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f'--{name} {value}: expected 1 or more')
+    if wrong := [option for option in args.slurm if '=' not in option]:
+        parser.error(f'--slurm {wrong[0]}: expected KEY=VALUE')
     if args.cfg_options and not args.data:
         parser.error("--cfg-options needs --data: else the rows are not the paper's")
     args.finetunes = bool({*args.tables} & {*FINETUNE_TABLES})
@@ -130,8 +179,8 @@ def parse_args(argv: Sequence[str] | None) -> Namespace:
         parser.error(f'--weights is for {" and ".join(FINETUNE_TABLES)}')
     if args.finetunes and (not args.data or args.scale == 'demo'):
         parser.error(f'{args.tables[0]} needs --data and has no demo scale')
-    if args.tables[0] == 'report' and len(args.tables) != 2:
-        parser.error('report: expected one folder')
+    if args.tables[0] in COMMANDS and len(args.tables) != 2:
+        parser.error(f'{args.tables[0]}: expected one folder')
     return args
 
 
@@ -147,18 +196,29 @@ def get_setting(args: Namespace) -> Setting:
     )
     is_full = args.scale == 'full' and not args.finetunes  # is for GPUs
     available = torch.cuda.device_count() or (0 if is_full else 1)
-    gpus = args.gpus or (max(available, 1) if is_full else 1)
-    launcher = args.launcher or ('pytorch' if gpus > 1 else 'none')
+    takes_all = is_full and not args.submit and args.jobs == 1
+    gpus = args.gpus or (max(available, 1) if takes_all else 1)
+    uses_slurm = args.submit or args.launcher == 'slurm'
+    nodes = args.nodes or (-(-gpus // MAX_GPUS_PER_NODE) if uses_slurm else 1)
+    on_many = 'pytorch' if nodes == 1 else 'slurm'
+    launcher = args.launcher or (on_many if gpus > 1 else 'none')
     if launcher == 'none' and gpus > 1:
         raise UserError(f'--gpus {gpus} needs --launcher pytorch or slurm')
-    if launcher != 'slurm' and not args.dry_run and gpus > available:
+    if gpus % nodes or (nodes > 1 and not uses_slurm):
+        raise UserError(
+            f'--nodes {nodes}: expected a divisor of --gpus {gpus}, with --submit slurm'
+        )
+    is_elsewhere = launcher == 'slurm' or nodes > 1 or (args.submit and not args.run)
+    if not is_elsewhere and not args.dry_run and gpus > available:
         raise UserError(
             f'--gpus {gpus}: this machine has {torch.cuda.device_count()}; --scale demo '
             'trains small models on the CPU, and --dry-run prints the commands for '
             'another machine'
         )
     options = args.cfg_options or {}
-    return Setting(args.scale, folder, data, gpus, launcher, options, args.weights)
+    return Setting(
+        args.scale, folder, data, gpus, launcher, nodes, options, args.weights
+    )
 
 
 def print_commands(plan: Mapping[str, Run], setting: Setting, ledger: Ledger) -> None:
@@ -173,45 +233,107 @@ def print_commands(plan: Mapping[str, Run], setting: Setting, ledger: Ledger) ->
         print(shlex.join(job.command))
 
 
-def stop_on_signals() -> None:
+def stop_on_signals(*others: signal.Signals) -> None:
     """Stop on SIGTERM and SIGHUP as on Ctrl-C, so that trainings stop too."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+
+    def stop(number, frame):
+        raise KeyboardInterrupt(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP, *others):
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
-            signal.signal(number, signal.default_int_handler)
+            signal.signal(number, stop)
 
 
-def reproduce(args: Namespace) -> list[str]:
+def reproduce(args: Namespace, argv: Sequence[str]) -> list[str]:
     """Plan, train, record and report; return the ids of the runs that failed."""
     rows = select_rows(args.tables, args.rows)
     setting = get_setting(args)
     plan = make_plan(rows, args.seeds, setting.data)
+    if args.run:
+        return train_in_job(plan[args.run], setting)
     if args.dry_run:
         ledger = Ledger.read(setting.folder)
         ledger.request(setting, rows, args.seeds, plan)
         print_commands(plan, setting, ledger)
         return []
     setting.folder.mkdir(parents=True, exist_ok=True)
-    with lock(setting.folder) as lock_file:
+    with lock(setting.folder) as held:
         stop_on_signals()
         ledger = Ledger.read(setting.folder)
         ledger.request(setting, rows, args.seeds, plan)
+        if not args.submit:
+            refuse_queued(setting.folder)
         ledger.save()
         if setting.scale == 'demo' and not setting.data:
             write_shapes(setting.folder / 'data', classes_train=400)
-        for _ in execute(plan, setting, ledger, lock_file):
+        if args.submit:
+            command = [sys.executable, str(Path(__file__).absolute()), *argv]
+            options = dict(option.split('=', 1) for option in args.slurm)
+            slurm.submit(plan, setting, ledger, command, options, print)
+            print(f'`{PROG} status {setting.folder}` shows what becomes of them')
+            return []
+        for _ in execute(plan, setting, ledger, held, args.jobs):
             write_report(setting.folder)
     return [run_id for run_id in plan if ledger.runs[run_id].status == 'failed']
 
 
+def refuse_queued(folder: Path) -> None:
+    """Refuse to train where jobs of Slurm train or will train.
+
+    Raises:
+        UserError: If there are such jobs.
+    """
+    for run_id, job in slurm.queued_jobs(folder).items():
+        raise UserError(
+            f'{run_id} is submitted to Slurm: {job}; wait for the jobs in {folder}, '
+            f'or end them with `{PROG} cancel {folder}`'
+        )
+
+
+def train_in_job(run: Run, setting: Setting) -> list[str]:
+    """Train one run in a job of Slurm, which is put back into the queue in time."""
+    ledger = Ledger.read(setting.folder)
+    if run.id not in ledger.runs:
+        raise UserError(
+            f'{setting.folder} on {os.uname().nodename} has no ledger with {run.id}: '
+            'expected a folder that is shared by the nodes and by the machine that '
+            'submits'
+        )
+    stop_on_signals(signal.SIGUSR1)
+    with tempfile.TemporaryFile('w+') as file:  # Slurm runs a job once
+        [*execute({run.id: run}, setting, ledger, Lock(file))]
+    return [run.id] if ledger.runs[run.id].status == 'failed' else []
+
+
+def show_status(folder: Path) -> None:
+    """Print a table of all runs."""
+    table = status_table(Ledger.read(folder), slurm.queued_jobs(folder))
+    Console().print(table, highlight=False, markup=False)
+
+
+def cancel(folder: Path) -> None:
+    """End the jobs of Slurm."""
+    ids = slurm.cancel(folder)
+    print(
+        f'cancelled: {", ".join(ids)}' if ids else f'{folder}: no job is in the queue'
+    )
+
+
+COMMANDS = {'report': write_report, 'status': show_status, 'cancel': cancel}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
     with report_user_errors(PROG):
         args = parse_args(argv)
-        if args.tables[0] == 'report':
-            write_report(Path(args.tables[1]))
+        if args.tables[0] in COMMANDS:
+            COMMANDS[args.tables[0]](Path(args.tables[1]))
             return
         try:
-            failed = reproduce(args)
-        except KeyboardInterrupt:
+            failed = reproduce(args, argv)
+        except KeyboardInterrupt as e:
+            if e.args == (signal.SIGUSR1,):  # Slurm's time limit is near
+                slurm.requeue(os.environ['SLURM_JOB_ID'])
             print(
                 f'\n{PROG}: stopped; the same command continues from here',
                 file=sys.stderr,

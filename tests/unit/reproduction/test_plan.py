@@ -88,7 +88,7 @@ def test_command_of_an_imagenet_run():
 
 def test_command_for_slurm():
     plan = plan_of('table4')
-    setting = replace(FULL, gpus=16, launcher='slurm')
+    setting = replace(FULL, gpus=16, nodes=2, launcher='slurm')
     job = make_job(plan['faster_rcnn_r50-seed0'], setting)
     assert ' '.join(job.command) == (
         'srun --gres=gpu:8 --ntasks=16 --ntasks-per-node=8 --cpus-per-task=2 '
