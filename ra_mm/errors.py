@@ -40,7 +40,8 @@ def describe(error: Exception) -> str:
     An exception without a text is described by the line of code that raised it.
     """
     # str() of a KeyError is the repr of its message.
-    text = str(error.args[0] if isinstance(error, KeyError) else error)
+    text = str(*error.args[:1]) if isinstance(error, KeyError) else str(error)
+    text = '' if text == 'None' else text.strip()
     if isinstance(error, ImportError):
         cause = error.__cause__  # of a module in custom_imports, for example
         text += f': {cause}' if cause else ''

@@ -104,9 +104,9 @@ class StrictLoading:
             return
         *_, self.errors = args
         self.weights = weights = dict(unnest(state_dict))
-        if self.prefix:  # MMEngine has removed that of a wrapper
+        if self.prefix:  # MMEngine may have removed that of a wrapper
             prefix = self.prefix.removeprefix('module.')
-            weights = strip_prefix(weights, prefix) or weights
+            weights = strip_prefix(strip_prefix(weights, None), prefix) or weights
         state_dict.clear()
         state_dict.update(weights)
 
@@ -142,7 +142,7 @@ class StrictLoading:
 
 
 OUTPUT_NORM = re.compile(r'norm\d+\.(weight|bias)')
-SIZES = re.compile(r'(?s)size mismatch for (\S+):.*?(\(\[.*?\]\)).*?(\(\[.*?\]\)).*')
+SIZES = re.compile(r'(?s)size mismatch for (\S+):.*?(\[.*?\]).*?(\[.*?\]).*')
 
 
 def refuse_mismatch(

@@ -151,6 +151,8 @@ def _check_evaluated(coco):
     # It leaves crowds and negative areas out, and takes 0 for a small object (mAP_s).
     is_left_out = not (coco.is_counted & (coco.areas >= 0)).any() and len(coco.ids)
     small = 0 if is_left_out else (coco.areas <= 0).sum()
+    ratios = coco.areas / np.maximum(coco.boxes[:, 2:].prod(1), 1e-6)
+    odd = (((ratios < 0.002) | (ratios > 2)) & (coco.areas > 0)).sum()
     for is_error, n, text in (
         (True, (~coco.has_crowd_flag).sum(), 'have no iscrowd; add "iscrowd": 0'),
         (True, len(texts), f'have text as id, such as {texts[:1]}; number them from 1'),
@@ -160,6 +162,8 @@ def _check_evaluated(coco):
          'the AP is -1; correct these'),
         (False, small, 'have an area of 0 or less, so that COCOeval leaves them out or '
          'takes them for small ones; set area to the number of pixels'),
+        (False, odd * (2 * odd > len(coco.ids)), 'have an area that is not of their box, '
+         'so that AP is wrong by size (mAP_s); set area to the number of pixels'),
     ):  # fmt: skip
         if n:
             text = f'{coco.path}: {n} of {len(coco.ids)} annotations {text}'

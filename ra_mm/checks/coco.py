@@ -1,6 +1,7 @@
 """Read COCO annotation files into arrays."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +12,7 @@ from mmengine.dataset import BaseDataset
 
 from ra_mm.errors import UserError, translate_errors
 
+BAD_RLE = "an RLE that is not of its image's [height, width]"
 BAD_POLYGON = 'a polygon of less than three points, or with half a point'
 
 
@@ -68,9 +70,10 @@ class CocoFile:
         self.has_crowd_flag = np.array(
             ['iscrowd' in a for a in annotations], dtype=bool
         )
+        sizes = self.image_sizes.astype(int).tolist()
         self.mask_faults = [
-            '' if a.get('ignore') else describe_mask(a.get('segmentation'))
-            for a in annotations
+            '' if a.get('ignore') or i < 0 else describe_mask(a, *sizes[i])
+            for a, i in zip(annotations, self.image_of)
         ]
 
 
@@ -96,20 +99,34 @@ def _unique_ids(path, entries):
     return ids
 
 
-def describe_mask(segmentation: Any) -> str:
-    """Say why a segmentation is no mask; '' if it is one.
+def describe_mask(annotation: dict, width: int, height: int) -> str:
+    """Say why an annotation has no mask in an image of this size; '' if it has one.
 
-    COCOeval fails for all of these but odd numbers, which it reads as another shape.
+    COCOeval fails or hangs for most of these, and reads the others as another shape.
     """
+    segmentation = annotation.get('segmentation')
     if not segmentation:
         return 'no segmentation'
-    if isinstance(segmentation, dict):  # run lengths
-        return ''
+    if isinstance(segmentation, dict):
+        counts = segmentation.get('counts')
+        pixels = sum(counts) if isinstance(counts, list) else width * height
+        is_whole = segmentation.get('size') == [height, width] and counts
+        return '' if is_whole and pixels == width * height else BAD_RLE
     if not all(isinstance(polygon, list) for polygon in segmentation):
         return 'a segmentation that is no list of polygons ([[x1, y1, x2, y2, ...]])'
     lengths = [len(polygon) for polygon in segmentation]
-    is_bad = lengths[0] < 6 or any(n % 2 for n in lengths)
-    return BAD_POLYGON if is_bad else ''
+    if lengths[0] < 6 or any(n % 2 for n in lengths):
+        return BAD_POLYGON
+    try:
+        is_finite = math.isfinite(sum(map(sum, segmentation)))
+    except TypeError:
+        is_finite = False
+    if not is_finite:
+        return 'a polygon with text, null or NaN'
+    x, y, w, h = annotation['bbox']
+    if max(map(max, filter(None, segmentation))) <= 1 < min(x + w, y + h) - 1:
+        return 'a polygon within 0 and 1, instead of pixels'
+    return ''
 
 
 def _column(

@@ -9,7 +9,9 @@ from ra_mm.checks.context import Context
 from ra_mm.checks.finding import Finding, error, remedy, warning
 from ra_mm.errors import translate_errors
 
-PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
+PICTURES = (
+    '.jpg .jpeg .jfif .png .bmp .gif .tif .tiff .webp .ppm .pgm .jp2 .avif .heic'
+).split()
 
 
 def check_paths(context: Context) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """Temperature annealing of reverse attention (paper, Eq. 8 and Table 9)."""
 
 import gc
+import itertools
 import math
 import warnings
 from collections import Counter
@@ -66,6 +67,7 @@ class TempSchedule:
         self.end = end
         self.steps = 0
         self._is_checked = False
+        self._watch = _watch_backward_passes(self.gates, length)
         self._apply()
 
     @property
@@ -77,6 +79,8 @@ class TempSchedule:
         """Set the temp of the next step. Call it after the optimizer's step."""
         if not self._is_checked:
             self._is_checked = True
+            if self._watch is not None:
+                self._watch.remove()
             self._follow_loaded_weights()
             self._warn_of_gates()
         self.steps += 1
@@ -187,6 +191,25 @@ def warn_without_schedule(model: nn.Module) -> None:
         )
 
     handle = gate.gamma.register_hook(check)
+
+
+def _watch_backward_passes(gates, length):
+    """Let a backward pass warn if that many took place before the first step."""
+    gate = next((gate for gate in gates if gate.gamma.requires_grad), None)
+    if gate is None:
+        return None
+    passes = itertools.count(1)
+
+    @unserializable_hook
+    def check(grad):
+        if next(passes) == length:
+            warnings.warn(
+                f'TempSchedule: step() was not called in {length} backward passes, so '
+                'temp stays as it is: call it after each step of the optimizer',
+                stacklevel=2,
+            )
+
+    return gate.gamma.register_hook(check)
 
 
 def temp_at(progress: float, start: float, end: float) -> float:

@@ -22,14 +22,17 @@ def test_translation(error, message):
 
 
 class Abstract:
-    def __init__(self):
-        raise NotImplementedError
+    def __init__(self, error):
+        raise error
 
 
-def test_error_without_a_text():
+@pytest.mark.parametrize(
+    'error', [NotImplementedError, KeyError(), ValueError(' \n'), AssertionError(None)]
+)
+def test_error_without_a_text(error):
     with pytest.raises(UserError) as e, translate_errors('it fails'):
-        Abstract()
-    for part in ('NotImplementedError', '__init__', __file__):
+        Abstract(error)
+    for part in ('Error', '__init__', __file__):
         assert part in str(e.value)
     assert '\n' not in str(e.value)
 

@@ -128,7 +128,16 @@ def test_weights_of_another_model(tmp_path):
     assert 'prefix' not in str(e.value)
 
 
-def test_weights_of_which_some_fit(tmp_path):
+@pytest.mark.parametrize(
+    'name, value',
+    [
+        ('layer3.0.conv1.weight', None),
+        ('layer3.0.conv1.weight', torch.ones(1)),
+        ('layer3.7.conv1.weight', torch.ones(1)),
+        ('layer3.0.attention.gate.gamma', torch.ones(32)),  # and no other
+    ],
+)
+def test_weights_of_which_some_fit(tmp_path, name, value):
     """As for the RA backbones; classifiers may be there."""
     cfg = dict(type='mmpretrain.ResNet', **RESNET)
     state = {**MODELS.build(dict(cfg)).state_dict(), 'fc.bias': torch.ones(1)}
@@ -137,11 +146,25 @@ def test_weights_of_which_some_fit(tmp_path):
     init_cfg = dict(type='Pretrained', checkpoint=str(path))
     model = build(backbone=cfg, init_cfg=init_cfg)
     model.init_weights()
-    del state['layer3.0.conv1.weight']
+    state.pop(name, None)
     model.load_state_dict(state, strict=False)  # is for others to judge
-    torch.save(state, path)
-    with pytest.raises(UserError, match='a.pth.*layer3.0.conv1.weight'):
+    torch.save(state if value is None else {**state, name: value}, path)
+    with pytest.raises(UserError, match='a.pth.*(layer3|gamma)'):
         build(backbone=cfg, init_cfg=init_cfg).init_weights()
+
+
+def test_norms_of_outputs_that_no_pretraining_has(tmp_path):
+    arch = dict(depths=[1, 1, 1, 1], channels=[8, 8, 8, 8])
+    cfg = dict(type='mmpretrain.ConvNeXt', arch=arch, gap_before_final_norm=False)
+    weights = MODELS.build(dict(cfg)).state_dict()  # with the last norm alone
+    torch.save(
+        {f'backbone.{k}': v for k, v in weights.items()}, path := tmp_path / 'a.pth'
+    )
+    init_cfg = dict(type='Pretrained', checkpoint=str(path), prefix='backbone.')
+    model = build(backbone=dict(cfg, out_indices=[0, 1, 2, 3], init_cfg=init_cfg))
+    model.init_weights()
+    own = model.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in weights.items())
 
 
 def test_weights_that_no_pretraining_has(tmp_path):

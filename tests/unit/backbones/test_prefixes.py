@@ -58,10 +58,16 @@ def test_prefix(cfg, prefix, tmp_path, randomise):
     assert all(torch.equal(own[name], t) for name, t in weights.items())
 
 
+@pytest.mark.parametrize('cfg', BACKBONES[::2], ids=lambda cfg: cfg['type'])
 @pytest.mark.parametrize('place', ['model', 'model_state', 'teacher', 'state_dict_ema'])
-def test_nested_weights(place, tmp_path, randomise):
-    cfg = BACKBONES[0]
+@pytest.mark.parametrize('prefix', ['', 'encoder.', 'module.model.'])
+def test_nested_weights(cfg, place, prefix, tmp_path, randomise):
     weights = randomise(MODELS.build(dict(cfg))).state_dict()
-    torch.save({place: weights, 'epoch': 3}, tmp_path / 'a.pth')
-    own = init(cfg, checkpoint=str(tmp_path / 'a.pth')).state_dict()
+    wrapped = {f'{prefix}{name}': t for name, t in weights.items()}
+    torch.save({place: wrapped, 'epoch': 3}, tmp_path / 'a.pth')
+    if prefix:
+        with pytest.raises(UserError, match=f"prefix='{prefix}'"):
+            init(cfg, checkpoint=str(tmp_path / 'a.pth'))
+    own = init(cfg, checkpoint=str(tmp_path / 'a.pth'), prefix=prefix or None)
+    own = own.state_dict()
     assert all(torch.equal(own[name], t) for name, t in weights.items())

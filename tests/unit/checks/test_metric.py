@@ -74,6 +74,10 @@ def with_validation(cfg, tmp_path, truth):
     return put
 
 
+def scaled(factor):
+    return lambda a: {'segmentation': [[factor * x for x in a['segmentation'][0]]]}
+
+
 def as_box(a):
     x, y, w, h = a['bbox']
     return {'segmentation': [[x, y, x + w, y + h]]}
@@ -94,7 +98,11 @@ def test_text_that_is_a_number_is_read_well(check, with_validation, truth):
 
 @pytest.mark.parametrize(
     'key, change',
-    [('id', lambda a: {'id': a['id'] - 1}), ('area', lambda a: {'area': 0})],
+    [
+        ('id', lambda a: {'id': a['id'] - 1}),
+        ('area', lambda a: {'area': 0}),
+        ('area', lambda a: {'area': a['area'] / 128**2}),
+    ],
 )
 def test_numbers_that_lower_the_metric(check, with_validation, truth, key, change):
     cfg, path = with_validation(change)
@@ -120,6 +128,14 @@ def test_numbers_that_lower_the_metric(check, with_validation, truth, key, chang
         ('segm', 'no segmentation', lambda a: {'segmentation': None}),
         ('segm', '[[', lambda a: {'segmentation': a['segmentation'][0]}),
         ('segm', '[[', lambda a: {'segmentation': 'mask.png'}),
+        ('segm', '0 and 1', scaled(1 / 128)),
+        ('segm', 'RLE', lambda a: {'segmentation': {'counts': [5, 3], 'size': [2, 4]}}),
+        (
+            'segm',
+            'RLE',
+            lambda a: {'segmentation': {'counts': [9], 'size': [128, 128]}},
+        ),
+        ('segm', 'RLE', lambda a: {'segmentation': {'counts': [128 * 128]}}),
     ],
 )
 def test_numbers_that_the_metric_cannot_use(
@@ -129,6 +145,14 @@ def test_numbers_that_the_metric_cannot_use(
     assert is_misread(path, truth, metric)
     text = refused(cfg)
     assert text.startswith(str(path)) and key in text and '\n' not in text
+
+
+@pytest.mark.parametrize('value', [float('nan'), None, '5'])
+def test_polygon_that_is_not_of_numbers(refused, with_validation, value):
+    """COCOeval hangs on the first two."""
+    change = lambda a: {'segmentation': [[value, *a['segmentation'][0][1:]]]}  # noqa: E731
+    cfg, path = with_validation(change, 'segm')
+    assert f'{path}: 25' in refused(cfg) and 'null' in refused(cfg)
 
 
 def test_no_annotations(refused, with_validation):

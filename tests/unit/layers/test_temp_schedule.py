@@ -166,6 +166,17 @@ def test_traced_models(kind):
         assert not torch.allclose(y, copies[0](x))
 
 
+def test_a_schedule_that_is_not_stepped_says_so_once(recwarn):
+    for steps in (0, 1):
+        own = converted()
+        schedule = TempSchedule(own, length=2)
+        for _ in range(steps):
+            schedule.step()
+        for _ in range(4):
+            own(torch.randn(2, C, 4, 4)).sum().backward()
+        assert len([w for w in recwarn if 'step()' in str(w.message)]) == 1
+
+
 def test_a_converted_model_without_schedule_says_so_once():
     model = converted()
     (message,) = train(model, steps=3)

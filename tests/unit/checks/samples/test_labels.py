@@ -24,7 +24,7 @@ def test_list_whose_labels_contradict_the_folders(folders, error):
     assert 'cat is dog' in error(folders.build(ann_file=list_file))
 
 
-@pytest.mark.parametrize('name', ['cat/new.webp', 'beside_the_folders.png'])
+@pytest.mark.parametrize('name', ['cat/new.gif', 'beside_the_folders.png'])
 def test_images_that_are_left_out(folders, warning, name):
     Image.open(folders.root / 'cat/0.png').save(folders.root / name)
     assert f'1 with .{name.rpartition(".")[2]}' in warning(folders.build())
