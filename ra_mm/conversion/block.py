@@ -3,7 +3,7 @@
 The way of x through a block in training, with the files that have the steps::
 
     AttentionBlock.forward(x)                            this file
-    |- operands(x) -> z, norm, shortcut, act             rules*.py
+    |- operands(x) -> z, norm, shortcut, act             rules.py, rule_source.py
     `- attention.tail(z, norm, shortcut, act)            ra_mm/layers/
        |- other attentions:
        |     act(attention(norm(z), shortcut))           residual_sum.py
@@ -17,7 +17,7 @@ The way of x through a block in training, with the files that have the steps::
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch.utils.checkpoint as cp
@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from ra_mm.layers import ResidualSum
 
+from .rule_source import compile_rule
 from .rules import Rule, find_rule, full_name
-from .tracing import compile_rule
 
 
 class AttentionBlock:
@@ -77,9 +77,17 @@ def used_attribute(block: nn.Module) -> str:
     return next((name for name in needed if name in own), '')
 
 
-def insert_attention(block: nn.Module, rule: Rule, attention: ResidualSum) -> None:
-    """Turn a block into an :class:`AttentionBlock`, by the rule for its class."""
-    block.attention = attention
+def attention_names(sums: int) -> list[str]:
+    """Return the names of a block's attentions: its last sum's is 'attention'."""
+    return [*(f'attention_{i}' for i in range(1, sums)), 'attention']
+
+
+def insert_attentions(
+    block: nn.Module, rule: Rule, attentions: Iterable[ResidualSum]
+) -> None:
+    """Turn a block into an :class:`AttentionBlock`, by its rule."""
+    for name, attention in zip(attention_names(rule.sums), attentions):
+        setattr(block, name, attention)
     cls: Any = type(block)  # mypy takes no nn.Module for hashable
     block.__class__ = _attention_class(cls, rule.operands, rule.source)
 

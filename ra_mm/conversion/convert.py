@@ -12,7 +12,7 @@ from ra_mm.layers import ATTENTIONS, ResidualSum
 from ra_mm.layers.temp_schedule import warn_without_schedule
 from ra_mm.validation import shorten
 
-from .block import AttentionBlock, insert_attention, used_attribute
+from .block import AttentionBlock, insert_attentions, used_attribute
 from .derived import candidate_blocks, derive_rules
 from .rules import Rule, find_rule, full_name
 
@@ -53,11 +53,13 @@ def convert(
     of its block. In a block whose parameters are all frozen it is frozen as well,
     so that the block computes what it computed before.
 
-    The known blocks are those of mmpretrain, mmdet, mmseg, torchvision and
-    timm listed in docs/conversion.md; :func:`.add_rule` and :func:`.add_chain`
-    add others, and ``blocks`` has rules derived for them. Blocks without a shortcut
-    stay as they are. The logger 'ra_mm'
-    gets the :func:`summarize` of the model, at the level INFO.
+    The known blocks are those of mmpretrain, mmdet, mmseg, torchvision and timm
+    listed in docs/conversion.md; ``blocks`` adds others, and :func:`.add_rule` those
+    that cannot be traced. Each block is traced by torch.fx, and its converted copy is
+    compared with it before the model is changed. Blocks without a shortcut stay as
+    they are. A block that adds two shortcuts one after the other gets an attention in
+    each sum. The logger 'ra_mm' gets the :func:`summarize` of the model, at the level
+    INFO.
 
     Args:
         model (nn.Module): The model, or a part of it.
@@ -71,14 +73,12 @@ def convert(
             which ``*`` stands for anything. Defaults to all.
         skip (str or list of str, optional): Leave these out.
         blocks (type, str or list, optional): Classes of residual blocks, or their
-            names, that no rule is written for. Each block is traced by torch.fx; it
-            must have one residual sum, whose shortcut is the branch with fewer
-            layers, and is compared with its converted copy before the model is
-            changed. 'auto' looks for all such blocks.
-        shortcut (str): With ``blocks``, a module in them that is on the shortcut
+            names, to convert besides those that are known. The shortcut is the branch
+            with fewer layers. 'auto' looks for all blocks with a residual sum.
+        shortcut (str): A module in the blocks that is on the shortcut
             alone, where both branches have equally many layers.
-        example (optional): With ``blocks``, an input of the model, or a tuple of
-            several, for blocks that have several inputs or need a special shape.
+        example (optional): An input of the model, or a tuple of several, for blocks
+            that have several inputs or need a special shape.
         **kwargs: Arguments of the attention besides channels, for example
             ``aggregation='l1'``.
 
@@ -86,8 +86,8 @@ def convert(
         nn.Module: The same model.
 
     Raises:
-        ValueError: If no block of the model has a rule, a name matches no
-            block, a block is converted already, or the attention is none.
+        ValueError: If the model has no such block, one cannot be traced, a name
+            matches no block, a block is converted already, or the attention is none.
     """
     if wrappers := {type(m).__name__ for m in model.modules()} & WRAPPERS:
         raise ValueError(
@@ -104,15 +104,21 @@ def convert(
     )
     # First what may fail, so that a model is converted as a whole or not at all.
     attentions = [
-        build_attention(attention, rule.channels(block), **kwargs)
+        [build_attention(attention, n, **kwargs) for n in _channels(rule, block)]
         for block, rule in chosen
     ]
-    for (block, rule), layer in zip(chosen, attentions):
-        match_block(layer, block)
-        insert_attention(block, rule, layer)
+    for (block, rule), layers in zip(chosen, attentions):
+        for layer in layers:
+            match_block(layer, block)
+        insert_attentions(block, rule, layers)
     logger.info(summarize(model))
     warn_without_schedule(model)
     return model
+
+
+def _channels(rule, block):
+    channels = rule.channels(block)
+    return channels if isinstance(channels, tuple) else (channels,)
 
 
 def match_block(layer: nn.Module, block: nn.Module) -> None:
@@ -174,30 +180,29 @@ def _choose(
 ) -> list[tuple[nn.Module, Rule]]:
     """The blocks to convert, with their rules."""
     known = _find_blocks(model)
-    unknown = {} if blocks is None else candidate_blocks(model, blocks)
-    if not known and not unknown:
+    traced = candidate_blocks(model, blocks)
+    if not known and not traced:
         raise ValueError(_no_block(model))
     for pattern in names + skip:
-        if not any(_matches(name, [pattern]) for name in (*known, *unknown)):
+        if not any(_matches(name, [pattern]) for name in (*known, *traced)):
             raise ValueError(
                 f'{pattern!r} matches no residual block of the model. They are '
-                f'{shorten([*known, *unknown])}'
+                f'{shorten([*known, *traced])}'
             )
 
     def is_chosen(name):
         return (not names or _matches(name, names)) and not _matches(name, skip)
 
     chosen = {name: block for name, block in known.items() if is_chosen(name)}
-    unknown = {name: block for name, block in unknown.items() if is_chosen(name)}
-    auto = blocks == 'auto'
-    rules, refused = derive_rules(model, unknown, auto, **options)
-    if refused and not auto:
+    traced = {name: block for name, block in traced.items() if is_chosen(name)}
+    rules, refused = derive_rules(model, traced, blocks, **options)
+    if refused and blocks != 'auto':
         raise ValueError(refused)
-    chosen |= {name: (unknown[name], rule) for name, rule in rules.items()}
+    chosen |= {name: (traced[name], rule) for name, rule in rules.items()}
     if not chosen:
-        reason = (
-            f'skip={skip} leaves no block to convert' if known else _no_block(model)
-        )
+        reason = _no_block(model)
+        if skip and (known or candidate_blocks(model, blocks)):
+            reason = f'skip={skip} leaves no block to convert'
         raise ValueError('. '.join(filter(None, [reason, refused])))
     if refused:
         logger.info('not converted: %s', refused)
@@ -230,9 +235,9 @@ def _no_block(model: nn.Module) -> str:
     names = dict.fromkeys(map(full_name, composite or [type(model)]))
     seen = [c for c in names if not c.startswith('torch.nn.modules.container.')]
     return (
-        f'{type(model).__name__} has no residual block with a shortcut and a rule. It '
+        f'{type(model).__name__} has no known residual block with a shortcut. It '
         f'consists of {shorten(seen or names, 20)}. If one of these is a residual '
-        'block, add a rule for it, see ra_mm.conversion.add_rule'
+        "block, name it in blocks=, or pass blocks='auto'"
     )
 
 
@@ -241,8 +246,9 @@ def summarize(model: nn.Module) -> str:
     blocks = [m for m in model.modules() if isinstance(m, AttentionBlock)]
     converted = Counter(block.plain_class for block in blocks)
     plain = Counter(type(m) for m in model.modules())
-    kinds = dict.fromkeys(type(block.attention).__name__ for block in blocks)
-    added = sum(p.numel() for block in blocks for p in block.attention.parameters())
+    layers = [m for b in blocks for m in b.children() if isinstance(m, ResidualSum)]
+    kinds = dict.fromkeys(type(layer).__name__ for layer in layers)
+    added = sum(p.numel() for layer in layers for p in layer.parameters())
     counts = ', '.join(
         f'{n} of {n + plain[cls]} {cls.__name__}' for cls, n in converted.items()
     )

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 
 from ra_mm.ops.paths import has_hooks
 
@@ -22,9 +21,10 @@ class Rule(NamedTuple):
     """How a kind of block computes its sum, see :func:`add_rule`."""
 
     operands: Callable[..., tuple]
-    channels: Callable[[Any], int] = lambda block: 0
+    channels: Callable[[Any], int | tuple[int, ...]] = lambda block: 0
     has_shortcut: Callable[[Any], bool] = lambda block: True
-    source: str = ''
+    source: str = ''  # of a derived rule
+    sums: int = 1
 
 
 _RULES: dict[type | str, Rule] = {}
@@ -46,10 +46,9 @@ def add_rule(
             z = block.conv2(block.act(block.norm1(block.conv1(x))))
             return z, block.norm2, block.shortcut(x), block.act
 
-    If the residual branch is a chain of the block's modules, one call of
-    :func:`add_chain` does the same. Check a rule with
-    ``torch.testing.assert_close`` on the outputs of the block before and after
-    :func:`ra_mm.convert`.
+    Most blocks need none: see ``blocks`` of :func:`ra_mm.convert`. Check a rule with
+    ``torch.testing.assert_close`` on the outputs of the block before and after the
+    conversion.
 
     A rule holds for the classes and for those subclasses that inherit their
     ``forward``. A later rule for the same class replaces the earlier one.
@@ -88,65 +87,15 @@ def add_rule(
     return register
 
 
-def add_chain(
-    *classes: type | str,
-    branch: str,
-    after: str = '',
-    shortcut: str = '',
-    act: str = '',
-    has_shortcut: Callable[[Any], bool] = lambda block: True,
-) -> None:
-    """Register a rule for blocks whose branches are chains of their modules.
-
-    For example::
-
-        add_chain(
-            MyBlock, branch='conv1 bn1 relu conv2 bn2', shortcut='downsample', act='relu'
-        )
-
-    In all chains, an attribute that is None is skipped, and one that may be
-    absent has a '?' after its name. An attribute may also be a list of names.
-
-    Args:
-        *classes (type or str): As for :func:`add_rule`.
-        branch (str): Names of the modules from x up to and including the last
-            norm, separated by spaces.
-        after (str): Names of the modules between that norm and the sum, such as
-            an SE layer and drop path.
-        shortcut (str): Names of the modules on the shortcut.
-        act (str): Name of the activation after the sum.
-        has_shortcut (callable): As for :func:`add_rule`.
-    """
-    chains = [_parse(names.split()) for names in (branch, after, shortcut, act)]
-    *body, (norm_name, _) = chains[0]
-
-    def operands(block, x):
-        z, norm = split_norm(getattr(block, norm_name), _through(block, body, x))
-        rest = [m for m in _modules(block, chains[1]) if not _does_nothing(m)]
-        if rest:
-            z = norm(z)
-            for module in rest[:-1]:
-                z = module(z)
-            norm = rest[-1]
-        activation = next(_modules(block, chains[3]), IDENTITY)
-        return z, norm, _through(block, chains[2], x), activation
-
-    def channels(block):
-        return [
-            m.out_channels
-            for part in _modules(block, chains[0])
-            for m in part.modules()
-            if isinstance(m, _ConvNd)
-        ][-1]
-
-    add_rule(*classes, channels=channels, has_shortcut=has_shortcut)(operands)
-
-
 def find_rule(cls: type) -> Rule | None:
     """Return the rule for this class of blocks, if there is one."""
-    # A subclass with a forward of its own may compute anything.
-    cls = next((c for c in cls.__mro__ if 'forward' in vars(c)), cls)
+    cls = defining_class(cls)
     return _RULES.get(cls) or _RULES.get(full_name(cls))
+
+
+def defining_class(cls: type) -> type:
+    """Return the class that defines the forward pass of this one."""
+    return next((c for c in cls.__mro__ if 'forward' in vars(c)), cls)
 
 
 def full_name(cls: type) -> str:
@@ -174,26 +123,6 @@ def split_norm(module: Any, x: Tensor) -> tuple[Tensor, Callable]:
             if module.with_norm and ends_in_norm and not module.with_activation:
                 return module(x, norm=False), module.norm
     return module(x), IDENTITY
-
-
-def _parse(names):
-    """Split off the '?' of a name that may be absent: pairs (name, optional)."""
-    return [(name.removesuffix('?'), name.endswith('?')) for name in names]
-
-
-def _modules(block, chain):
-    for name, optional in chain:
-        module = getattr(block, name, None) if optional else getattr(block, name)
-        if isinstance(module, list):  # the names of plugins
-            yield from _modules(block, _parse(module))
-        elif module is not None:
-            yield module
-
-
-def _through(block, chain, x):
-    for module in _modules(block, chain):
-        x = module(x)
-    return x
 
 
 def _does_nothing(module):

@@ -1,29 +1,21 @@
-"""Derive the rule of a residual block by tracing its forward pass with torch.fx.
+"""Find the residual sums of a block by tracing its forward pass with torch.fx.
 
-The block's own modules are the leaves of the trace. If the trace has one residual
-sum, it is cut there: what comes before computes the operands, as a written rule
-does, and what follows is the activation. Both parts become code that refers to the
-block's modules by their names, so that one rule serves all blocks of a structure.
+The block's own modules are the leaves of the trace.
 """
 
 import functools
 import operator
-import re
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
-from .rules import IDENTITY, Rule, _does_nothing, split_norm
-
-RELU = nn.ReLU()
-RELUS = nn.functional.relu, torch.relu, 'relu', 'relu_'
 MAX_SHORTCUT = 4  # layers on a shortcut, such as a pool, a convolution and its norm
 SUMS = operator.add, operator.iadd, torch.add, 'add', 'add_'
+JOINS = 'flatten', 'reshape', 'view', 'transpose', 'permute', torch.cat
+BY_RULE = 'Add a rule for it, see ra_mm.conversion.add_rule'
 
 
 class NotDerivable(ValueError):
@@ -34,54 +26,42 @@ class NoSum(NotDerivable):
     """The block adds no shortcut."""
 
 
-def derive_source(block: nn.Module, inputs: Iterable[str], shortcut: str = '') -> str:
-    """Return the code of a rule for this block, see :func:`compile_rule`.
+class Sum(NamedTuple):
+    """A residual sum of a graph: its node, and those of F(x) and of the shortcut."""
+
+    node: fx.Node
+    F: fx.Node
+    x: fx.Node
+
+
+def trace(block: nn.Module, inputs: Mapping[str, Any], training: bool) -> fx.Graph:
+    """Trace the forward pass of a block in training or evaluation.
 
     Args:
         block (nn.Module): The block, which is left as it is.
-        inputs (iterable of str): The parameters of its ``forward`` that get a tensor.
-        shortcut (str): A module that is on the shortcut, where the trace alone does
-            not tell it from the residual branch.
+        inputs (dict): By name, the arguments that it is called with. Of tensors and
+            numbers, values are not looked at; a list or tuple has always as many
+            entries; anything else is a constant.
+        training (bool): The mode.
 
     Raises:
-        NotDerivable: If the block cannot be traced, or has not one residual sum that
-            is the same in training and evaluation.
+        NotDerivable: If the block cannot be traced.
     """
-    sources = []
-    for training in (True, False):
+    try:
         with _mode(block, training):
-            graph = _trace(block, inputs)
-            sources.append(
-                _source(graph, block, *_residual_sum(graph, block, shortcut))
-            )
-    if sources[0] != sources[1]:
+            graph = _Tracer(inputs).trace(block)
+    except Exception as e:  # whatever the block's code raises when it meets a proxy
+        reason = str(e).strip().partition('\n')[0]
         raise NotDerivable(
-            'computes something else in training than in evaluation, beyond what its '
-            'modules do. Add a rule for it, see ra_mm.conversion.add_rule'
-        )
-    return sources[0]
-
-
-@functools.cache
-def compile_rule(source: str) -> Rule:
-    """Return the rule whose code :func:`derive_source` returned."""
-    names: dict[str, Any] = {}
-    exec(compile(source, '<derived rule>', 'exec'), names)
-    return Rule(names['operands'], source=source)
-
-
-def end_of_branch(x: Tensor, *modules: nn.Module) -> tuple[Tensor, Callable]:
-    """z and norm such that ``norm(z)`` is what the modules compute from x."""
-    modules = tuple(m for m in modules if not _does_nothing(m))
-    if not modules:
-        return x, IDENTITY
-    *first, last = modules
-    for module in first:
-        x = module(x)
-    return split_norm(last, x)
-
-
-# The trace
+            f'cannot be traced: {type(e).__name__}: {reason}. {BY_RULE}'
+        ) from e
+    for node in graph.nodes:
+        node.type = None  # the code needs no annotations
+        if node.op == 'get_attr' and node.target.startswith('_tensor_constant'):
+            raise NotDerivable(
+                f'makes a tensor that is neither a parameter nor a buffer. {BY_RULE}'
+            )
+    return graph
 
 
 @contextmanager
@@ -101,6 +81,8 @@ def _mode(block, training):
 class _Tracer(fx.Tracer):
     """Traces the forward pass of a block, with its modules as leaves."""
 
+    trace_asserts = True
+
     def __init__(self, inputs):
         super().__init__()
         self.inputs = inputs
@@ -109,9 +91,7 @@ class _Tracer(fx.Tracer):
         return True
 
     def create_args_for_root(self, root_fn, is_module, concrete_args=None):
-        arguments = {
-            name: self.create_proxy('placeholder', name, (), {}) for name in self.inputs
-        }
+        arguments = {name: self._argument(name, v) for name, v in self.inputs.items()}
 
         @functools.wraps(root_fn)
         def forward(block):
@@ -119,75 +99,89 @@ class _Tracer(fx.Tracer):
 
         return forward, [self.root]
 
-
-def _trace(block, inputs):
-    try:
-        graph = _Tracer(inputs).trace(block)
-    except Exception as e:  # whatever the block's code raises when it meets a proxy
-        reason = str(e).strip().partition('\n')[0]
-        raise NotDerivable(
-            f'cannot be traced: {type(e).__name__}: {reason}. Add a rule for it, see '
-            'ra_mm.conversion.add_rule'
-        ) from e
-    for node in graph.nodes:
-        node.type = None  # the code needs no annotations
-        if node.op == 'get_attr' and node.target.startswith('_tensor_constant'):
-            raise NotDerivable(
-                'makes a tensor that is neither a parameter nor a buffer. Add a rule '
-                'for it, see ra_mm.conversion.add_rule'
-            )
-    return graph
+    def _argument(self, name, value):
+        proxy = self.create_proxy('placeholder', name, (), {})
+        proxy.node.meta['tensor'] = has_tensor(value)
+        return _unpack(proxy, value)
 
 
-# The sum
+def has_tensor(value: Any) -> bool:
+    """Whether an argument is a tensor or has one."""
+    if isinstance(value, list | tuple):
+        return any(map(has_tensor, value))
+    return isinstance(value, Tensor)
 
 
-def _residual_sum(
-    graph: fx.Graph, block: nn.Module, shortcut: str
-) -> tuple[fx.Node, fx.Node, fx.Node]:
-    """The one residual sum, its branch and its shortcut."""
-    sums = _residual_sums(graph)
-    if not sums:
+def _unpack(proxy, value):
+    """The argument of the forward pass, for a value that it had."""
+    if isinstance(value, list | tuple):
+        kind = list if isinstance(value, list) else tuple
+        return kind(_unpack(proxy[i], v) for i, v in enumerate(value))
+    if isinstance(value, Tensor) or type(value) is int:
+        return proxy
+    torch._assert(proxy == value, f'converted for {proxy.node.name}={value!r} only')
+    return value
+
+
+# The sums
+
+
+def residual_sums(graph: fx.Graph, block: nn.Module, shortcut: str) -> list[Sum]:
+    """Return the residual sums of a block, in the order of the graph.
+
+    A residual sum adds two tensors of one origin, and every path to the output passes
+    it; or it is the only one whose value gets there by itself, beside others. A
+    tensor that the block is called with is a shortcut of any origin.
+
+    Args:
+        graph (fx.Graph): The trace of the block. Where a sum of several terms has its
+            shortcut among the first, it is rearranged.
+        block (nn.Module): The block.
+        shortcut (str): A module that is on the shortcut, where the trace alone does
+            not tell it from the residual branch.
+
+    Raises:
+        NotDerivable: If there is none, or one has no clear shortcut.
+    """
+    output = next(iter(reversed(graph.nodes)))
+    sums = [node for node in graph.nodes if _is_sum(node) and _has_one_origin(node)]
+    through = [n for n in sums if not _inputs(_behind(output, without=n))]
+    if not through:
+        through = [n for n in sums if _joins_output(n)]
+        if len(through) > 1:
+            raise NotDerivable(f'has {len(through)} sums side by side. {BY_RULE}')
+    if not through:
         raise NoSum('has no residual sum that everything passes through')
-    if len(sums) > 1:
-        raise NotDerivable(
-            f'has {len(sums)} residual sums, of which one attention can replace one. '
-            'Add a rule that chooses it, see ra_mm.conversion.add_rule'
-        )
-    a, b = sums[0].all_input_nodes
-    terms = list(_terms(sums[0]))
+    return [_split(node, graph, block, shortcut) for node in through]
+
+
+def _split(total, graph, block, shortcut):
+    """The branch and the shortcut of a sum."""
+    terms = list(_terms(total))
     common = set.intersection(*map(_behind, terms))
-    own = {n: _modules(_behind(n) - common) for n in {a, b, *terms}}
+    own = {n: _modules(_behind(n) - common) for n in terms}
     depths = {n: _depth(n, own[n], block) for n in terms}
-    named = [n for n in (a, b) if shortcut in own[n]]
+    named = [n for n in terms if shortcut in own[n]]
     least = [n for n, depth in depths.items() if depth == min(depths.values())]
     x = named[0] if len(named) == 1 else least[0]
-    unclear = len(least) > 1 or x not in (a, b) or depths[x][0] > MAX_SHORTCUT
+    unclear = len(least) > 1 or depths[x][0] > MAX_SHORTCUT
     if unclear and len(named) != 1:
         branches = ' and '.join('+'.join(own[n]) or 'the input' for n in terms)
         raise NotDerivable(
             f'adds branches of which none is clearly the shortcut: {branches}. Pass '
             "shortcut='name', a module that is on the shortcut alone"
         )
-    return sums[0], b if x is a else a, x
-
-
-def _residual_sums(graph: fx.Graph) -> list[fx.Node]:
-    """Sums of two tensors of one origin that every path to the output passes.
-
-    A tensor that the block is called with is a shortcut of any origin.
-    """
-    output = _output(graph)
-    return [
-        node
-        for node in graph.nodes
-        if _is_sum(node)
-        and (
-            set.intersection(*(_inputs(_behind(n)) for n in node.args))
-            or any(n.op == 'placeholder' for n in node.args)
-        )
-        and not _inputs(_behind(output, without=node))
-    ]
+    if x in total.args:
+        return Sum(total, next(n for n in total.args if n is not x), x)
+    with graph.inserting_before(total):
+        F, *rest = [n for n in terms if n is not x]
+        for term in rest:
+            F = graph.call_function(operator.add, (F, term))
+    total.args = F, x
+    for node in reversed(graph.nodes):
+        if node.target in SUMS and not node.users:
+            graph.erase_node(node)
+    return Sum(total, F, x)
 
 
 def _is_sum(node):
@@ -199,6 +193,21 @@ def _is_sum(node):
     )
 
 
+def _has_one_origin(total):
+    a, b = (_inputs(_behind(n)) for n in total.args)
+    return bool(a & b) or any(n.op == 'placeholder' for n in total.args)
+
+
+def _joins_output(node):
+    """Whether a value becomes a part of the output by itself."""
+    return all(
+        user.op == 'output'
+        or _is_metadata(user)
+        or (user.target in JOINS and _joins_output(user))
+        for user in node.users
+    )
+
+
 def _terms(total: Any) -> Iterator[fx.Node]:
     """The terms of a sum, which may be sums themselves."""
     for node in total.args:
@@ -206,10 +215,6 @@ def _terms(total: Any) -> Iterator[fx.Node]:
             yield from _terms(node)
         else:
             yield node
-
-
-def _output(graph: fx.Graph) -> fx.Node:
-    return next(iter(reversed(graph.nodes)))
 
 
 def _behind(node: Any, without: fx.Node | None = None) -> set[fx.Node]:
@@ -231,7 +236,7 @@ def _is_metadata(node):
 
 
 def _inputs(nodes):
-    return {n for n in nodes if n.op == 'placeholder'}
+    return {n for n in nodes if n.op == 'placeholder' and n.meta['tensor']}
 
 
 def _modules(nodes: Iterable[fx.Node]) -> list[str]:
@@ -244,93 +249,7 @@ def _depth(node: fx.Node, modules: list[str], block: nn.Module) -> tuple[int, bo
         m
         for name in modules
         for m in block.get_submodule(name).modules()
-        if not list(m.children()) and not isinstance(m, nn.Identity)
+        if list(m.parameters(recurse=False)) or not list(m.children())
+        if not isinstance(m, nn.Identity)
     ]
     return len(layers), node.op != 'placeholder'
-
-
-# The code
-
-
-def _source(
-    graph: fx.Graph, block: nn.Module, total: fx.Node, F: fx.Node, x: fx.Node
-) -> str:
-    """The code that computes the operands of a sum, and what follows it."""
-    nodes: list[Any] = list(graph.nodes)
-    at = nodes.index(total)
-    act, needed, after = _after(nodes[:at], total, nodes[at + 1 :])
-    before = fx.Graph()
-    env: dict[fx.Node, fx.Node] = {}
-    last = _last_modules(F, total, block)
-    for node in nodes[:at]:
-        if node not in last:
-            env[node] = before.node_copy(node, env.__getitem__)
-    z = env[last[0].args[0] if last else F]
-    modules = [before.get_attr(node.target) for node in last]
-    rest = [env.get(n) or before.get_attr(str(n.target)) for n in needed]
-    pair = before.call_function(end_of_branch, (z, *modules))
-    before.output((pair, env[x], *rest))
-    return f"""from functools import partial
-from {__name__} import IDENTITY, RELU
-{_code(before, 'before')}{after}def operands(self, *args, **kwargs):
-    (z, norm), shortcut, *needed = before(self, *args, **kwargs)
-    return z, norm, shortcut, {act}
-"""
-
-
-def _last_modules(F: Any, total: fx.Node, block: nn.Module) -> list[Any]:
-    """The last module of a branch that has parameters, and those after it."""
-    modules: list[Any] = []
-    node, user = F, total
-    while node.op == 'call_module' and set(node.users) == {user}:
-        if len(node.all_input_nodes) > 1 or len(node.args) > 1 or node.kwargs:
-            break
-        modules.insert(0, node)
-        if list(block.get_submodule(node.target).parameters()):
-            break
-        node, user = node.args[0], node
-    return modules
-
-
-def _after(
-    first: list[Any], total: fx.Node, rest: list[Any]
-) -> tuple[str, list[fx.Node], str]:
-    """The activation as an expression, the nodes that it needs, and its code."""
-    *rest, output = rest
-    if not rest and output.args == (total,):
-        return 'IDENTITY', [], ''
-    if len(rest) == 1 and rest[0].args == (total,) and output.args == (rest[0],):
-        if rest[0].op == 'call_module' and not rest[0].kwargs:
-            return 'needed[0]', rest, ''
-        if rest[0].target in RELUS:
-            return 'RELU', [], ''
-    used = {n for node in [*rest, output] for n in node.all_input_nodes}
-    needed = [n for n in first if n in used]
-    graph = fx.Graph()
-    env = {node: graph.placeholder(node.name) for node in (*needed, total)}
-    for node in rest:
-        env[node] = graph.node_copy(node, env.__getitem__)
-    graph.output(fx.node.map_arg(output.args[0], env.__getitem__))
-    return 'partial(after, self, *needed)', needed, _code(graph, 'after')
-
-
-def _code(graph: fx.Graph, name: str) -> str:
-    """The imports and the code of a function."""
-    code = graph.python_code('self')
-    source = code.src.strip().replace('def forward(', f'def {name}(', 1)
-    imports = []
-    value: Any
-    for alias, value in code.globals.items():
-        if not re.search(rf'\b{alias}\b', source):
-            continue
-        if isinstance(value, ModuleType):
-            imports.append(f'import {value.__name__} as {alias}')
-        elif isinstance(value, float):
-            imports.append(f'from math import {alias}')
-        elif value == getattr(sys.modules[value.__module__], value.__name__, None):
-            imports.append(
-                f'from {value.__module__} import {value.__name__} as {alias}'
-            )
-        else:
-            raise NotDerivable(f'calls {value!r}, which has no name to import it by')
-    return '\n'.join([*imports, '', source, '', ''])

@@ -99,7 +99,6 @@ for name in ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'argparse'):
     sys.modules[name] = None  # importing it raises ImportError
 import torch
 import ra_mm
-from ra_mm.conversion import add_chain
 from ra_mm.layers import ATTENTIONS, MGRN, ResidualSum, ReverseAttention
 from ra_mm.ops import force_path
 
@@ -120,9 +119,8 @@ class Block(torch.nn.Sequential):
     def forward(self, x):
         return self[1](self[0](x)) + x
 
-add_chain(Block, branch='0 1')
 model = Block(torch.nn.Conv2d(16, 16, 1), torch.nn.BatchNorm2d(16))
-schedule = ra_mm.TempSchedule(ra_mm.convert(model), length=2)
+schedule = ra_mm.TempSchedule(ra_mm.convert(model, blocks=Block), length=2)
 model(x).sum().backward()
 schedule.step()
 assert model.attention.gate.gamma.grad.any() and model.attention.gate.temp == 15.5

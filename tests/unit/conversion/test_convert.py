@@ -110,13 +110,13 @@ def test_other_blocks_may_get_another_attention(make_resnet, images):
         (
             lambda m: squeezenet1_1(),
             {},
-            'SqueezeNet has no residual block.*squeezenet.Fire',
+            'SqueezeNet has no.* residual block.*squeezenet.Fire',
         ),
         (lambda m: nn.Linear(1, 1), {}, 'torch.nn.modules.linear.Linear'),
         (
             lambda m: m.layer1[0].register_module('attention', SE(4)) or m,
             {},
-            r"layer1.0 \(torchvision.models.resnet.Bottleneck\).*'attention'",
+            r"torchvision.models.resnet.Bottleneck \(1 of them\).*'attention'",
         ),
     ],
 )

@@ -114,6 +114,23 @@ class Preactivation(Basic):
         return self.conv2(self.conv1(x)).add(x)
 
 
+class TwoSums(Basic):
+    """Each sum gets an attention."""
+
+    def forward(self, x):
+        x = self.act(x + self.bn1(self.conv1(x)))
+        return x + self.bn2(self.conv2(x))
+
+
+class PartOfTheChannels(Basic):
+    """The others are joined to the sum, as in RexNet."""
+
+    def forward(self, x):
+        out = torch.cat([self.branch(x), self.conv1(x)], 1)
+        out = torch.cat([out[:, :4] + x, out[:, 4:]], 1)
+        return out
+
+
 BLOCKS = [
     Basic,
     FunctionalReLU,
@@ -123,6 +140,8 @@ BLOCKS = [
     Split,
     TwoOutputs,
     Preactivation,
+    TwoSums,
+    PartOfTheChannels,
 ]
 
 
@@ -163,7 +182,7 @@ def test_same_function(cls, training):
     state = copy.deepcopy(plain.state_dict())
     model = ra_mm.convert(copy.deepcopy(plain), blocks=cls)
     assert isinstance(model[0], cls) and isinstance(model[0], AttentionBlock)
-    own = {k: v for k, v in model.state_dict().items() if '.attention.' not in k}
+    own = {k: v for k, v in model.state_dict().items() if '.attention' not in k}
     torch.testing.assert_close(own, state, rtol=0, atol=0)
     with force_path('reference'):
         ours, expected = step(model, images()), step(plain, images())
@@ -201,26 +220,13 @@ def test_signals_and_volumes(conv, norm, shape):
     torch.testing.assert_close(*results)
 
 
-def test_equal_to_a_written_rule():
-    """Trained by the same path, so equal to the bit."""
-
-    class Own(resnet.Bottleneck):
-        def forward(self, x):
-            out = self.relu(self.bn1(self.conv1(x)))
-            out = self.relu(self.bn2(self.conv2(out)))
-            out = self.bn3(self.conv3(out))
-            identity = x if self.downsample is None else self.downsample(x)
-            return self.relu(out + identity)
-
-    results = []
-    for cls in (resnet.Bottleneck, Own):
-        torch.manual_seed(0)
-        down = nn.Sequential(nn.Conv2d(8, 16, 1, 2), nn.BatchNorm2d(16))
-        model = nn.Sequential(cls(8, 4, 2, down), cls(16, 4)).train()
-        set_gamma(ra_mm.convert(model, blocks=cls))
-        assert all(isinstance(m, AttentionBlock) for m in model)
-        results.append(step(model, torch.ones(2, 8, 8, 8).cumsum(2)))
-    torch.testing.assert_close(*results, rtol=0, atol=0)
+def test_copies_for_the_proof():
+    """Blocks that only run on GPUs, or have no values yet."""
+    with torch.device('meta'):
+        model = ra_mm.convert(resnet.resnet18())
+    assert model.layer1[0].attention.gate.gamma.is_meta
+    plain = nn.Sequential(resnet.BasicBlock(4, 4, norm_layer=nn.SyncBatchNorm))
+    assert type(ra_mm.convert(plain)[0].bn2) is nn.SyncBatchNorm
 
 
 def test_auto():
@@ -236,6 +242,49 @@ def test_auto():
 def test_only_these_classes():
     model = ra_mm.convert(make(Basic, Split, Projection), blocks=['Basic', Split])
     assert [isinstance(m, AttentionBlock) for m in model] == [True, True, False]
+
+
+class ShortcutFirst(Basic):
+    """A sum of three terms, as in MobileOne."""
+
+    def forward(self, x):
+        return self.bn1(x) + self.bn2(self.conv1(x)) + self.act(self.conv2(x))
+
+
+def test_terms_are_rearranged():
+    plain = make(ShortcutFirst)
+    model = ra_mm.convert(copy.deepcopy(plain), blocks='auto')
+    _, _, shortcut, _ = model.eval()[0].operands(images())
+    assert torch.equal(shortcut, plain.eval()[0].bn1(images()))
+    torch.testing.assert_close(step(model, images()), step(plain, images()))
+
+
+class Sized(Basic):
+    """Takes tokens with the size of the map that they are."""
+
+    def forward(self, x, size, flag=False):
+        height, width = size
+        maps = x.transpose(1, 2).view(x.shape[0], x.shape[2], height, width)
+        return (maps + self.conv1(maps)).flatten(2).transpose(1, 2)
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = Sized()
+
+    def forward(self, x):
+        tokens = x.flatten(2).transpose(1, 2)
+        return self.block(tokens, x.shape[2:], flag=True)
+
+
+def test_arguments_besides_tensors():
+    """Sizes may change, other arguments must not."""
+    plain = Tokens()
+    model = ra_mm.convert(copy.deepcopy(plain), blocks=Sized, example=images())
+    torch.testing.assert_close(model(images()[..., :6]), plain(images()[..., :6]))
+    with pytest.raises(AssertionError, match='flag=True'):
+        model.block(torch.ones(1, 4, 4), (2, 2), False)
 
 
 class Passed(Basic):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import ra_mm
-from ra_mm.conversion import IDENTITY, AttentionBlock, add_chain, add_rule
+from ra_mm.conversion import IDENTITY, AttentionBlock, add_rule
 from ra_mm.conversion.rules import _RULES, split_norm
 from ra_mm.ops import force_path
 
@@ -55,10 +55,6 @@ def model():
     return nn.Sequential(Block(), SubBlock(stride=2))
 
 
-def chain():
-    add_chain(Block, branch='conv1 bn1 relu conv2 bn2', shortcut='pool', act='relu')
-
-
 def function():
     @add_rule(Block, channels=lambda block: block.conv2.out_channels)
     def rule(block, x):
@@ -66,12 +62,11 @@ def function():
         return z, block.bn2, x if block.pool is None else block.pool(x), block.relu
 
 
-@pytest.mark.parametrize('rule', [chain, function])
-def test_own_rule(rule):
+def test_own_rule():
     x = torch.randn(2, 4, 6, 6)
-    with pytest.raises(ValueError, match='test_rules.Block.*add_rule'):
+    with pytest.raises(ValueError, match='test_rules.Block.*blocks='):
         ra_mm.convert(model())
-    rule()
+    function()
     converted = ra_mm.convert(model())
     assert all(isinstance(block, AttentionBlock) for block in converted)
     assert converted[0].attention.gate.gamma.shape == (4,)
@@ -81,7 +76,7 @@ def test_own_rule(rule):
 
 
 def test_forward_of_its_own():
-    chain()
+    function()
     mixed = nn.Sequential(Block(), OtherBlock())
     ra_mm.convert(mixed)
     assert [isinstance(m, AttentionBlock) for m in mixed] == [True, False]
@@ -113,13 +108,6 @@ def test_shortcut_of_another_shape():
         converted(torch.randn(2, 4, 6, 6))
 
 
-@pytest.mark.parametrize('name', ['bn3', 'relu2'])
-def test_chain_with_an_unknown_name(name):
-    add_chain(Block, branch=f'conv1 {name} conv2 bn2')
-    with pytest.raises(AttributeError, match=name):
-        ra_mm.convert(model())
-
-
 @pytest.mark.parametrize('cls', ['Block', 3, int, Block()])
 def test_not_a_class(cls):
     with pytest.raises(ValueError, match='add_rule'):
@@ -127,7 +115,7 @@ def test_not_a_class(cls):
 
 
 def test_class_without_rule_is_not_unpickled(tmp_path):
-    chain()
+    function()
     torch.save(ra_mm.convert(model()), tmp_path / 'a.pt')
     _RULES.pop(Block)
     with pytest.raises(ValueError, match='test_rules.Block has no rule'):
@@ -159,5 +147,5 @@ def test_examples_in_the_docs():
     text = (DOCS / 'extending.md').read_text()
     blocks = re.findall(r'```python\n(.*?)```', text, re.S)
     code = '\n'.join(blocks)
-    assert 'add_rule' in code and 'add_chain' in code and 'ResidualSum' in code
+    assert 'add_rule' in code and 'ResidualSum' in code
     exec(compile(code, 'extending.md', 'exec'), {'__name__': 'extending'})

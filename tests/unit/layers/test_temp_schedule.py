@@ -10,7 +10,6 @@ from torch import nn
 
 import ra_mm
 from ra_mm._torch import COMPILES_FUNCTIONS
-from ra_mm.conversion import add_chain
 from ra_mm.layers import MGRN, TempSchedule
 
 C = 11  # no other model in this process has such gates
@@ -25,11 +24,8 @@ class Block(nn.Module):
         return self.conv(x) + x
 
 
-add_chain(Block, branch='conv')
-
-
 def converted():
-    return ra_mm.convert(nn.Sequential(Block(), Block()))
+    return ra_mm.convert(nn.Sequential(Block(), Block()), blocks=Block)
 
 
 def train(model, schedule=None, steps=1):
