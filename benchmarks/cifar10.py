@@ -6,7 +6,7 @@ All images stay on the GPU, so that a run takes about a minute on a current one:
 
 DATA holds ``train`` and ``test`` with one folder of images for each class. Seeds are
 the outermost loop: after each seed, all models can be compared. The result is written
-after each run, and ``--resume`` adds the runs that are missing.
+after each run; the same command continues it.
 """
 
 import functools
@@ -24,6 +24,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
+from torch.optim.lr_scheduler import OneCycleLR
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import default_loader
 
@@ -44,6 +45,7 @@ ATTENTION_OF = {
 }
 ANNEALED = ('RA', 'gate on F')
 ANNEALING = 0.1  # of the training, as in the paper: 10 of 100 epochs
+BATCH, LR = 512, 0.4  # images, and the highest learning rate
 MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 
 
@@ -62,15 +64,12 @@ def parse_args(argv: list[str]) -> Namespace:
     )
     add = parser.add_argument
     add('data', type=Path, help='folder of train/ and test/')
-    add('--out', type=Path, required=True, help='result file (JSON)')
-    add('--resume', action='store_true', help='add to the result file')
+    add('--out', type=Path, required=True, help='JSON file, to which runs are added')
     add('--minutes', type=float, default=8, help='start no run that would end later')
     models = [*ATTENTION_OF]
     add('--models', nargs='+', choices=models, default=models, help='what to compare')
     add('--seeds', type=positive_int, default=8, help='at most')
     add('--epochs', type=positive_int, default=16)
-    add('--batch-size', type=positive_int, default=512)
-    add('--lr', type=float, default=0.4, help='highest learning rate')
     add('--images', type=positive_int, help='of each split, by default all')
     add('--no-compile', dest='compile', action='store_false')
     add('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
@@ -80,16 +79,16 @@ def parse_args(argv: list[str]) -> Namespace:
 # Data
 
 
-def load_split(folder: Path, limit: int | None, device: str) -> Split:
+def load_split(folder: Path, args: Namespace) -> Split:
     """Read the images of class folders, in an order that mixes the classes."""
     with translate_errors(f'{folder} has no images in class folders'):
         samples = ImageFolder(folder).samples
-    order = np.random.default_rng(0).permutation(len(samples))[:limit]
+    order = np.random.default_rng(0).permutation(len(samples))[: args.images]
     paths, labels = zip(*(samples[i] for i in order))
     with ThreadPoolExecutor() as pool:
         pixels = list(pool.map(lambda path: np.asarray(default_loader(path)), paths))
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-    return Split(images.to(device), torch.tensor(labels, device=device))
+    return Split(images.to(args.device), torch.tensor(labels, device=args.device))
 
 
 def normalize(images: Tensor) -> Tensor:
@@ -111,9 +110,8 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     rows = steps + top
     padded = pad(images, 4 * [4])
     which = torch.arange(n, device=device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[
-        which, rows[:, :, None], columns[:, None]
-    ].permute(0, 3, 1, 2)
+    pixels = padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None]]
+    return pixels.permute(0, 3, 1, 2)
 
 
 # Training
@@ -135,61 +133,48 @@ def make_model(name: str, seed: int) -> nn.Module:
     return model
 
 
-class Trainer:
-    """Trains one kind of model, compiled once, from the weights of any seed."""
+def get_logits(model: nn.Module, images: Tensor) -> Tensor:
+    images = normalize(images).contiguous(memory_format=torch.channels_last)
+    # Most CPUs have no fast bfloat16.
+    with torch.autocast('cuda', torch.bfloat16, enabled=images.is_cuda):
+        return model(images).float()
 
-    def __init__(self, name: str, args: Namespace) -> None:
-        self.name, self.args = name, args
-        self.model = make_model(name, 0).to(
-            args.device, memory_format=torch.channels_last
-        )
-        self.forward = torch.compile(self.model) if args.compile else self.model
 
-    def logits(self, images: Tensor) -> Tensor:
-        images = normalize(images).contiguous(memory_format=torch.channels_last)
-        # Most CPUs have no fast bfloat16.
-        with torch.autocast('cuda', torch.bfloat16, enabled=images.is_cuda):
-            return self.forward(images).float()
+def train(
+    model: nn.Module, annealed: bool, seed: int, data: Split, epochs: int
+) -> None:
+    model.train()
+    generator = torch.Generator().manual_seed(seed)
+    size = min(BATCH, len(data.images))
+    steps = epochs * (len(data.images) // size)
+    sgd = dict(momentum=0.9, weight_decay=5e-4, nesterov=True)
+    optimizer = torch.optim.SGD(model.parameters(), LR, **sgd)
+    cycle = dict(pct_start=0.2, cycle_momentum=False)
+    schedulers: list = [OneCycleLR(optimizer, LR, steps, **cycle)]
+    if annealed:
+        schedulers.append(ra_mm.TempSchedule(model, max(1, round(ANNEALING * steps))))
+    for _ in range(epochs):
+        order = torch.randperm(len(data.images), generator=generator)
+        for batch in order[: len(order) // size * size].split(size):
+            batch = batch.to(data.images.device)
+            logits = get_logits(model, augment(data.images[batch], generator))
+            loss = cross_entropy(logits, data.labels[batch], label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            for scheduler in schedulers:
+                scheduler.step()
 
-    def train(self, seed: int, data: Split) -> None:
-        args, model = self.args, self.model
-        model.load_state_dict(make_model(self.name, seed).state_dict())
-        model.train()
-        generator = torch.Generator().manual_seed(seed)
-        size = min(args.batch_size, len(data.images))
-        steps = args.epochs * (len(data.images) // size)
-        optimizer = torch.optim.SGD(
-            model.parameters(), args.lr, 0.9, weight_decay=5e-4, nesterov=True
-        )
-        schedulers = [
-            torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, args.lr, steps, pct_start=0.2, cycle_momentum=False
-            )
-        ]
-        if self.name in ANNEALED:
-            length = max(1, round(ANNEALING * steps))
-            schedulers.append(ra_mm.TempSchedule(model, length))
-        for _ in range(args.epochs):
-            order = torch.randperm(len(data.images), generator=generator)
-            for batch in order[: len(order) // size * size].split(size):
-                batch = batch.to(data.images.device)
-                logits = self.logits(augment(data.images[batch], generator))
-                loss = cross_entropy(logits, data.labels[batch], label_smoothing=0.1)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                for scheduler in schedulers:
-                    scheduler.step()
 
-    @torch.no_grad()
-    def test(self, data: Split) -> float:
-        """Return the accuracy in percent."""
-        self.model.eval()
-        right = [
-            (self.logits(images).argmax(1) == labels).sum()
-            for images, labels in zip(data.images.split(500), data.labels.split(500))
-        ]
-        return 100 * torch.stack(right).sum().item() / len(data.images)
+@torch.no_grad()
+def test(model: nn.Module, data: Split) -> float:
+    """Return the accuracy in percent."""
+    model.eval()
+    right = [
+        (get_logits(model, images).argmax(1) == labels).sum()
+        for images, labels in zip(data.images.split(500), data.labels.split(500))
+    ]
+    return 100 * torch.stack(right).sum().item() / len(data.images)
 
 
 # Results
@@ -197,18 +182,13 @@ class Trainer:
 
 def start_result(args: Namespace, argv: list[str]) -> dict:
     """Return the content of the result file: its earlier runs, or none."""
-    names = ('epochs', 'batch_size', 'lr', 'images', 'compile')
-    settings = {name: getattr(args, name) for name in names}
+    settings = dict(epochs=args.epochs, images=args.images, compile=args.compile)
     if not args.out.exists():
         environment = describe_environment(PROG, argv, args.device)
         return dict(environment=environment, settings=settings, runs=[])
-    if not args.resume:
-        raise UserError(f'{args.out} exists: pass --resume, or another --out')
     result = json.loads(args.out.read_text())
-    if result['settings'] != settings:
-        raise UserError(
-            f'--resume: {args.out} was made with {result["settings"]}, not {settings}'
-        )
+    if (old := result['settings']) != settings:
+        raise UserError(f'--out {args.out} was made with {old}, not {settings}')
     return result
 
 
@@ -216,33 +196,32 @@ def run_models(args: Namespace, result: dict) -> None:
     """Train all models with each seed, and write the result after each run."""
     start = time.monotonic()
     done = {(run['model'], run['seed']) for run in result['runs']}
-    splits = [
-        load_split(args.data / s, args.images, args.device) for s in ('train', 'test')
-    ]
+    splits = [load_split(args.data / s, args) for s in ('train', 'test')]
     print(f'{time.monotonic() - start:.0f} s to read the data', flush=True)
-    get_trainer = functools.cache(lambda name: Trainer(name, args))
-    seconds: dict[str, float] = {}  # of the latest run of each model
+
+    @functools.cache  # compiled once, for the weights of any seed
+    def get_model(name):
+        model = make_model(name, 0)
+        if args.compile:
+            model.compile()
+        return model.to(args.device, memory_format=torch.channels_last)
+
     for seed, name in itertools.product(range(args.seeds), args.models):
         if (name, seed) in done:
             continue
         began = time.monotonic()
-        # The first run of each model also compiles it.
-        needed = min(seconds.values(), default=0)
-        if seconds and began - start + needed > 60 * args.minutes:
+        needed = min((run['seconds'] for run in result['runs']), default=0)
+        if began - start + needed > 60 * args.minutes:
             print(f'No further run ends within {args.minutes:g} minutes')
             break
-        trainer = get_trainer(name)
-        trainer.train(seed, splits[0])
-        accuracy = trainer.test(splits[1])
-        seconds[name] = time.monotonic() - began
-        result['runs'].append(
-            dict(model=name, seed=seed, accuracy=accuracy, seconds=seconds[name])
-        )
+        model = get_model(name)
+        model.load_state_dict(make_model(name, seed).state_dict())
+        train(model, name in ANNEALED, seed, splits[0], args.epochs)
+        run = dict(model=name, seed=seed, accuracy=test(model, splits[1]))
+        run['seconds'] = time.monotonic() - began  # the first also compiles the model
+        result['runs'].append(run)
         write_results(result, args.out)
-        print(
-            f'seed {seed}, {name}: {accuracy:.2f} % in {seconds[name]:.1f} s',
-            flush=True,
-        )
+        print(*(f'{key}: {value}' for key, value in run.items()), flush=True)
 
 
 def main() -> None:

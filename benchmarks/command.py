@@ -3,10 +3,8 @@
 import itertools
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,7 +12,7 @@ from benchmarks.cases import CONFIGS, RIVALS, VARIANTS, Case
 from benchmarks.cost_plots import write_picture
 from benchmarks.cost_tables import cost_table, report_tables, title
 from benchmarks.gpu_report import report_parts, write_gpu_report
-from benchmarks.measuring import measure_case, profile_step
+from benchmarks.measuring import measure_case
 from benchmarks.recording import describe_environment, read_results, write_results
 from ra_mm.cli import positive_int, report_user_errors
 from ra_mm.errors import UserError
@@ -40,18 +38,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     parser.set_defaults(device='cpu', threads=1, commit=None)
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
     for what, text in STEPS.items():
-        command = add_step(commands, what, text, run_cases)
-        add_variants(command)
-        command.add_argument('--rounds', type=positive_int, default=15)
-        help = 'write the results after each measurement'
-        command.add_argument('--out', type=json_file, metavar='FILE.json', help=help)
-
-    text = 'the operators on which a step spends the most time'
-    steps = commands.add_parser('profile', help=text, description=text)
-    steps = steps.add_subparsers(metavar='STEP', required=True)
-    for what, text in STEPS.items():
-        command = add_step(steps, what, text, print_profile)
-        command.add_argument('variant', choices=VARIANTS, metavar='VARIANT')
+        add_step(commands.add_parser(what, help=text, description=text), what)
 
     text = 'print the tables of a file of results, and draw its picture'
     command = commands.add_parser('show', help=text, description=text)
@@ -79,40 +66,31 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     return parser.parse_args(argv)
 
 
-def add_step(commands: Any, what: str, text: str, run: Callable) -> ArgumentParser:
-    """Add a command with the settings of a :class:`.Case`."""
-    command = commands.add_parser(what, help=text, description=text)
-    command.set_defaults(run=run, what=what)
+def add_step(command: ArgumentParser, what: str) -> None:
+    """Add the settings of a :class:`.Case`, and of its measurement."""
+    command.set_defaults(run=run_cases, what=what)
     add = command.add_argument
     gpu = 'cuda' if torch.cuda.is_available() else 'cpu'
     add('--device', choices=('cpu', 'cuda'), default=gpu)
     choices = ('fp32', 'tf32', 'amp')
     help = 'fp32 (without TF32) by default; amp is autocast to bfloat16'
     add('--precision', nargs='+', default=['fp32'], choices=choices, help=help)
-    choices, help = ('nchw', 'nhwc'), 'nchw by default; nhwc is channels-last'
-    add('--layout', nargs='+', default=['nchw'], choices=choices, help=help)
+    layouts, help = ('nchw', 'nhwc'), 'nchw by default; nhwc is channels-last'
+    add('--layout', nargs='+', default=['nchw'], choices=layouts, help=help)
     for key, values in default_lists(what, gpu).items():
+        kind = dict(choices=CONFIGS) if key == 'model' else dict(type=positive_int)
         help = f'default: {" ".join(map(str, values))}'
-        if key == 'model':
-            add('--model', nargs='+', choices=CONFIGS, help=help)
-        else:
-            add(f'--{key}', nargs='+', type=positive_int, metavar='N', help=help)
+        add(f'--{key}', nargs='+', metavar=key.upper(), help=help, **kind)
     add('--threads', type=positive_int, default=1, help='CPU threads')
-    return command
-
-
-def add_variants(command: ArgumentParser) -> None:
     names = [name for name in VARIANTS if name != 'plain']
     usual = [v for v in names if not VARIANTS[v].compiles and v not in RIVALS]
-    command.add_argument(
-        '--variants',
-        nargs='+',
-        choices=names,
-        metavar='VARIANT',
-        default=usual,
-        help=f'from {", ".join(names)}; default: {" ".join(usual)}. The backbones of ra '
-        'and plain-chosen are compiled if that is faster, as in a long training',
-    )
+    help = f'from {", ".join(names)}; default: {" ".join(usual)}. The backbones of ra '
+    help += 'and plain-chosen are compiled if that is faster, as in a long training'
+    variants = dict(choices=names, metavar='VARIANT', default=usual)
+    add('--variants', nargs='+', help=help, **variants)
+    add('--rounds', type=positive_int, default=15)
+    help = 'write the results after each measurement'
+    add('--out', type=json_file, metavar='FILE.json', help=help)
 
 
 def json_file(text: str) -> Path:
@@ -178,12 +156,6 @@ def run_cases(args: Namespace, environment: dict) -> None:
         print(cost_table(m), flush=True)
         if args.out:
             write_results(data, args.out)
-
-
-def print_profile(args: Namespace, environment: dict) -> None:
-    for case in list_cases(args):
-        print(f'{title(vars(case))} {args.variant}')
-        print(profile_step(case, args.variant))
 
 
 def show(args: Namespace, environment: dict) -> None:

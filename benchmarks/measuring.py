@@ -261,14 +261,3 @@ def _warm_up(case, variant, inputs):
         paper_ratio=case.paper_ratio(variant),
         choice=step.choice and asdict(step.choice),
     )
-
-
-def profile_step(case: Case, variant: str) -> str:
-    """Tabulate the operators on which a step spends the most time."""
-    step = Step(case, variant, case.inputs())
-    seconds(step, 3)
-    with torch.profiler.profile() as prof:
-        seconds(step, 1)
-    return prof.key_averages().table(
-        sort_by=f'self_{case.device}_time_total', row_limit=12, max_name_column_width=50
-    )

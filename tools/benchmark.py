@@ -6,7 +6,6 @@
     python tools/benchmark.py detector --variants ra-fused ra plain-chosen
     python tools/benchmark.py sweep --variants ra-naive ra --out FILE.json
     python tools/benchmark.py show FILE.json
-    python tools/benchmark.py profile train ra-fused
     python tools/benchmark.py gpu-report FILE.json
 
 In each round every variant runs next to the plain model, so that both meet the

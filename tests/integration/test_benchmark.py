@@ -90,13 +90,6 @@ def test_gpu_report(main, tmp_path, capsys):
     assert capsys.readouterr().out == printed.out
 
 
-def test_profile(main, capsys):
-    main('profile', 'train', 'ra-naive', *SMALL)
-    out = capsys.readouterr().out
-    assert 'train resnet18, cpu fp32 nchw, 2 x 32 px ra-naive' in out
-    assert 'aten::linalg_vector_norm' in out
-
-
 def test_failing_compiler(main, message, use_compiler, tmp_path):
     """Eager code is not measured in the place of compiled code."""
 

@@ -1,14 +1,16 @@
-"""A backbone through inductor, beside eager mode."""
+"""A backbone through inductor, and those of the toolboxes."""
 
 import copy
 import shutil
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
 from torch.nn.functional import cross_entropy
 
 from ra_mm.backbones import RAResNet
-from ra_mm.ops import force_path
+from ra_mm.ops import compilation, force_path
 from ra_mm.ops.compilation import CompiledCall, compiler_available
 
 pytestmark = pytest.mark.skipif(
@@ -68,3 +70,29 @@ def test_losses_and_checkpoints(tmp_path):
         torch.save(source.state_dict(), tmp_path / 'weights.pth')
         target.load_state_dict(torch.load(tmp_path / 'weights.pth'))
         torch.testing.assert_close(target.eval()(x), source.eval()(x))
+
+
+@pytest.mark.parametrize('kind', ['detector', 'segmenter', 'classifier'])
+def test_toolboxes(kind, configs, tmp_path, use_compiler, monkeypatch):
+    """The hook finds the backbone of each toolbox, and changes no key."""
+    compiled = []
+
+    def compiler(function, **options):
+        compiled.append(options)
+        return function
+
+    use_compiler(compiler)
+    monkeypatch.setattr(compilation, 'COMPILATION_S', 0)
+    monkeypatch.setattr(compilation, 'MARGIN', -9)
+    monkeypatch.setattr(compilation, 'LIMIT_S', 0)
+    cfg = Config.fromfile(configs / f'{kind}.py')
+    cfg.work_dir = str(tmp_path)
+    cfg.custom_hooks = [dict(type='ra_mm.CompileBackboneHook')]
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=10, val_interval=10)
+    cfg.default_hooks.checkpoint.update(by_epoch=False, interval=10)
+    runner = Runner.from_cfg(cfg)
+    keys = list(runner.model.state_dict())
+    runner.train()
+    assert compiled == [dict(dynamic=False, mode=None)]
+    saved = torch.load(tmp_path / 'iter_10.pth', weights_only=False)
+    assert list(saved['state_dict']) == keys
