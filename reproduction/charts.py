@@ -25,6 +25,7 @@ COLORS = ('#8a8f98', '#3f8fd9', '#d98a1f', '#d9485f', '#3fa66b', '#9a6fd0', '#1f
 STAGE_COLORS = matplotlib.colormaps['plasma'](np.linspace(0.05, 0.85, 5))
 PANEL_SIZE = 3.15, 2.5  # inches
 MAX_COLUMNS = 4
+LEGEND_WIDTH = 1.5  # inches for a name
 MAX_MARKED_POINTS = 15
 # Names come from the user; matplotlib must not read '$' in them as maths.
 STYLE = {'font.size': 9, 'text.parse_math': False, 'svg.hashsalt': 'ra_mm'}
@@ -231,7 +232,10 @@ def draw_panels(panels: list[Panel], names: list[str]) -> Figure:
         for i, name in enumerate(names)
     ]
     figure.legend(
-        handles=lines, loc='outside upper left', ncols=len(names), frameon=False
+        handles=lines,
+        loc='outside upper left',
+        ncols=min(len(names), int(size[0] / LEGEND_WIDTH)),
+        frameon=False,
     )
     return figure
 
