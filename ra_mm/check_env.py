@@ -73,10 +73,8 @@ def main() -> int:
 def find_distributions() -> dict[str, dict[str, str]]:
     """Return the distributions that provide each package, and their versions."""
     providers = metadata.packages_distributions()
-    return {
-        name: {d: metadata.version(d) for d in sorted({*providers.get(name, ())})}
-        for name in PACKAGES
-    }
+    names = {name: sorted({*providers.get(name, ())}) for name in PACKAGES}
+    return {name: {d: metadata.version(d) for d in ds} for name, ds in names.items()}
 
 
 def check_distributions(found: dict[str, dict[str, str]]) -> list[str]:

@@ -57,6 +57,5 @@ def check_writable(option: str, folder: str | Path) -> None:
         existing = next(p for p in (folder, *folder.parents) if p.exists())
         tempfile.TemporaryFile(dir=existing).close()
     except OSError as e:
-        raise UserError(
-            f'{option}: cannot write to {folder} ({e.strerror}); name another folder'
-        ) from e
+        text = f'{option}: cannot write to {folder} ({e.strerror})'
+        raise UserError(f'{text}; name another folder') from e

@@ -82,15 +82,12 @@ def one_of(*choices: Any) -> Kind:
 
 def list_of(kind: Kind, length: int | None = None) -> Kind:
     """A sequence, but no string, of one or more or exactly ``length`` items."""
-    return Kind(
-        f'a list of {length or "one or more"}, each {kind.expected}',
-        lambda v: (
-            isinstance(v, Sequence)
-            and not isinstance(v, str)
-            and (len(v) == length if length else len(v) > 0)
-            and all(map(kind.test, v))
-        ),
-    )
+
+    def test(v):
+        is_list = isinstance(v, Sequence) and not isinstance(v, str) and len(v) > 0
+        return is_list and len(v) == (length or len(v)) and all(map(kind.test, v))
+
+    return Kind(f'a list of {length or "one or more"}, each {kind.expected}', test)
 
 
 POSITIVE = Kind('a number > 0', lambda v: number(0).test(v) and v > 0)

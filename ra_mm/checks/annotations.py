@@ -12,15 +12,11 @@ from ra_mm.checks.finding import Finding, error, remedy, warning
 from ra_mm.validation import shorten
 
 
-def check_readable(context: Context) -> Iterator[Finding]:
-    """Annotation files are JSON, and their entries have what mmdet needs."""
-    if context.all_coco or context.unreadable:  # they are read now
-        yield from map(error, context.unreadable)
-
-
 def check_categories(context: Context) -> Iterator[Finding]:
-    """The categories of a file are the classes of its dataset, in the same order."""
-    for entry, coco in context.all_coco:
+    """A file can be read; its categories are the classes of its dataset, in order."""
+    files = context.all_coco
+    yield from (error(text) for text in context.unreadable)
+    for entry, coco in files:
         path, names, counts = coco.path, coco.categories, Counter(coco.category_of)
         key, classes = (
             f'{entry.key}.metainfo.classes',
@@ -46,8 +42,8 @@ def check_categories(context: Context) -> Iterator[Finding]:
                 f'{path} has the classes {shorten(names.values())}, but {key} is '
                 f"{shorten(classes)}: make them the same, in the file's order"
             )
-        files = Counter(coco.file_names.values())
-        if twice := [name for name, n in files.items() if n > 1]:
+        listed = Counter(coco.file_names.values())
+        if twice := [name for name, n in listed.items() if n > 1]:
             yield warning(
                 f'{path} lists files as several images each: {shorten(twice)}'
             )
@@ -61,9 +57,9 @@ def check_training_objects(context: Context) -> Iterator[Finding]:
         left_out = np.array(coco.ids, dtype=object)[~coco.is_taken]
         if len(left_out):
             yield warning(
-                f'{coco.path}: {len(left_out)} annotations are left out, because their '
-                'image is not listed, or their box is outside of it, less than a pixel '
-                f'wide or high, or without area: {shorten(left_out)}'
+                f'{coco.path}: {len(left_out)} annotations are left out, with an image '
+                'that is not listed, a box outside of it or below a pixel, or without '
+                f'area: {shorten(left_out)}'
             )
         classes = entry.dataset.metainfo['classes']
         used = {id for id, name in coco.categories.items() if name in classes}

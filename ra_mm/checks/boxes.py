@@ -56,10 +56,8 @@ def _judge(source, boxes, sizes, names):
     """
     first, second = boxes[:, :2], boxes[:, 2:]
     if len(boxes) >= MIN_BOXES and (boxes <= 1).all():
-        yield error(
-            f'{source}: all boxes are within 0 and 1, expected x, y, width, height in '
-            'pixels; multiply them by the width and the height of their images'
-        )
+        text = f'{source}: all boxes are within 0 and 1, expected pixels'
+        yield error(f'{text}: multiply them by width and height of their images')
         return
     slack = 2 + 0.02 * sizes.max(1, keepdims=True, initial=0)
     outside = ((first + second > sizes + slack) | (first < -slack)).any(1)
@@ -107,9 +105,8 @@ def check_instance_masks(part: Part) -> Iterator[Finding]:
         if paths:
             yield Finding(
                 len(paths) > 0.2 * total,
-                f'{len(paths)} of {total} objects {what}; the first is in {paths[0]}. '
-                'Polygons are x1, y1, x2, y2, ... in pixels, and the size of an RLE is '
-                'height, width',
+                f'{len(paths)} of {total} objects {what}, such as in {paths[0]}. Polygons '
+                'are x1, y1, x2, y2, ... in pixels, the size of an RLE is height, width',
             )
 
 

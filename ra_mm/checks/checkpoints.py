@@ -25,10 +25,8 @@ BACKBONE_KEYS = (
 def check_resume(context: Context) -> Iterator[Finding]:
     """There is a checkpoint to resume from."""
     if context.resume == 'auto' and not context.cfg.get('load_from'):
-        yield error(
-            f'--resume: {context.cfg.work_dir} has no checkpoint; leave --resume out, '
-            'or name the checkpoint (--resume FILE) or its folder (--work-dir DIR)'
-        )
+        advice = 'leave it out, or pass --resume FILE or the folder as --work-dir DIR'
+        yield error(f'--resume: {context.cfg.work_dir} has no checkpoint; {advice}')
 
 
 def check_files(context: Context) -> Iterator[Finding]:
@@ -67,10 +65,9 @@ def _check(cfg, key, path):
     if key == 'load_from':
         get_weights(checkpoint, path)
         if cfg.get('resume') and not checkpoint.keys() >= RESUMABLE:
-            raise UserError(
-                f'{path} has only weights and cannot be resumed from; to start from '
-                f'them, leave out --resume and {remedy({"load_from": path})}'
-            )
+            text = f'{path} has only weights and cannot be resumed from; to start from'
+            advice = f'leave out --resume and {remedy({"load_from": path})}'
+            raise UserError(f'{text} them, {advice}')
     elif key in BACKBONE_KEYS:
         _check_plain_backbone(cfg, checkpoint, path)
 
@@ -88,10 +85,8 @@ def _check_plain_backbone(cfg, checkpoint, path):
         return
     weights = get_weights(checkpoint, path)
     if weights is not checkpoint.get('state_dict', checkpoint):
-        raise UserError(
-            f'{path} has its weights in another place than mmengine looks for them: '
-            'save them as they are, or under state_dict'
-        )
+        text = f'{path} has its weights where mmengine does not look for them'
+        raise UserError(f'{text}: save them as they are, or under state_dict')
     try:
         with MODELS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
             backbone = registry.build(dict(node, init_cfg=None))

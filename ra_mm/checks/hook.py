@@ -34,7 +34,5 @@ class DataCheckHook(Hook):
             runner.logger.warning(warning)
         found.raise_errors()
         num, seconds = sum(len(p.samples) for p in parts), time.monotonic() - start
-        runner.logger.info(
-            f'data check: {num} images as the network gets them, '
-            f'{len(found.warnings)} warning(s), {seconds:.1f} s'
-        )
+        text = f'{num} images, {len(found.warnings)} warning(s), {seconds:.1f} s'
+        runner.logger.info(f'data check: {text}')

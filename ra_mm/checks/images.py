@@ -43,23 +43,19 @@ def check_sizes(part: Part) -> Iterator[Finding]:
         return
     sample, stored, declared = wrong[0], wrong[0].stored, _get_declared(wrong[0])
     loaded = sample.size or ()
-    sizes = 'annotated {} x {}, loaded {} x {}'.format(*declared, *loaded)
+    sizes = '(annotated {} x {}, loaded {} x {})'.format(*declared, *loaded)
     text = (
-        f'{part.share(wrong)} are loaded with another size than their annotations say; '
-        f'the first is {sample.path}: {sizes}, '
+        f'{part.share(wrong)} are loaded with another size than their annotations say, '
+        f'such as {sample.path} {sizes}, '
     )
     if stored and stored.orientation != 1 and stored.size == declared:
         text += (
-            f'since its EXIF orientation {stored.orientation} turns it. Boxes and '
-            'masks of the stored pixels do not fit: pass --cfg-options '
-            f'{_find_loader(part)}.color_type=color_ignore_orientation (for the test '
-            'pipeline too), or save the images turned and annotate those'
+            f'turned by their EXIF orientation: pass --cfg-options {_find_loader(part)}'
+            '.color_type=color_ignore_orientation (for the test pipeline too), or save '
+            'the images turned and annotate those'
         )
     else:
-        text += (
-            'so boxes and masks may lie elsewhere. Restore the images that were '
-            'annotated, or scale the annotations with their width and height'
-        )
+        text += 'so boxes and masks may lie elsewhere: restore or annotate the images'
     yield Finding(len(wrong) > MAX_ACCIDENTS * len(part.samples), text)
 
 
@@ -98,9 +94,8 @@ def check_orientation(part: Part) -> Iterator[Finding]:
     ]
     if turned := [path for path, file in stored if file.orientation not in (0, 1)]:
         yield warning(
-            f'{part.share(turned)} have an EXIF orientation that turns them and keeps '
-            f'their size, such as {turned[0]}. Make sure that they were annotated '
-            'as they are shown, not as they are stored'
+            f'{part.share(turned)} are turned by EXIF and keep their size, such as '
+            f'{turned[0]}. Make sure that they were annotated as they are shown'
         )
 
 
@@ -110,8 +105,7 @@ def check_brightness(part: Part) -> Iterator[Finding]:
     if dark := [s for s in deep if s.brightest < DARK]:
         yield Finding(
             len(dark) > 0.5 * len(part.samples),
-            f'{part.share(dark)} have 16 bits, of which the upper 8 are loaded: '
-            f'{dark[0].brightest:g} of 255 is the largest value in {dark[0].path}. Add '
-            "color_type='unchanged' and to_float32=True to LoadImageFromFile, or scale "
-            'the images to 8 bits',
+            f'{part.share(dark)} have 16 bits, of which the upper 8 are loaded: at most '
+            f"{dark[0].brightest:g} of 255 in {dark[0].path}. Add color_type='unchanged' "
+            'and to_float32=True to LoadImageFromFile, or scale the images to 8 bits',
         )

@@ -2,7 +2,6 @@
 
 import os
 import os.path as osp
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 from mmengine.dataset import BaseDataset
@@ -29,14 +28,11 @@ def describe_bad_labels(labels: Iterable[int], count: int) -> tuple[list[int], s
 
 def is_custom(dataset: BaseDataset) -> bool:
     """Whether mmpretrain's CustomDataset reads the labels, from a list or folders."""
-    # If it is one of mmpretrain's, mmpretrain has been imported.
-    module = sys.modules.get('mmpretrain.datasets')
-    return (
-        module is not None
-        and isinstance(dataset, module.CustomDataset)
-        and type(dataset).load_data_list is module.CustomDataset.load_data_list
-        and dataset.with_label
-    )
+    if not getattr(dataset, 'with_label', False):
+        return False
+    from mmpretrain.datasets import CustomDataset
+
+    return type(dataset).load_data_list is CustomDataset.load_data_list
 
 
 def check_label_lists(context: Context) -> Iterator[Finding]:

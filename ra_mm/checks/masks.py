@@ -43,9 +43,8 @@ def check_mask_values(part: Part) -> Iterator[Finding]:
     if large:
         values = shorten(f'{v} as {large[v]}' for v in sorted(large))
         yield error(
-            f'masks hold values that do not fit into 8 bits and are loaded as others: '
-            f'{values}; one file is {_file_with(part, min(large))}. Number the classes '
-            'from 0 to 254 and save the masks with 8 bits'
+            f'masks hold values that do not fit into 8 bits: {values}; one file is '
+            f'{_file_with(part, min(large))}. Save the classes as 0 to 254, with 8 bits'
         )
     elif unknown:
         numbers = sorted({v for v, label in counts if label in unknown})

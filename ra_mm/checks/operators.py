@@ -28,9 +28,8 @@ def check_model(model: nn.Module) -> None:
             f'{key}, in {", ".join(at[:3])}' for key, at in places.items()
         )
         raise UserError(
-            f"the stand-in for mmcv's compiled operators lacks {lacking}: install an "
-            'mmcv with compiled operators (`make OPS=compiled`, or a wheel: '
-            'docs/install.md lists them), or choose another model'
+            f"the stand-in for mmcv's operators lacks {lacking}: install an mmcv with "
+            'compiled operators (`make OPS=compiled`, or a wheel: see docs/install.md)'
         )
 
 

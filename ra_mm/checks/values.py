@@ -16,7 +16,6 @@ from ra_mm.engine.config import iter_dicts
 INTERVAL = kinds.Kind(
     'an integer >= 1', lambda x: kinds.number(1).test(x) and x == int(x)
 )
-MEANS = kinds.NONE | kinds.list_of(kinds.number())
 # Glob patterns of the paths in a config, and what their values must be.
 RULES = {
     # The other rules rely on these.
@@ -30,7 +29,8 @@ RULES = {
     'optim_wrapper.accumulative_counts': kinds.integer(1),
     'train_cfg.val_begin': kinds.integer(0),
     'train_cfg.val_interval': INTERVAL,
-    '*data_preprocessor.mean *data_preprocessor.std': MEANS,
+    '*data_preprocessor.mean *data_preprocessor.std': kinds.NONE
+    | kinds.list_of(kinds.number()),
     'optim_wrapper.optimizer.lr optim_wrapper.clip_grad.max_norm '
     'param_scheduler*.gamma': kinds.POSITIVE,
     'param_scheduler*.milestones': kinds.list_of(kinds.integer(0)),

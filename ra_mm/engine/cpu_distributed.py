@@ -21,15 +21,9 @@ def use_gloo(cfg: Config) -> None:
     cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo')
-    wrapper = cfg.setdefault(
-        'model_wrapper_cfg',
-        ConfigDict(
-            type='MMDistributedDataParallel',
-            broadcast_buffers=False,
-            find_unused_parameters=cfg.get('find_unused_parameters', False),
-        ),
-    )
-    wrapper.device_ids = None
+    wrapper = ConfigDict(type='MMDistributedDataParallel', broadcast_buffers=False)
+    wrapper.find_unused_parameters = cfg.get('find_unused_parameters', False)
+    cfg.setdefault('model_wrapper_cfg', wrapper).device_ids = None
     is_synced = cfg.pop('sync_bn', None)
     for _, node in iter_dicts(cfg.model):
         if node.get('type') in ('SyncBN', 'MMSyncBN'):

@@ -47,9 +47,7 @@ def load_restricted(
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as file:
             if any(name.endswith('/constants.pkl') for name in file.namelist()):
-                raise pickle.UnpicklingError(
-                    'a TorchScript archive, which is a program'
-                )
+                raise pickle.UnpicklingError('a TorchScript archive is a program')
 
     class Unpickler(_Unpickler):
         by_name = _tensor_globals() | {
@@ -119,11 +117,8 @@ class _Unpickler(pickle._Unpickler):  # in Python: the one in C cannot be restri
 
     def load_binpersid(self):
         pid = self.stack[-1]
-        if (
-            not isinstance(pid, tuple)
-            or not pid
-            or pid[0] not in ('storage', b'storage')
-        ):
+        kinds = (('storage',), (b'storage',))
+        if not isinstance(pid, tuple) or pid[:1] not in kinds:
             raise pickle.UnpicklingError('a persistent ID that is not of a storage')
         super().load_binpersid()
 

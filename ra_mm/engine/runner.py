@@ -89,10 +89,9 @@ class SafeRunner(Runner):
         try:
             read_checkpoint(str(path))
         except UserError as e:
-            raise UserError(
-                'this run could not be resumed from its checkpoints, because a hook, '
-                f'a schedule or a dataset adds objects of its own: {e}'
-            ) from e
+            text = 'this run could not be resumed from its checkpoints, to which a'
+            text += ' hook, a schedule or a dataset adds objects of its own'
+            raise UserError(f'{text}: {e}') from e
         self._is_proven = True
 
     def load_checkpoint(

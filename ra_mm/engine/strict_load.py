@@ -147,10 +147,9 @@ def load_strict(
         if scope == 'backbone':
             found = _excuse_new_heads(found)
     if any(found.values()):
-        raise UserError(
-            f'the checkpoint does not fit the model: {format_mismatch(found)}; use '
-            'one of the same model (backbone, attention, classes) or change the config'
-        )
+        advice = 'use one of the same backbone, attention and classes'
+        text = f'the checkpoint does not fit the model: {format_mismatch(found)}'
+        raise UserError(f'{text}; {advice}, or change the config')
 
 
 def _excuse_plain_weights(model, found, scope, allow_plain):
