@@ -1,18 +1,17 @@
 """Variants of a plain network, and the trained weights that they start from."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import init_default_scope
 
 from ra_mm.engine.strict_load import load_strict
 from ra_mm.errors import UserError
-from ra_mm.layers import ResidualSum
 from ra_mm.models import build_model
-from reproduction.finetune import ANNEALED, ATTENTION_OF, load_trained
+from reproduction.finetune import ANNEALED, ATTENTION_OF
 from reproduction.job import make_job, write_initial_weights
 from reproduction.ledger import Ledger
 from reproduction.plan import Setting, make_plan, select_rows
@@ -20,60 +19,35 @@ from reproduction.user_data import read_data_folder
 
 
 @pytest.fixture(params=['finetune', 'finetune_detection'])
-def jobs(request, shapes):
-    """The jobs of a table by variant, trained for 60 iterations."""
-    data = read_data_folder(
-        shapes if 'detection' in request.param else shapes / 'classes'
-    )
+def configs(request, shapes):
+    """The configs of a table by variant, for 60 iterations."""
+    is_detection = request.param == 'finetune_detection'
+    data = read_data_folder(shapes if is_detection else shapes / 'classes')
     setting = Setting('full', Path('o'), data, options={'train_cfg.max_iters': 60})
     plan = make_plan(select_rows([request.param]), 1, data)
-    return {run.variant: make_job(run, setting) for run in plan.values()}
+    return {run.variant: make_job(run, setting).cfg for run in plan.values()}
 
 
-def test_variants(jobs):
-    assert jobs.keys() == ATTENTION_OF.keys()
-    for variant, job in jobs.items():
-        cfg = job.cfg
-        hooks = [h.length for h in cfg.custom_hooks if 'Annealing' in h.type]
-        assert hooks == ([6] if variant in ANNEALED else [])
+def test_variants(configs):
+    assert configs.keys() == ATTENTION_OF.keys()
+    for variant, cfg in configs.items():
+        attention = cfg.model.backbone.get('attention', {}).get('type')
+        assert attention == ATTENTION_OF[variant]
+        lengths = [h.length for h in cfg.custom_hooks if 'Annealing' in h.type]
+        assert lengths == ([6] if variant in ANNEALED else [])
         assert cfg.param_scheduler[-1].end == 60
-        assert job.checkpoint.name == 'iter_60.pth'
-    init_default_scope(jobs['plain'].cfg.default_scope)
-    for variant in 'plain', 'simam', 'gated_residual':
-        model = build_model(jobs[variant].cfg)
-        kinds = {
-            f'ra_mm.{type(m).__name__}'
-            for m in model.modules()
-            if isinstance(m, ResidualSum)
-        }
-        assert kinds == {ATTENTION_OF[variant]} - {None}
 
 
-@pytest.mark.parametrize('variant, parts', [('head_alone', 0), ('gates_alone', 10)])
-def test_frozen_backbone(jobs, variant, parts):
-    cfg = jobs[variant].cfg
-    model = build_model(cfg).train()
-    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
-    trained = {id(p) for g in groups if g['lr'] for p in g['params']}
-    names = {n for n, p in model.named_parameters() if id(p) in trained}
-    assert any('head' in name for name in names)
+@pytest.mark.parametrize('variant, gates', [('head_alone', 0), ('gates_alone', 10)])
+def test_frozen_backbone(configs, variant, gates):
+    model = build_model(configs[variant]).train()
+    optimizer = build_optim_wrapper(model, configs[variant].optim_wrapper).optimizer
+    trained = {id(p) for g in optimizer.param_groups if g['lr'] for p in g['params']}
+    names = [n for n, p in model.named_parameters() if id(p) in trained]
     inside = [name for name in names if name.startswith('backbone.')]
-    assert len(inside) == parts and all('.attention.' in name for name in inside)
-    assert not any(
-        m.training
-        for m in model.backbone.modules()
-        if isinstance(m, torch.nn.BatchNorm2d)
-    )
-
-
-def test_initial_weights_fit(jobs, tmp_path):
-    trained = build_model(jobs['plain'].cfg)
-    torch.save(trained.backbone.state_dict(), tmp_path / 'w.pth')
-    cfg = jobs['ra'].cfg
-    write_initial_weights(cfg, tmp_path / 'initial.pth', tmp_path / 'w.pth')
-    model, weights = build_model(cfg), torch.load(tmp_path / 'initial.pth')
-    load_strict(model, weights['state_dict'], 'backbone')
-    assert trained.backbone.conv1.conv.weight.equal(model.backbone.conv1.conv.weight)
+    assert len(names) > len(inside) == gates
+    assert all('.attention.' in name for name in inside)
+    assert not model.backbone.conv1.bn.training
 
 
 def by_order(state):
@@ -83,42 +57,39 @@ def by_order(state):
 @pytest.mark.parametrize(
     'rename',
     [
-        lambda state: state,
         by_order,
+        lambda state: by_order(state) | {'fc.weight': torch.zeros(3, 9)},
         lambda state: {f'module.encoder.{k}': v for k, v in state.items()},
         lambda state: {f'backbone.{k}': v for k, v in state.items()},
-        lambda state: by_order(state) | {'fc.weight': torch.zeros(3, 9)},
     ],
 )
-def test_trained_weights(jobs, tmp_path, rename):
-    cfg = jobs['plain'].cfg
-    trained, model = build_model(cfg), build_model(cfg)
-    state = trained.backbone.state_dict()
-    torch.save(rename(state), tmp_path / 'w.pth')
-    load_trained(model, tmp_path / 'w.pth')
-    for key, value in model.backbone.state_dict().items():
-        assert torch.equal(value, state[key])
-    state.popitem()
-    state.popitem()  # an entry that is no num_batches_tracked
-    torch.save(rename(state), tmp_path / 'w.pth')
+def test_trained_weights(configs, tmp_path, rename):
+    source, start = tmp_path / 'w.pth', tmp_path / 'initial.pth'
+    trained = build_model(configs['plain']).backbone.state_dict()
+    torch.save(rename(trained), source)
+    write_initial_weights(configs['ra'], start, source)
+    model = build_model(configs['ra'])
+    load_strict(model, torch.load(start)['state_dict'], 'backbone')
+    state = model.backbone.state_dict()
+    assert all(torch.equal(state[key], trained[key]) for key in trained)
+    for _ in range(2):  # num_batches_tracked, and an entry that is needed
+        trained.popitem()
+    torch.save(rename(trained), source)
     with pytest.raises(UserError, match='--weights .*missing'):
-        load_trained(model, tmp_path / 'w.pth')
+        write_initial_weights(configs['ra'], start, source)
 
 
 def test_ledger_knows_the_weights(shapes, tmp_path):
     """By their content: data and weights may lie elsewhere."""
-    (tmp_path / 'w.pth').write_bytes(b'weights')
+    weights, ledger = tmp_path / 'w.pth', Ledger(tmp_path)
+    weights.write_bytes(b'a')
     data = read_data_folder(shapes / 'classes')
-    setting = Setting('full', tmp_path, data, weights=tmp_path / 'w.pth')
-    rows, ledger = select_rows(['finetune'], ['plain']), Ledger(tmp_path)
-    ledger.request(setting, rows, 2, make_plan(rows, 2, data))
-    ids = ['finetune_classifier-plain-seed0', 'finetune_classifier-plain-seed1']
-    assert [*ledger.runs] == ledger.rows[0].runs == ids
-    data = replace(data, root=Path('/elsewhere/classes'))
-    ledger.request(replace(setting, data=data), rows, 2, make_plan(rows, 2, data))
-    (tmp_path / 'w.pth').write_bytes(b'others')
+    setting = Setting('full', tmp_path, data, weights=weights)
+    rows = select_rows(['finetune'], ['plain'])
+    request = partial(ledger.request, rows=rows, seeds=2, plan=make_plan(rows, 2, data))
+    request(setting)
+    request(replace(setting, data=replace(data, root=Path('/elsewhere/classes'))))
+    weights.write_bytes(b'b')
     with pytest.raises(UserError, match='--weights w.pth'):
-        ledger.request(setting, rows, 2, make_plan(rows, 2, data))
-    with pytest.raises(UserError, match='--weights .*nowhere'):
-        setting = replace(setting, weights=tmp_path / 'nowhere')
-        ledger.request(setting, rows, 2, make_plan(rows, 2, data))
+        request(setting)
+    assert ledger.rows[0].runs == [f'finetune_classifier-plain-seed{i}' for i in (0, 1)]
