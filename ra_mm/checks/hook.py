@@ -24,11 +24,11 @@ class DataCheckHook(Hook):
         if not is_main_process():
             return
         start = time.monotonic()
-        loops = {'train': runner.train_loop, 'val': runner.val_loop}
-        used = {key: loop for key, loop in loops.items() if loop is not None}
-        parts = load_parts(
-            {f'{k}_dataloader.dataset': v.dataloader.dataset for k, v in used.items()}
-        )
+        loops: dict = {'train': runner.train_loop, 'val': runner.val_loop}
+        used = {
+            f'{k}_dataloader': v.dataloader for k, v in loops.items() if v is not None
+        }
+        parts = load_parts({f'{k}.dataset': v.dataset for k, v in used.items()})
         found = check_samples(parts)
         for warning in found.warnings:
             runner.logger.warning(warning)

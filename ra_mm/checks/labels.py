@@ -90,19 +90,17 @@ def check_folder_names(part: Part) -> Iterator[Finding]:
         if name in classes and label < len(classes) and classes[label] != name:
             wrong.append(f'{name} is {classes[label]}')
     if wrong and not describe_bad_labels(part.scan.objects, len(classes))[0]:
-        advice = (
-            'Folders are numbered in the order of their sorted names: put '
-            f'metainfo.classes in the order {shorten(sorted(classes), len(classes))}'
-        )
+        # Folders are numbered in the order of their sorted names.
+        advice = f'metainfo.classes has to be {shorten(sorted(classes), len(classes))}'
         if getattr(part.dataset, 'ann_file', ''):
-            advice = 'Correct the labels of the list, or the order of metainfo.classes'
+            advice = 'correct the labels of the list, or the order of metainfo.classes'
         yield error(
-            f'folders get the name of another class: {shorten(wrong)}. {advice}'
+            f'folders have the name of another class: {shorten(wrong)}: {advice}'
         )
 
 
 def check_left_out(part: Part) -> Iterator[Finding]:
-    """Images in the folder of a dataset are not left out for their suffix."""
+    """Images and masks in the folders of a dataset are not left out."""
     dataset, scan = part.dataset, part.scan
     folder = getattr(dataset, 'data_prefix', {}).get('img_path')
     suffixes = getattr(dataset, 'img_suffix', getattr(dataset, 'extensions', None))
@@ -116,12 +114,17 @@ def check_left_out(part: Part) -> Iterator[Finding]:
             f'{left_out} are left out in {folder}: this dataset takes {suffixes}, '
             f'{len(scan.paths)} images. Rename, convert or move them'
         )
+    suffix = getattr(dataset, 'seg_map_suffix', '')
+    masks = set(_walk(dataset.data_prefix.get('seg_map_path') or ''))
+    masks = {p for p in masks if p.endswith(suffix)} - {*map(osp.normpath, scan.masks)}
+    if masks:
+        yield warning(f'{len(masks)} masks have no image, such as {min(masks)}')
 
 
 def _walk(folder):
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith('.')]
-        yield from (osp.join(parent, name) for name in names)
+        yield from (osp.normpath(osp.join(parent, name)) for name in names)
 
 
 def check_splits(parts: Sequence[Part]) -> Iterator[Finding]:

@@ -65,12 +65,17 @@ def test_most_pixels_are_ignored(masks, warning):
     assert '(255)' in text and '%' in text
 
 
-def test_images_of_another_suffix(masks, warning):
+def test_images_of_another_suffix(masks, look):
     for i in (1, 2, 3):
         path = masks.root / 'images' / f'{i:03}.jpg'
         path.rename(path.with_suffix('.JPG'))
-    text = warning(masks.build())
-    assert '3 with .JPG' in text and '9 images' in text
+    _, (text, other) = look(masks.build())
+    assert '3 with .JPG' in text and '9 images' in text and '3 masks' in other
+
+
+def test_mask_without_an_image(masks, warning):
+    (masks.root / 'images/003.jpg').unlink()
+    assert 'masks/003.png' in warning(masks.build())
 
 
 def test_masks_beside_their_images(masks, look):
