@@ -7,12 +7,9 @@ from mmengine.runner import Runner
 @pytest.mark.parametrize(
     'option, expected',
     [
-        ('train_dataloder.batch_size=4', ['train_dataloader']),
-        ('train_cfg.max_epoch=3', ['max_epoch']),
         ('model.backbone.depth=51', ['depth', '51']),
         ('custom_hooks.0.type=ra_mm.TempAnealingHook', ['TempAnealingHook']),
         ('custom_hooks.0.start=0.5', ['start', '0.5']),
-        ('optim_wrapper.optimizer.type=SDG', ['optim_wrapper']),
         ('val_dataloader.dataset.data_prefx.img=a', ["'data_prefx'"]),
         ('val_evaluator.metrc=bbox', ["'metrc'"]),
         ('model.neck=5', ['dict']),
