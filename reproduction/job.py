@@ -177,9 +177,12 @@ def _launch(setting, cfg):
     job_id = os.environ.get('SLURM_JOB_ID')
     tasks = per_node if setting.launcher == 'slurm' else 1
     workers = max(1, cfg.train_dataloader.num_workers) * per_node // tasks
+    # Runs that share a node need different ports.
+    host, port = socket.gethostname(), 29500 + int(job_id or 0) % 1000
+    address = f'--export=ALL,MASTER_ADDR={host},MASTER_PORT={port}'
     srun = [
         'srun',
-        *([] if job_id else [f'--gres=gpu:{per_node}']),
+        address if job_id else f'--gres=gpu:{per_node}',
         f'--ntasks={tasks * nodes}',
         f'--ntasks-per-node={tasks}',
         f'--cpus-per-task={os.environ.get("SLURM_CPUS_PER_TASK", workers)}',
@@ -187,10 +190,9 @@ def _launch(setting, cfg):
     ]
     if setting.launcher == 'slurm':
         return [*srun, 'python', '-u']
-    rendezvous = f'{socket.gethostname()}:{29500 + int(job_id or 0) % 1000}'
     return [
         *(*srun, *torchrun, f'--nnodes={nodes}', '--rdzv-backend=c10d'),
-        *(f'--rdzv-endpoint={rendezvous}', f'--rdzv-id={job_id or 0}'),
+        *(f'--rdzv-endpoint={host}:{port}', f'--rdzv-id={job_id or 0}'),
     ]
 
 

@@ -1,38 +1,41 @@
 """Show the state of each run of a reproduction, in this folder and in Slurm's queue."""
 
+import sys
+from collections import Counter
 from collections.abc import Mapping
 
+from rich.console import Console
 from rich.table import Table
 
-from .ledger import Entry, Ledger, format_duration
+from .ledger import Ledger, format_duration
 from .slurm import QueuedJob, describe_lost_job
 
 
-def status_table(ledger: Ledger, queued: Mapping[str, QueuedJob]) -> Table:
-    """Make a table of the runs: state, progress, time, time left, and details.
+def print_status(ledger: Ledger, queued: Mapping[str, QueuedJob]) -> None:
+    """Print a table of the runs, and below it why runs have failed.
 
     Args:
         ledger: The ledger.
         queued: From :func:`.queued_jobs`.
     """
-    table = Table('Run', 'State', 'Done', 'Time', 'Left', 'Details', box=None)
-    table.columns[0].no_wrap = True
+    states = {
+        run_id: get_state(ledger, run_id, queued.get(run_id)) for run_id in ledger.runs
+    }
+    table = Table('Run', 'State', 'Done', 'Time', 'Left', 'Job', box=None)
     for run_id, entry in ledger.runs.items():
-        state, details = get_state(ledger, run_id, queued.get(run_id))
-        table.add_row(
-            run_id,
-            state,
-            f'{entry.progress:.0%}',
-            format_duration(entry.wall_s) if entry.wall_s else '',
-            _time_left(entry) if state == 'running' else '',
-            details,
-        )
-    states = [
-        get_state(ledger, run_id, queued.get(run_id))[0] for run_id in ledger.runs
-    ]
-    names = ('done', 'running', 'waiting', 'failed')
-    table.caption = ', '.join(f'{states.count(name)} {name}' for name in names)
-    return table
+        state, details = states[run_id]
+        seconds, done = entry.wall_s, entry.progress
+        left = seconds / done - seconds if done and state == 'running' else None
+        durations = (format_duration(s) if s else '' for s in (seconds, left))
+        text = details if state != 'failed' else ''
+        table.add_row(run_id, state, f'{done:.0%}', *durations, text)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table, highlight=False)
+    for run_id, (state, details) in states.items():
+        if state == 'failed':
+            print(f'\n{run_id} has failed: {details}')
+    counts = Counter(state for state, _ in states.values())
+    print(f'\n{", ".join(f"{count} {state}" for state, count in counts.items())}')
 
 
 def get_state(ledger: Ledger, run_id: str, job: QueuedJob | None) -> tuple[str, str]:
@@ -48,9 +51,3 @@ def get_state(ledger: Ledger, run_id: str, job: QueuedJob | None) -> tuple[str, 
     if lost := describe_lost_job(ledger.folder, run_id):
         return 'failed', lost
     return entry.status, ''
-
-
-def _time_left(entry: Entry) -> str:
-    if not entry.progress:
-        return 'unknown'
-    return format_duration(entry.wall_s * (1 / entry.progress - 1))

@@ -33,7 +33,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # has reproduction/
 
@@ -41,6 +40,7 @@ from ra_mm.cli import add_cfg_options, report_user_errors
 from ra_mm.datasets.shapes import write_shapes
 from ra_mm.errors import UserError
 from reproduction import slurm
+from reproduction.estimate import estimate_plan, print_plan
 from reproduction.execute import execute
 from reproduction.finetune import TABLES as FINETUNE_TABLES
 from reproduction.html_report import write_report
@@ -48,7 +48,7 @@ from reproduction.job import make_job
 from reproduction.ledger import Ledger
 from reproduction.plan import Run, Setting, make_plan, select_rows
 from reproduction.process import Lock, lock
-from reproduction.status import status_table
+from reproduction.status import print_status
 from reproduction.user_data import read_data_folder
 
 PROG = 'tools/reproduce.py'
@@ -163,6 +163,12 @@ def parse_args(argv: Sequence[str] | None) -> Namespace:
         action='store_true',
         help='print the commands in order, without writing or training anything',
     )
+    parser.add_argument(
+        '--gpu-name',
+        metavar='NAME',
+        help='with --dry-run, also print what the runs will cost on this GPU, such as '
+        'H100, from the measurements in benchmarks/results',
+    )
     args = parser.parse_args(argv)
     if args.seeds < 1:
         parser.error(f'--seeds {args.seeds}: expected 1 or more')
@@ -255,6 +261,9 @@ def reproduce(args: Namespace, argv: Sequence[str]) -> list[str]:
         ledger = Ledger.read(setting.folder)
         ledger.request(setting, rows, args.seeds, plan)
         print_commands(plan, setting, ledger)
+        if args.gpu_name:
+            estimates = estimate_plan(plan, setting, ledger, args.gpu_name)
+            print_plan(plan, estimates, setting)
         return []
     setting.folder.mkdir(parents=True, exist_ok=True)
     with lock(setting.folder) as held:
@@ -307,8 +316,7 @@ def train_in_job(run: Run, setting: Setting) -> list[str]:
 
 def show_status(folder: Path) -> None:
     """Print a table of all runs."""
-    table = status_table(Ledger.read(folder), slurm.queued_jobs(folder))
-    Console().print(table, highlight=False, markup=False)
+    print_status(Ledger.read(folder), slurm.queued_jobs(folder))
 
 
 def cancel(folder: Path) -> None:

@@ -10,6 +10,12 @@ from mmengine.logging import print_log
 
 from ra_mm.engine.config import iter_dicts
 
+SLURM_VARIABLES = {
+    'RANK': 'SLURM_PROCID',
+    'LOCAL_RANK': 'SLURM_LOCALID',
+    'WORLD_SIZE': 'SLURM_NTASKS',
+}
+
 
 def use_gloo(cfg: Config) -> None:
     """Change a config so that its processes communicate by gloo.
@@ -19,6 +25,10 @@ def use_gloo(cfg: Config) -> None:
     does so in a single process.)
     """
     cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+    # mmengine sets these for the launcher slurm, but selects a CUDA device as well.
+    for name, of_slurm in SLURM_VARIABLES.items():
+        if of_slurm in os.environ:
+            os.environ.setdefault(name, os.environ[of_slurm])
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo')
     wrapper = ConfigDict(type='MMDistributedDataParallel', broadcast_buffers=False)

@@ -1,0 +1,176 @@
+"""Estimate what a plan costs before it starts: GPU-hours, the longest chain, disk."""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from statistics import median
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.registry import init_default_scope
+from rich.console import Console
+from rich.table import Table
+
+from ra_mm.errors import UserError
+
+from .execute import count
+from .job import REPO, make_job
+from .ledger import Ledger
+from .plan import Run, Setting
+
+IMAGES = {'mmpretrain': 1_281_167, 'mmdet': 117_266}  # of ImageNet-1K and COCO
+# Parts of a GPU report with a step of ResNet-50 and of Faster R-CNN, and their
+# operations (1e9) for an image.
+MEASURED = {'train-fp32': ('mmpretrain', 4.12), 'detector': ('mmdet', 207.03)}
+SECONDS_OF_LOADING = 2
+
+
+class Estimate(NamedTuple):
+    """The cost of a run.
+
+    Attributes:
+        hours: GPU-hours; None if there is nothing to estimate them from.
+        images_per_s: What its dataloaders have to deliver, if it is known.
+        disk_gb: Size of the checkpoints that are kept, with momentum.
+    """
+
+    hours: float | None
+    images_per_s: float | None
+    disk_gb: float
+
+
+def estimate_plan(
+    plan: Mapping[str, Run], setting: Setting, ledger: Ledger, gpu: str
+) -> dict[str, Estimate]:
+    """Estimate the cost of each run that is not done.
+
+    A finished run of the same config with another seed tells best. Else the time is
+    that of a measured step of the plain ResNet-50, or Faster R-CNN, in proportion to
+    the multiply-accumulates.
+
+    Args:
+        plan: Runs by id.
+        setting: What the runs have in common.
+        ledger: Says which runs are done, and what they took.
+        gpu: A part of the name of a GPU in ``benchmarks/results``.
+
+    Raises:
+        UserError: If no such GPU was measured.
+    """
+    seconds, sizes, estimates = read_step_times(gpu), {}, {}
+    is_paper = setting.scale == 'full' and not setting.data
+    for run in plan.values():
+        if ledger.runs[run.id].status == 'done':
+            continue
+        cfg = make_job(run, setting).cfg
+        network = (
+            cfg.model.backbone.get('depth'),
+            cfg.model.backbone.get('widen_factor'),
+        )
+        if (key := (cfg.model.type, *network)) not in sizes:
+            sizes[key] = count(cfg, is_paper)
+        params, flops = sizes[key]
+        steps = cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters
+        hook = cfg.default_hooks.checkpoint
+        kept = max(hook.get('max_keep_ckpts', -1), 0) or steps // hook.interval
+        hours = images_per_s = None
+        finished = [
+            entry.wall_s / 3600 * setting.gpus
+            for entry in ledger.runs.values()
+            if entry.status == 'done' and REPO / entry.config == run.config
+        ]
+        if finished:
+            hours = median(finished)
+        elif is_paper:
+            toolbox = cfg.default_scope if cfg.default_scope in IMAGES else 'mmdet'
+            batch = cfg.train_dataloader.batch_size * setting.gpus
+            images_per_s = setting.gpus / (flops * seconds[toolbox])
+            images = steps * IMAGES.get(cfg.default_scope, batch)
+            hours = images / images_per_s / 3600 * setting.gpus
+        estimates[run.id] = Estimate(hours, images_per_s, kept * params * 8 / 1e3)
+    return estimates
+
+
+def read_step_times(gpu: str) -> dict[str, float]:
+    """Seconds of training for an image and 1e9 multiply-accumulates, by toolbox."""
+    names, seconds = set(), {}
+    for path in REPO.glob('benchmarks/results/*_gpu_report.json'):
+        report = json.loads(path.read_text(encoding='utf-8'))
+        names.add(report['environment']['gpu'])
+        if gpu.lower() in report['environment']['gpu'].lower():
+            for part in report['parts']:
+                if part['name'] in MEASURED and part['results']:
+                    (toolbox, flops), step = MEASURED[part['name']], part['results'][0]
+                    ms = median(ms for ms, _ in step['results'][0]['pairs_ms'])
+                    seconds[toolbox] = ms / 1e3 / step['batch'] / flops
+    if len(seconds) < len(MEASURED):
+        known = ', '.join(names) or 'none, since benchmarks/results is only in a clone'
+        raise UserError(
+            f'--gpu-name {gpu}: expected a part of the name of one of {known}'
+        )
+    return seconds
+
+
+def measure_loading(cfg: Config) -> float:
+    """Images that a core of this machine decodes and augments in a second.
+
+    Args:
+        cfg: Config of a classifier; its pipeline gets a JPEG of 500x375 pixels, a
+            usual size in ImageNet.
+    """
+    init_default_scope(cfg.default_scope)
+    pipeline = Compose(cfg.train_dataloader.dataset.pipeline)
+    colors = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    cv2.setNumThreads(1)
+    with tempfile.NamedTemporaryFile(suffix='.jpg') as file:
+        cv2.imwrite(file.name, cv2.resize(colors, (500, 375)))
+        images, start = 0, time.monotonic()
+        while time.monotonic() - start < SECONDS_OF_LOADING:
+            pipeline(dict(img_path=file.name, gt_label=0))
+            images += 1
+    return images / (time.monotonic() - start)
+
+
+def print_plan(
+    plan: Mapping[str, Run], estimates: Mapping[str, Estimate], setting: Setting
+) -> None:
+    """Print the cost of each run and of all, and whether the loaders limit them."""
+    table = Table('Run', 'Needs', 'GPU-hours', 'Images a second', 'Disk', box=None)
+    hours = {name: estimate.hours or 0 for name, estimate in estimates.items()}
+    chains = []
+    for run_id, estimate in estimates.items():
+        needs = plan[run_id].needs
+        chains.append(hours[run_id] + (hours.get(needs.id, 0) if needs else 0))
+        table.add_row(
+            run_id,
+            needs.id if needs else '',
+            'unknown' if estimate.hours is None else f'{estimate.hours:.3g}',
+            f'{estimate.images_per_s:.0f}' if estimate.images_per_s else '',
+            f'{estimate.disk_gb:.2g} GB',
+        )
+    Console(width=None if sys.stdout.isatty() else 120).print(table, highlight=False)
+    unknown = sum(estimate.hours is None for estimate in estimates.values())
+    disk = sum(estimate.disk_gb for estimate in estimates.values())
+    print(
+        f'\n{sum(hours.values()):.3g} GPU-hours in all'
+        f'{f", and {unknown} runs of unknown length" if unknown else ""}; the longest '
+        f'chain takes {max(chains, default=0) / setting.gpus:.3g} hours on '
+        f'{setting.gpus} GPUs; {disk:.3g} GB of checkpoints'
+    )
+    for run_id, estimate in estimates.items():
+        cfg = make_job(plan[run_id], setting).cfg
+        if cfg.default_scope == 'mmpretrain' and estimate.images_per_s:
+            speed, workers = measure_loading(cfg), cfg.train_dataloader.num_workers
+            most = max(e.images_per_s or 0 for e in estimates.values()) / setting.gpus
+            print(
+                f'A core of this machine loads {speed:.0f} images of ImageNet a second, '
+                f'{workers} workers {workers * speed:.0f}. The fastest run takes '
+                f'{most:.0f} a second on each GPU'
+                + (': loading limits it' if most > workers * speed else '')
+            )
+            break
