@@ -104,8 +104,8 @@ def check_masks(context: Context) -> Iterator[Finding]:
         steps = entry.node.get('pipeline', [])
         if coco not in evaluated and any(s.get('with_mask') for s in steps):
             for is_ignored, text in _describe_masks(coco):
-                effect = 'is left out' if is_ignored else 'cannot be loaded'
-                yield Finding(not is_ignored, f'{text}, which {effect}; correct them')
+                effect = ', which is left out' if is_ignored else ''
+                yield Finding(not is_ignored, f'{text}{effect}; correct them')
 
 
 def _describe_masks(coco):
