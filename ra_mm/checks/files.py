@@ -54,10 +54,8 @@ def check_listed_images(context: Context) -> Iterator[Finding]:
 
 def find_missing(paths: list[str], what: str) -> Iterator[Finding]:
     """Yield an error if any of these files is missing, listing each folder once."""
-    listed = {
-        folder: set(os.listdir(folder)) if osp.isdir(folder) else set()
-        for folder in {osp.dirname(path) for path in paths}
-    }
+    folders = {osp.dirname(path) for path in paths}
+    listed = {f: set(os.listdir(f)) if osp.isdir(f) else set() for f in folders}
     missing = [p for p in paths if osp.basename(p) not in listed[osp.dirname(p)]]
     if missing:
         count = f'{len(missing)} of {len(paths)} files are missing'

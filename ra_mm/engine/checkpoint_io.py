@@ -107,11 +107,8 @@ def get_weights(checkpoint: Mapping, path: str) -> Mapping:
         UserError: If it has no weights, or one of them is not finite.
     """
     weights = unnest(checkpoint)
-    are_weights = (
-        isinstance(key, str) and isinstance(value, torch.Tensor)
-        for key, value in weights.items()
-    )
-    if not weights or not all(are_weights):
+    are_tensors = all(isinstance(value, torch.Tensor) for value in weights.values())
+    if not weights or not are_tensors or not all(isinstance(k, str) for k in weights):
         raise UserError(
             f'{path} holds no weights: expected tensors by name, at the top level '
             f'or under one of {", ".join(PLACES)}'

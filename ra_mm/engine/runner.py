@@ -58,11 +58,8 @@ class SafeRunner(Runner):
     def register_hook(
         self, hook: Hook | dict, priority: str | int | None = None
     ) -> None:
-        if isinstance(hook, dict) and hook.get('type') in (
-            'CheckpointHook',
-            'mmengine.CheckpointHook',
-            CheckpointHook,
-        ):
+        kinds = ('CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook)
+        if isinstance(hook, dict) and hook.get('type') in kinds:
             hook = ConfigDict({**hook, 'type': SafeCheckpointHook})
         super().register_hook(hook, priority)
 

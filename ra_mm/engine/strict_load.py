@@ -79,11 +79,9 @@ def find_prefix(
         The prefix, with a dot, with which most names are in the checkpoint; the first
         of several. None if that is the empty one.
     """
-    sizes = Counter(
-        '.'.join([*parents[:n], ''])
-        for *parents, _ in (key.split('.') for key in weights)
-        for n in range(1, len(parents) + 1)
-    )
+    parents = (key.split('.')[:-1] for key in weights)
+    prefixes = ([*names[:n], ''] for names in parents for n in range(1, len(names) + 1))
+    sizes = Counter(map('.'.join, prefixes))
     large = [prefix for prefix, size in sizes.items() if 2 * size >= len(names)]
 
     def count(prefix):
@@ -101,12 +99,8 @@ def format_mismatch(found: Mapping[str, list[str]]) -> str:
 
 def attention_keys(model: nn.Module) -> set[str]:
     """Return the names of all weights that belong to attentions."""
-    return {
-        f'{name}.{key}'
-        for name, module in model.named_modules()
-        if isinstance(module, ResidualSum)
-        for key in module.state_dict()
-    }
+    found = ((n, m) for n, m in model.named_modules() if isinstance(m, ResidualSum))
+    return {f'{name}.{key}' for name, module in found for key in module.state_dict()}
 
 
 def is_attention_absent(model: nn.Module, missing: list[str]) -> bool:
