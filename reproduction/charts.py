@@ -56,25 +56,28 @@ class Panel(NamedTuple):
     """
 
     title: str
-    runs: list[str]  # ids of the runs that it shows
     key: str  # of the curves in the ledger
     curves: list | dict
 
 
-def make_charts(ledger: Ledger, table: Table, shown: set) -> Iterator[Chart]:
+def make_charts(ledger: Ledger, table: Table) -> Iterator[Chart]:
     """Draw comparisons, the curves of each group, and the gates as in Fig. 5.
 
     Args:
         ledger: The ledger.
         table: One of its tables.
-        shown: What the page shows already; what is new is added.
     """
     yield from _comparison_charts(ledger, table)
     rows = [row for row, _ in table.rows]
     for group, rows_of_group in groupby(rows, lambda row: row.group):
-        yield from _curve_charts(ledger, group, [*rows_of_group], table.metric, shown)
+        members = [*rows_of_group]
+        if panels := make_panels(ledger, members, table.metric):
+            names = [row.name for row in members]
+            titles = ', '.join(panel.title for panel in panels)
+            text = f'{group} ({", ".join(names)}): {titles}'
+            yield Chart(group, text, _draw(draw_panels, panels, names))
     for row in rows:
-        yield from _gate_charts(ledger, row, shown)
+        yield from _gate_charts(ledger, row)
 
 
 def _draw(
@@ -152,20 +155,6 @@ def draw_comparison(
     return figure
 
 
-def _curve_charts(ledger, group, rows, metric, shown):
-    panels = [
-        panel
-        for panel in make_panels(ledger, rows, metric)
-        if (panel.key, *panel.runs) not in shown
-    ]
-    shown.update((panel.key, *panel.runs) for panel in panels)
-    if panels:
-        names = [row.name for row in rows]
-        titles = ', '.join(panel.title for panel in panels)
-        text = f'{group} ({", ".join(names)}): {titles}'
-        yield Chart(group, text, _draw(draw_panels, panels, names))
-
-
 def make_panels(
     ledger: Ledger, rows: list[RequestedRow], metric: str | None
 ) -> list[Panel]:
@@ -180,7 +169,6 @@ def make_panels(
     if metric:
         titles[f'val/{metric}'] = paper.metrics()[metric]
     titles['temp'] = 'temp'
-    run_ids = [run_id for row in rows for run_id in row.runs]
     panels = []
     for key, title in titles.items():
         curves = [
@@ -188,12 +176,12 @@ def make_panels(
             for row in rows
         ]
         if any(curves):
-            panels.append(Panel(title, run_ids, key, curves))
+            panels.append(Panel(title, key, curves))
     for row in rows:
         for entry in ledger.entries(row):
             if stages := _stage_curves(entry):
                 title = f'{row.name}: G by stage, mean ± std, seed {entry.seed}'
-                panels.append(Panel(title, row.runs, 'G', stages))
+                panels.append(Panel(title, 'G', stages))
                 break
     return panels
 
@@ -280,21 +268,14 @@ def _draw_stages(ax, panel):
     ax.legend(fontsize='x-small', frameon=False, ncols=2)
 
 
-def _gate_charts(ledger, row, shown):
+def _gate_charts(ledger, row):
     """Fig. 5 of the first seed, and the spread by depth."""
-    measured = {
-        run_id: ledger.runs[run_id].gates
-        for run_id in row.runs
-        if run_id in ledger.runs and ledger.runs[run_id].gates
-    }
-    run_id = next(iter(measured), None)
-    if run_id and ('gates', run_id) not in shown:
-        shown.add(('gates', run_id))
-        claims = ' '.join(gates.check_claims([*measured.values()]))
-        for draw, what, note in (
-            (gates.plot_gates, 'channel and class', claims),
-            (gates.plot_spread, 'depth', ''),
-        ):
-            text = f'{run_id}: G by {what}'
-            source = _draw(draw, measured[run_id], image_format='png')
-            yield Chart(f'{text}, as in Fig. 5' if note else text, text, source, note)
+    runs = {run_id: ledger.runs[run_id] for run_id in row.runs if run_id in ledger.runs}
+    measured = {run_id: entry.gates for run_id, entry in runs.items() if entry.gates}
+    for run_id, found in [*measured.items()][:1]:
+        text, claims = f'{run_id}: G by', gates.check_claims([*measured.values()])
+        fig5 = _draw(gates.plot_gates, found, image_format='png')
+        text5, depth = f'{text} channel and class', f'{text} depth'
+        yield Chart(f'{text5}, as in Fig. 5', text5, fig5, ' '.join(claims))
+        spread = _draw(gates.plot_spread, found, image_format='png')
+        yield Chart(depth, depth, spread)

@@ -40,11 +40,13 @@ def write_report(folder: Path) -> None:
 
 def render(ledger: Ledger) -> str:
     """Fill ``report.html.jinja``."""
-    shown: set = set()
-    tables = []
+    tables, shown = [], set()
     for number, rows in groupby(ledger.rows, lambda row: row.table):
         table = make_table(ledger, [*rows])
-        tables.append((number, table, [*make_charts(ledger, table, shown)]))
+        charts = {chart.source: chart for chart in make_charts(ledger, table)}
+        new = [chart for source, chart in charts.items() if source not in shown]
+        shown |= charts.keys()
+        tables.append((number, table, new))
     entries = ledger.runs.values()
     versions = {v for entry in entries for v in (entry.versions or {}).items() if v[1]}
     return _template().render(

@@ -37,6 +37,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # has reproduction/
 
 from ra_mm.cli import add_cfg_options, report_user_errors
+from ra_mm.cli.arguments import key_value, positive_int
 from ra_mm.datasets.shapes import write_shapes
 from ra_mm.errors import UserError
 from reproduction import slurm
@@ -64,120 +65,51 @@ def parse_args(argv: Sequence[str] | None) -> Namespace:
     )
     split = functools.partial(shlex.split, comments=True)
     parser.convert_arg_line_to_args = split  # type: ignore[method-assign]
-    parser.add_argument(
+    add, number = parser.add_argument, functools.partial(dict, type=positive_int)
+    add(
         'tables',
         nargs='+',
         metavar='TABLE',
-        help='table2 to table10, all of these, beyond_imagenet, beyond_coco, finetune '
-        'or finetune_detection; or report FOLDER to write the report again, '
-        'status FOLDER to list the runs, '
-        "cancel FOLDER to end Slurm's jobs",
+        help='table2 to table10, all of these, beyond_imagenet, beyond_coco, finetune or '
+        "finetune_detection; or, with a FOLDER: report, status, cancel (Slurm's jobs)",
     )
-    parser.add_argument(
-        '--scale',
-        choices=('full', 'demo'),
-        default='full',
-        help='demo: small models on drawn shapes, for a CPU; the numbers say '
-        'nothing about the paper',
-    )
-    parser.add_argument(
-        '--gpus',
-        type=int,
-        help='number of GPUs of a run; scales the learning rate (default: all GPUs '
-        'of this machine, 1 at demo scale or with --submit or --jobs)',
-    )
-    parser.add_argument(
-        '--nodes',
-        type=int,
-        help='number of machines that these are on (default: one for 8 GPUs)',
-    )
-    parser.add_argument(
-        '--jobs',
-        type=int,
-        default=1,
-        metavar='N',
-        help='number of runs side by side on this machine, each with GPUs of its own '
-        'as far as there are enough, or with its share of the cores',
-    )
-    parser.add_argument(
-        '--submit',
-        choices=('slurm',),
-        help='make each run a job of Slurm and return; the same command submits what '
-        'is missing',
-    )
-    parser.add_argument(
-        '--slurm',
-        nargs='+',
-        default=(),
-        metavar='KEY=VALUE',
-        help='options of sbatch, such as partition=gpu time=24:00:00 account=lab',
-    )
-    parser.add_argument('--run', metavar='ID', help=SUPPRESS)  # in a job of Slurm
-    parser.add_argument(
-        '--launcher',
-        choices=('none', 'pytorch', 'slurm'),
-        help='how processes are started (default: pytorch, that is torchrun, for '
-        'several GPUs)',
-    )
-    parser.add_argument(
-        '--rows',
-        nargs='+',
-        default=(),
-        metavar='TEXT',
-        help='only rows whose name contains one of these texts, such as '
-        '"Faster R-CNN" or +RA',
-    )
-    parser.add_argument(
-        '--seeds',
-        type=int,
-        default=1,
-        metavar='K',
-        help='number of runs for each row, with seeds 0 to K-1',
-    )
-    parser.add_argument(
+    what = 'demo: small models on drawn shapes, for a CPU; no numbers of the paper'
+    add('--scale', choices=('full', 'demo'), default='full', help=what)
+    what = 'only rows with one of these texts, such as "Faster R-CNN" or +RA'
+    add('--rows', nargs='+', default=(), metavar='TEXT', help=what)
+    add('--seeds', **number(default=1), metavar='K', help='runs for each row, 0 to K-1')
+    add(
         '--data',
         type=Path,
         metavar='DIR',
-        help='your own dataset instead of COCO (annotations/ and images/) or '
-        'ImageNet (train/<class>/ and val/<class>/). Runs with the same seed start '
-        'from the same weights, but for those of the attention, and see the same '
-        'images in the same order',
+        help='your own dataset instead of COCO (annotations/ and images/) or ImageNet '
+        '(train/<class>/ and val/<class>/); within a seed, models start from the same '
+        'weights, but for those of the attention, and see the same images',
     )
-    parser.add_argument(
-        '--weights',
-        type=Path,
-        metavar='FILE',
-        help='trained weights of the plain network or of its backbone that '
-        'fine-tuning starts from (default: none, training from scratch)',
-    )
+    what = 'weights of the plain network that fine-tuning starts from (default: none)'
+    add('--weights', type=Path, metavar='FILE', help=what)
     add_cfg_options(parser)
-    parser.add_argument(
-        '--out',
-        type=Path,
-        metavar='DIR',
-        help='folder for ledger, report and runs '
-        '(default: work_dirs/reproduce/<scale>[_<name of the data>])',
+    what = 'folder for results (default: work_dirs/reproduce/<scale>[_<name of data>])'
+    add('--out', type=Path, metavar='DIR', help=what)
+    what = 'GPUs of a run; scale the learning rate (default: all that a single run has)'
+    add('--gpus', **number(), help=what)
+    add('--nodes', **number(), help='machines that these are on (default: 1 for 8)')
+    what = 'how processes start (default: pytorch, that is torchrun, for several GPUs)'
+    add('--launcher', choices=('none', 'pytorch', 'slurm'), help=what)
+    what = 'runs side by side, each with GPUs of its own, if there are, or its cores'
+    add('--jobs', **number(default=1), metavar='N', help=what)
+    what = 'make each run a job and return; again, to submit what is missing'
+    add('--submit', choices=('slurm',), help=what)
+    what = 'options of sbatch: partition=gpu time=24:00:00 account=lab'
+    add(
+        '--slurm', nargs='+', default=(), type=key_value, metavar='KEY=VALUE', help=what
     )
-    parser.add_argument(
-        '--dry-run',
-        action='store_true',
-        help='print the commands in order, without writing or training anything',
-    )
-    parser.add_argument(
-        '--gpu-name',
-        metavar='NAME',
-        help='with --dry-run, also print what the runs will cost on this GPU, such as '
-        'H100, from the measurements in benchmarks/results',
-    )
+    add('--run', metavar='ID', help=SUPPRESS)  # in a job of Slurm
+    what = 'print the commands in order, without writing or training anything'
+    add('--dry-run', action='store_true', help=what)
+    what = 'with --dry-run: print the cost on a GPU in benchmarks/results, such as H100'
+    add('--gpu-name', metavar='NAME', help=what)
     args = parser.parse_args(argv)
-    if args.seeds < 1:
-        parser.error(f'--seeds {args.seeds}: expected 1 or more')
-    for name in ('gpus', 'nodes', 'jobs'):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            parser.error(f'--{name} {value}: expected 1 or more')
-    if wrong := [option for option in args.slurm if '=' not in option]:
-        parser.error(f'--slurm {wrong[0]}: expected KEY=VALUE')
     if args.cfg_options and not args.data:
         parser.error("--cfg-options needs --data: else the rows are not the paper's")
     args.finetunes = bool({*args.tables} & {*FINETUNE_TABLES})
