@@ -75,10 +75,10 @@ def test_nothing_else_changes(net):
 @pytest.mark.parametrize(
     'seconds, steps, agree, mode',
     [
-        (0.9, 601, bool, 'compiled'),
-        (0.9, 600, bool, 'eager'),  # a tenth of 600 s is a minute
-        (0.99, 601, bool, 'eager'),
-        (0.9, 601, lambda own: False, 'eager'),  # another process is slower
+        (0.9, 1801, bool, 'compiled'),
+        (0.9, 1800, bool, 'eager'),  # a tenth is three minutes
+        (0.99, 1801, bool, 'eager'),
+        (0.9, 1801, lambda own: False, 'eager'),  # another process is slower
     ],
 )
 def test_choice(net, use_compiler, monkeypatch, seconds, steps, agree, mode):
@@ -89,7 +89,7 @@ def test_choice(net, use_compiler, monkeypatch, seconds, steps, agree, mode):
     choice = compile_if_faster(net, (images(6, 5),), steps=steps, agree=agree)
     assert choice.mode == mode and mode in str(choice)
     assert (net._compiled_call_impl is not None) == (mode == 'compiled')
-    assert len(asked) == (steps > 600 and agree(True))
+    assert len(asked) == (steps > 1800 and agree(True))
 
 
 @pytest.mark.parametrize('dynamic', [True, False])
