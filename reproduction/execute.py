@@ -18,6 +18,7 @@ from mmengine.config import Config
 from ra_mm.analysis.complexity import SHAPES, count_flops, count_params, paper_params
 from ra_mm.engine.checkpoint_io import latest_checkpoint
 from ra_mm.models import build_model
+from ra_mm.threads import count_cpus
 
 from . import machine, process
 from .display import Display
@@ -116,8 +117,8 @@ def share_machine(place: int, jobs: int, gpus: int) -> dict[str, str]:
         return {}
     count = torch.cuda.device_count()
     if not count:
-        threads = len(os.sched_getaffinity(0)) // (jobs * gpus)
-        return {'OMP_NUM_THREADS': str(max(1, threads))}
+        threads = max(1, int(count_cpus()) // (jobs * gpus))
+        return {'OMP_NUM_THREADS': str(threads)}
     visible = os.environ.get('CUDA_VISIBLE_DEVICES') or ','.join(map(str, range(count)))
     mine = [visible.split(',')[(place * gpus + i) % count] for i in range(gpus)]
     return {'CUDA_VISIBLE_DEVICES': ','.join(mine)}

@@ -40,7 +40,8 @@ def write_report(folder: Path) -> None:
 
 def render(ledger: Ledger) -> str:
     """Fill ``report.html.jinja``."""
-    tables, shown = [], set()
+    tables = []
+    shown: set[str] = set()
     for number, rows in groupby(ledger.rows, lambda row: row.table):
         table = make_table(ledger, [*rows])
         charts = {chart.source: chart for chart in make_charts(ledger, table)}
