@@ -9,17 +9,20 @@ from .ledger import Entry, format_duration
 TTY_INTERVAL_S, LOG_INTERVAL_S = 1, 600
 
 
-def seconds_left(entries: Sequence[Entry], fraction: float) -> float | None:
+def seconds_left(entries: Sequence[Entry]) -> float | None:
     """Estimate the seconds until all runs are done, from the time so far.
 
     Args:
         entries: Entries of the runs. All are taken to need the same time.
-        fraction: How much of the running one is done.
     """
-    seconds = sum(e.wall_s for e in entries if e.status in ('done', 'running'))
-    done = sum(e.status == 'done' for e in entries) + fraction
-    pending = sum(e.status in ('waiting', 'running') for e in entries)
-    return seconds / done * (pending - fraction) if done else None
+    running = [entry for entry in entries if entry.status == 'running']
+    ended = [entry for entry in entries if entry.status == 'done']
+    done = len(ended) + sum(entry.progress for entry in running)
+    pending = (
+        sum(e.status not in ('done', 'failed') for e in entries) + len(ended) - done
+    )
+    seconds = sum(entry.wall_s for entry in ended + running)
+    return seconds / done * pending / max(1, len(running)) if done else None
 
 
 class Display:
@@ -44,10 +47,10 @@ class Display:
         return time.monotonic() - self.last_progress >= interval
 
     def progress(self, name: str, fraction: float) -> None:
-        """Print how much of the current run and of all runs is done."""
+        """Print how much of a run and of all runs is done."""
         self.last_progress = time.monotonic()
         states = [entry.status for entry in self.entries]
-        left = seconds_left(self.entries, fraction)
+        left = seconds_left(self.entries)
         text = (
             f'{fraction:.0%}; {states.count("done")} of {len(states)} runs done'
             + (f', {states.count("failed")} failed' if 'failed' in states else '')

@@ -204,7 +204,8 @@ class Training:
                 if is_stopped:
                     raise Stopped
                 if self.display.is_due():
-                    self.display.progress(self.run.id, fraction_done(self.log, cfg))
+                    entry.progress = fraction_done(self.log, cfg)
+                    self.display.progress(self.run.id, entry.progress)
         return training.returncode
 
     def _finish(self, job, status):
@@ -222,7 +223,6 @@ class Training:
             return
         entry.status = 'done'
         entry.checkpoint = str(job.checkpoint.relative_to(self.setting.folder))
-        entry.progress = 1.0
         with ONE_AT_A_TIME:
             entry.params, entry.flops = count(job.cfg, job.is_paper_config)
         if self.run.shows_gates and has_gates(job.cfg):

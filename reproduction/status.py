@@ -24,7 +24,7 @@ def print_status(ledger: Ledger, queued: Mapping[str, QueuedJob]) -> None:
     table = Table('Run', 'State', 'Done', 'Time', 'Left', 'Job', box=None)
     for run_id, entry in ledger.runs.items():
         state, details = states[run_id]
-        seconds, done = entry.wall_s, entry.progress
+        seconds, done = entry.wall_s, 1.0 if state == 'done' else entry.progress
         left = seconds / done - seconds if done and state == 'running' else None
         durations = (format_duration(s) if s else '' for s in (seconds, left))
         text = details if state != 'failed' else ''

@@ -8,11 +8,18 @@ def test_format_duration():
 
 
 def test_seconds_left():
-    seconds = dict(done=100.0, failed=30.0, running=50.0, waiting=0.0)
+    states = [
+        ('done', 1, 100),
+        ('failed', 0, 30),
+        ('running', 0.5, 50),
+        ('waiting', 0, 0),
+    ]
     entries = [
-        Entry('configs/some.py', 0, status=status, wall_s=wall_s)
-        for status, wall_s in seconds.items()
+        Entry('configs/some.py', 0, status=status, progress=progress, wall_s=wall_s)
+        for status, progress, wall_s in states
     ]
     # 1.5 runs took 150 s, and 1.5 are left.
-    assert seconds_left(entries, 0.5) == 150
-    assert seconds_left(entries[1:], 0.0) is None
+    assert seconds_left(entries) == 150
+    # 2 runs took 200 s, and 2 are left, which run side by side.
+    assert seconds_left([*entries, entries[2]]) == 100
+    assert seconds_left(entries[3:]) is None
