@@ -1,12 +1,13 @@
 """Estimate what a plan costs before it starts: GPU-hours, the longest chain, disk."""
 
 import json
+import math
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from statistics import median
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -30,18 +31,22 @@ MEASURED = {'train-fp32': ('mmpretrain', 4.12), 'detector': ('mmdet', 207.03)}
 SECONDS_OF_LOADING = 2
 
 
-class Estimate(NamedTuple):
+@dataclass
+class Estimate:
     """The cost of a run.
 
     Attributes:
-        hours: GPU-hours; None if there is nothing to estimate them from.
-        images_per_s: What its dataloaders have to deliver, if it is known.
         disk_gb: Size of the checkpoints that are kept, with momentum.
+        hours: GPU-hours; None if there is nothing to estimate them from.
+        taken_per_s: Images that its GPUs take in a second.
+        loaded_per_s: Images that its workers load in a second, if it is a classifier:
+            where this is less, it decides.
     """
 
-    hours: float | None
-    images_per_s: float | None
     disk_gb: float
+    hours: float | None = None
+    taken_per_s: float = 0.0
+    loaded_per_s: float = math.inf
 
 
 def estimate_plan(
@@ -63,36 +68,41 @@ def estimate_plan(
         UserError: If no such GPU was measured.
     """
     seconds, sizes, estimates = read_step_times(gpu), {}, {}
+    per_core = 0.0  # images loaded in a second
     is_paper = setting.scale == 'full' and not setting.data
     for run in plan.values():
         if ledger.runs[run.id].status == 'done':
             continue
         cfg = make_job(run, setting).cfg
-        network = (
-            cfg.model.backbone.get('depth'),
-            cfg.model.backbone.get('widen_factor'),
-        )
-        if (key := (cfg.model.type, *network)) not in sizes:
+        backbone = cfg.model.backbone
+        key = cfg.model.type, backbone.get('depth'), backbone.get('widen_factor')
+        if key not in sizes:
             sizes[key] = count(cfg, is_paper)
         params, flops = sizes[key]
         steps = cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters
         hook = cfg.default_hooks.checkpoint
         kept = max(hook.get('max_keep_ckpts', -1), 0) or steps // hook.interval
-        hours = images_per_s = None
+        estimate = Estimate(kept * params * 8 / 1e3)
         finished = [
             entry.wall_s / 3600 * setting.gpus
             for entry in ledger.runs.values()
             if entry.status == 'done' and REPO / entry.config == run.config
         ]
         if finished:
-            hours = median(finished)
+            estimate.hours = median(finished)
         elif is_paper:
             toolbox = cfg.default_scope if cfg.default_scope in IMAGES else 'mmdet'
-            batch = cfg.train_dataloader.batch_size * setting.gpus
-            images_per_s = setting.gpus / (flops * seconds[toolbox])
-            images = steps * IMAGES.get(cfg.default_scope, batch)
-            hours = images / images_per_s / 3600 * setting.gpus
-        estimates[run.id] = Estimate(hours, images_per_s, kept * params * 8 / 1e3)
+            estimate.taken_per_s = setting.gpus / (flops * seconds[toolbox])
+            loader = cfg.train_dataloader
+            if cfg.default_scope == 'mmpretrain':
+                per_core = per_core or measure_loading(cfg)
+                estimate.loaded_per_s = per_core * loader.num_workers * setting.gpus
+            images = steps * IMAGES.get(
+                cfg.default_scope, loader.batch_size * setting.gpus
+            )
+            speed = min(estimate.taken_per_s, estimate.loaded_per_s)
+            estimate.hours = images / speed / 3600 * setting.gpus
+        estimates[run.id] = estimate
     return estimates
 
 
@@ -142,35 +152,22 @@ def print_plan(
     """Print the cost of each run and of all, and whether the loaders limit them."""
     table = Table('Run', 'Needs', 'GPU-hours', 'Images a second', 'Disk', box=None)
     hours = {name: estimate.hours or 0 for name, estimate in estimates.items()}
-    chains = []
+    chains = [0.0]
     for run_id, estimate in estimates.items():
         needs = plan[run_id].needs
         chains.append(hours[run_id] + (hours.get(needs.id, 0) if needs else 0))
+        is_slow = estimate.loaded_per_s < estimate.taken_per_s
+        limit = f' (loaded: {estimate.loaded_per_s:.0f})' if is_slow else ''
         table.add_row(
             run_id,
             needs.id if needs else '',
             'unknown' if estimate.hours is None else f'{estimate.hours:.3g}',
-            f'{estimate.images_per_s:.0f}' if estimate.images_per_s else '',
+            f'{estimate.taken_per_s:.0f}{limit}' if estimate.taken_per_s else '',
             f'{estimate.disk_gb:.2g} GB',
         )
     Console(width=None if sys.stdout.isatty() else 120).print(table, highlight=False)
-    unknown = sum(estimate.hours is None for estimate in estimates.values())
-    disk = sum(estimate.disk_gb for estimate in estimates.values())
     print(
-        f'\n{sum(hours.values()):.3g} GPU-hours in all'
-        f'{f", and {unknown} runs of unknown length" if unknown else ""}; the longest '
-        f'chain takes {max(chains, default=0) / setting.gpus:.3g} hours on '
-        f'{setting.gpus} GPUs; {disk:.3g} GB of checkpoints'
+        f'\n{sum(hours.values()):.3g} GPU-hours in all; the longest chain takes '
+        f'{max(chains) / setting.gpus:.3g} hours on {setting.gpus} GPUs; '
+        f'{sum(e.disk_gb for e in estimates.values()):.3g} GB of checkpoints'
     )
-    for run_id, estimate in estimates.items():
-        cfg = make_job(plan[run_id], setting).cfg
-        if cfg.default_scope == 'mmpretrain' and estimate.images_per_s:
-            speed, workers = measure_loading(cfg), cfg.train_dataloader.num_workers
-            most = max(e.images_per_s or 0 for e in estimates.values()) / setting.gpus
-            print(
-                f'A core of this machine loads {speed:.0f} images of ImageNet a second, '
-                f'{workers} workers {workers * speed:.0f}. The fastest run takes '
-                f'{most:.0f} a second on each GPU'
-                + (': loading limits it' if most > workers * speed else '')
-            )
-            break
