@@ -200,6 +200,7 @@ class Training:
                 if is_stopped or now - saved > SAVE_INTERVAL_S:  # survives a SIGKILL
                     entry.progress = fraction_done(self.log, cfg)
                     self.save()
+                    self.held.renew()
                     saved = now
                 if is_stopped:
                     raise Stopped

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +21,7 @@ except ImportError:  # not a POSIX system; the report can still be written
     fcntl = None  # type: ignore[assignment]
 
 STOP_TIMEOUT_S = 30
+MAX_SILENCE_S = 600  # of a process on another machine
 
 
 class Lock:
@@ -27,10 +29,11 @@ class Lock:
 
     Args:
         file: The file.
+        owner: Another file, whose date says that this process is alive.
     """
 
-    def __init__(self, file: IO[str]) -> None:
-        self.file = file
+    def __init__(self, file: IO[str], owner: Path | None = None) -> None:
+        self.file, self.owner = file, owner
         self.groups: set[int] = set()
         self.threads = threading.Lock()
         self.note()
@@ -44,6 +47,11 @@ class Lock:
             self.file.write('; '.join([f'process {os.getpid()}', *stops, '']))
             self.file.flush()
 
+    def renew(self) -> None:
+        """Say that this process is alive."""
+        if self.owner:
+            self.owner.touch()
+
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[Lock]:
@@ -51,8 +59,8 @@ def lock(folder: Path) -> Iterator[Lock]:
 
     A child process that inherits the file keeps the lock until it ends, so a
     training that outlives a killed parent still holds it. Between machines that
-    share the folder, where such locks may have no effect, the existence of
-    another file is the lock.
+    share the folder, where such locks may have no effect, another file is the lock
+    as long as it is new or renewed.
 
     Raises:
         UserError: If another process has the lock.
@@ -80,13 +88,16 @@ def lock(folder: Path) -> Iterator[Lock]:
                 created.write(host)
         except FileExistsError:
             other = owner.read_text(encoding='utf-8')
-            if other != host:
+            age = time.time() - owner.stat().st_mtime
+            if other != host and age < MAX_SILENCE_S:
                 raise UserError(
                     f'another tools/reproduce.py is running in {folder}, on {other}: '
-                    f'if it was killed there, delete {owner}'
+                    f'if it was killed there {age:.0f} s ago, wait {MAX_SILENCE_S} s '
+                    f'or delete {owner}'
                 ) from None
+            owner.write_text(host, encoding='utf-8')
         try:
-            yield Lock(file)
+            yield Lock(file, owner)
         finally:
             owner.unlink(missing_ok=True)
 

@@ -72,7 +72,11 @@ def test_locked_on_another_machine(tmp_path):
     with pytest.raises(UserError, match='on elsewhere: .*/.host'):
         with lock(tmp_path):
             pass
-    (tmp_path / '.host').write_text(os.uname().nodename)  # of a killed process
+    os.utime(tmp_path / '.host', (0, 0))  # its process was killed long ago
+    with lock(tmp_path) as held:
+        held.renew()
+        assert (tmp_path / '.host').stat().st_mtime > 0
+    (tmp_path / '.host').write_text(os.uname().nodename)  # killed here
     with lock(tmp_path):
         pass
     assert not (tmp_path / '.host').exists()
