@@ -43,6 +43,7 @@ def _lacking(module):
             return "roi_align with pool_mode='max'"
         if package.startswith('mmrotate'):
             return 'nms_rotated'
-    if type(getattr(module, 'sampler', None)).__name__ == 'ScoreHLRSampler':
+    samplers = (getattr(module, name, None) for name in ('sampler', 'bbox_sampler'))
+    if any(type(sampler).__name__ == 'ScoreHLRSampler' for sampler in samplers):
         return 'nms_match'
     return None

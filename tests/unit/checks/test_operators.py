@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from mmcv.ops import MaskedConv2d, PSAMask, RoIAlign
 from mmcv.ops.carafe import CARAFEPack
+from mmdet.models.task_modules import ScoreHLRSampler
 from torch import nn
 
 from ra_mm.checks.operators import COMPILED_ALONE, check_model
@@ -15,7 +16,16 @@ from ra_mm.errors import UserError
 from ra_mm.mmcv_ops.operators import OPERATORS
 
 MMCV = Path(importlib.util.find_spec('mmcv').origin).parent
+
+
+def pisa():
+    head = nn.Identity()
+    head.bbox_sampler = object.__new__(ScoreHLRSampler)
+    return head
+
+
 MODULES = [
+    (pisa, 'nms_match', 'Identity'),
     (lambda: CARAFEPack(4, 2), 'carafe', 'CARAFEPack'),
     (lambda: MaskedConv2d(1, 1, 3), 'masked_conv', 'MaskedConv2d'),
     (lambda: PSAMask('collect', (3, 3)), 'psa_mask', 'PSAMask'),
