@@ -23,15 +23,33 @@ def read_table(heading):
     return {name: cells for name, *cells in rows}
 
 
-def test_attention_put_into_trained_weights():
-    ledger = Ledger.read(RESULTS / 'insert_cifar10')
-    expected = {
-        row.name.removeprefix('+'): [
-            f'{top1:.2f}' for _, top1 in ledger.entries(row)[0].curve('val/top1')
-        ]
+def read_curves(name):
+    """The accuracies of the finished runs of a ledger, by row and seed."""
+    ledger = Ledger.read(RESULTS / name)
+    return {
+        row.name.removeprefix('+'): {
+            entry.seed: [top1 for _, top1 in entry.curve('val/top1')]
+            for entry in ledger.entries(row, 'done')
+        }
         for row in ledger.rows
     }
+
+
+def test_attention_put_into_trained_weights():
+    curves = read_curves('insert_cifar10')
+    expected = {row: [f'{v:.2f}' for v in seeds[0]] for row, seeds in curves.items()}
     assert read_table('Does it hurt to put it in?') == expected
+
+
+def test_fine_tuning():
+    curves, table = read_curves('finetune_cifar10'), read_table('Does it help?')
+    assert table.keys() == curves.keys()
+    for row, (*cells, differences) in table.items():
+        seeds = [curves[row].get(seed, []) for seed in range(len(cells))]
+        assert cells == [', '.join(f'{v:.2f}' for v in curve) for curve in seeds]
+        ends = zip(seeds, curves['plain'].values())
+        expected = ', '.join(f'{a[-1] - b[-1]:+.2f}' for a, b in ends if a)
+        assert differences == ('' if row == 'plain' else expected)
 
 
 @pytest.mark.parametrize(
