@@ -118,42 +118,27 @@ def _read_coco(folder):
     splits, classes, masks = {}, {}, True
     for split in ('train', 'val'):
         names = (f'annotations/{split}.json', f'annotations/instances_{split}2017.json')
-        name = next((n for n in names if (folder / n).is_file()), None)
-        if name is None:
-            raise UserError(
-                f'--data {folder} has no split {split!r}: '
-                f'found neither {" nor ".join(names)}'
-            )
+        name = _find(folder, f'the split {split!r}', names)
         try:
             coco = json.loads((folder / name).read_text(encoding='utf-8'))
             first = coco['images'][0]['file_name']
             classes[split] = tuple(c['name'] for c in coco['categories'])
-            annotations = coco['annotations']
+            masks &= all(a.get('segmentation') for a in coco['annotations'])
         except (ValueError, KeyError, TypeError, IndexError) as e:
             raise UserError(
                 f'{folder / name} is not a COCO annotation file with images '
                 f'({type(e).__name__}: {e})'
             ) from e
-        candidates = (f'images/{split}', 'images', f'{split}2017', split)
-        images = next((c for c in candidates if (folder / c / first).is_file()), None)
-        if images is None:
-            raise UserError(
-                f'{folder / name}: its first image {first} is in none of the folders '
-                f'{", ".join(candidates)} of {folder}'
-            )
-        splits[split] = name, images
-        masks &= all(a.get('segmentation') for a in annotations)
-    _check_same_classes(folder, classes['train'], classes['val'])
+        folders = (f'images/{split}', 'images', f'{split}2017', split)
+        what = f'the first image of {name}'
+        image = _find(folder, what, [f'{images}/{first}' for images in folders])
+        splits[split] = name, image.removesuffix(f'/{first}')
+    _check_same_classes(folder, **classes)
     return DataFolder(folder, classes['train'], masks=masks, **splits)
 
 
 def _read_class_folders(folder):
-    val = next((v for v in ('val', 'test') if (folder / v).is_dir()), None)
-    if val is None:
-        raise UserError(
-            f"--data {folder} has no split 'val': expected val/<class>/ or "
-            'test/<class>/ beside train/<class>/'
-        )
+    val = _find(folder, "the split 'val'", ('val', 'test'))
     splits = []
     for split in ('train', val):
         folders = sorted(p for p in (folder / split).glob('[!.]*') if p.is_dir())
@@ -165,6 +150,14 @@ def _read_class_folders(folder):
             )
     _check_same_classes(folder, *splits)
     return DataFolder(folder, splits[0], (None, 'train'), (None, val))
+
+
+def _find(folder, what, names):
+    """The first of these names that the folder has."""
+    for name in names:
+        if (folder / name).exists():
+            return name
+    raise UserError(f'--data {folder} lacks {what}: expected {" or ".join(names)}')
 
 
 def _check_same_classes(folder, train, val):

@@ -30,7 +30,7 @@ def rewrite(name, **parts):
 @pytest.mark.parametrize(
     'change, expected',
     [
-        (remove('annotations/val.json'), "no split 'val'"),
+        (remove('annotations/val.json'), "the split 'val'"),
         (remove('annotations'), 'annotations/ .* train/<class>/'),
         (remove('images'), 'train.json: .*000000.jpg .*images/'),
         (rewrite('annotations/val.json', images=[]), 'val.json is not a COCO'),
@@ -38,7 +38,7 @@ def rewrite(name, **parts):
             rewrite('annotations/val.json', categories=[{'name': 'cat'}]),
             'circle, .*cat',
         ),
-        (remove('classes/val'), "no split 'val'"),
+        (remove('classes/val'), "the split 'val'"),
         (remove('classes/val/star'), '--data .*star'),
         (
             remove(*(f'classes/val/{name}' for name in ('star', 'circle', 'square'))),
