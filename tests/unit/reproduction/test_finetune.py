@@ -1,7 +1,5 @@
 """Variants of a plain network, and the trained weights that they start from."""
 
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,6 @@ from ra_mm.errors import UserError
 from ra_mm.models import build_model
 from reproduction.finetune import ANNEALED, ATTENTION_OF
 from reproduction.job import make_job, write_initial_weights
-from reproduction.ledger import Ledger
 from reproduction.plan import Setting, make_plan, select_rows
 from reproduction.user_data import read_data_folder
 
@@ -77,19 +74,3 @@ def test_trained_weights(configs, tmp_path, rename):
     torch.save(rename(trained), source)
     with pytest.raises(UserError, match='--weights .*missing'):
         write_initial_weights(configs['ra'], start, source)
-
-
-def test_ledger_knows_the_weights(shapes, tmp_path):
-    """By their content: data and weights may lie elsewhere."""
-    weights, ledger = tmp_path / 'w.pth', Ledger(tmp_path)
-    weights.write_bytes(b'a')
-    data = read_data_folder(shapes / 'classes')
-    setting = Setting('full', tmp_path, data, weights=weights)
-    rows = select_rows(['finetune'], ['plain'])
-    request = partial(ledger.request, rows=rows, seeds=2, plan=make_plan(rows, 2, data))
-    request(setting)
-    request(replace(setting, data=replace(data, root=Path('/elsewhere/classes'))))
-    weights.write_bytes(b'b')
-    with pytest.raises(UserError, match='--weights w.pth'):
-        request(setting)
-    assert ledger.rows[0].runs == [f'finetune_classifier-plain-seed{i}' for i in (0, 1)]

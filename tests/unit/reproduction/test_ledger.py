@@ -53,6 +53,7 @@ def test_not_a_ledger(tmp_path, text):
     [
         (dict(scale='full'), '--scale demo, not full'),
         (dict(data=None), '--data d, not None'),
+        (dict(weights=Path(__file__)), '--weights None, not test_ledger.py'),
         (dict(options={'a.b': (1, 3)}), '--cfg-options'),
         (dict(options={}), '--cfg-options'),
     ],
@@ -62,7 +63,8 @@ def test_what_is_not_mixed(tmp_path, change, expected):
     ledger = Ledger(tmp_path)
     request(ledger, setting)
     ledger.save()
-    request(Ledger.read(tmp_path), setting)
+    elsewhere = replace(setting, data=replace(DATA, root=Path('/e/d')))
+    request(Ledger.read(tmp_path), elsewhere)
     with pytest.raises(UserError, match=expected):
         request(Ledger.read(tmp_path), replace(setting, **change))
 
