@@ -10,6 +10,8 @@ from . import schedule_at
 class TempCallback(Callback):
     """Anneal the temp of a LightningModule: ``Trainer(callbacks=[TempCallback(1000)])``.
 
+    That of a ``WeightAveraging`` callback among the callbacks is annealed, too.
+
     Args:
         length (int): Number of optimizer steps that the annealing takes.
         **options: start and end, as for :class:`ra_mm.TempSchedule`.
@@ -19,8 +21,10 @@ class TempCallback(Callback):
         self.length, self.options = length, options
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        averages = [getattr(c, '_average_model', None) for c in trainer.callbacks]
+        models = [pl_module, *(model for model in averages if model is not None)]
         self.schedule = schedule_at(
-            trainer.global_step, pl_module, self.length, **self.options
+            trainer.global_step, models, self.length, **self.options
         )
 
     def on_train_batch_end(self, trainer: Any, *args: Any) -> None:

@@ -20,9 +20,12 @@ logger = logging.getLogger('ra_mm')
 
 WRAPPERS = {
     'AveragedModel',
+    'BaseAveragedModel',  # of MMEngine
     'DataParallel',
     'DistributedDataParallel',
     'FullyShardedDataParallel',
+    'ModelEmaV2',
+    'ModelEmaV3',
     'OptimizedModule',  # of torch.compile
 }
 
@@ -89,7 +92,8 @@ def convert(
         ValueError: If the model has no such block, one cannot be traced, a name
             matches no block, a block is converted already, or the attention is none.
     """
-    if wrappers := {type(m).__name__ for m in model.modules()} & WRAPPERS:
+    classes = {c.__name__ for m in model.modules() for c in type(m).__mro__}
+    if wrappers := classes & WRAPPERS:
         raise ValueError(
             f'convert the model before it is wrapped in {", ".join(wrappers)}, which '
             'would not know the attentions'

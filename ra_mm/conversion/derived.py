@@ -3,6 +3,7 @@
 import inspect
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -140,13 +141,12 @@ def _record_calls(
     """The arguments of each block when the model is called with the example."""
     calls: dict[str, tuple] = {}
     modes = {m: m.training for m in model.modules()}
+
+    def record(name, block, args, kwargs):
+        calls.setdefault(name, (args, kwargs))
+
     handles = [
-        block.register_forward_pre_hook(
-            lambda block, args, kwargs, name=name: calls.setdefault(
-                name, (args, kwargs)
-            ),
-            with_kwargs=True,
-        )
+        block.register_forward_pre_hook(partial(record, name), with_kwargs=True)
         for name, block in blocks.items()
     ]
     try:

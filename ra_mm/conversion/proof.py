@@ -18,7 +18,8 @@ from .tracing import BY_RULE, NotDerivable
 
 # Sides of the maps that a rule is proved with, by their number of dimensions. Those of
 # signals are unusual widths, since a linear layer accepts (N, C, L) as tokens (N, L, C).
-SIZES = {1: (56, 88, 104), 2: (8, 16, 32), 3: (8, 16)}
+SIZES = {1: (56, 88, 104), 2: (8, 16, 32, 40, 56), 3: (8, 16, 24)}
+WIDTHS = 'in_channels num_features num_channels out_channels in_features'.split()
 UNKNOWN = torch.empty(0, device='meta')  # the only argument, of whatever shape
 
 
@@ -80,11 +81,13 @@ def _prove(
     layers = [ReverseAttention(n).to(weight) for n in channels]
     insert_attentions(converted, rule, layers)
     for training in (True, False):
-        expected = _outputs_and_gradients(plain.train(training), inputs)
-        ours = _outputs_and_gradients(converted.train(training), inputs)
+        for model in (plain, converted):
+            model.train(training)
         try:
+            expected = _outputs_and_gradients(plain, inputs)
+            ours = _outputs_and_gradients(converted, inputs)
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
-        except AssertionError as e:
+        except (AssertionError, RuntimeError, ValueError) as e:
             raise NotDerivable(
                 f'does not compute what its trace does: {e}. {BY_RULE}'
             ) from e
@@ -114,7 +117,7 @@ def _run_operands(
         z, _, x, _ = rule.operands(block, **_clone(made))
         added.append((z.shape, x.shape))
         for shape, other in added:
-            if shape != other or not _is_map(shape, block):
+            if shape != other or not _is_map(shape, block, shapes):
                 raise NotDerivable(
                     f'adds tensors of shape {tuple(shape)} and {tuple(other)}, not two '
                     'feature maps (N, C, *)'
@@ -127,11 +130,15 @@ def _run_operands(
     )
 
 
-def _is_map(shape: torch.Size, block: nn.Module) -> bool:
-    if len(shape) != 2 + spatial_dims(block):
+def _is_map(shape: torch.Size, block: nn.Module, inputs: dict[str, Any]) -> bool:
+    """Whether it is (N, C, *), and neither (N, H, W, C) nor heads (N, heads, L, C)."""
+    ndim = 2 + spatial_dims(block)
+    widths = list(_widths(block))
+    sides = {n for t in _tensors(inputs) if t.ndim == ndim for n in t.shape[2:]}
+    if len(shape) != ndim or (not sides and shape[1] not in widths):
         return False
-    is_last = shape[1] == shape[-2] != shape[-1] and shape[-1] in _widths(block)
-    return len(shape) == 3 or not is_last
+    is_unclear = shape[1] == shape[-2] and shape[-1] in widths
+    return ndim == 3 or not (is_unclear and sides & set(widths))
 
 
 def _shapes(block: nn.Module, inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -143,11 +150,13 @@ def _shapes(block: nn.Module, inputs: dict[str, Any]) -> Iterator[dict[str, Any]
         known = [] if called is UNKNOWN else [called.shape[1]]
         for channels in known or [*widths, *(2 * w for w in widths)][:8]:
             for size in SIZES[n]:
-                if size != channels:  # or the map might be (N, H, W, C)
+                if size not in widths:  # or the map might be (N, H, W, C)
                     shape = (2, channels, *n * (size,))
                     yield {name: torch.empty(shape, device='meta')}
-    if called is not UNKNOWN:
-        yield inputs
+    if called is not UNKNOWN:  # batch norm needs two values in training
+        yield tree_map_only(
+            Tensor, lambda t: t.expand(2, *t.shape[1:]) if len(t) == 1 else t, inputs
+        )
 
 
 def spatial_dims(block: nn.Module) -> int:
@@ -159,7 +168,7 @@ def spatial_dims(block: nn.Module) -> int:
 def _widths(block: nn.Module) -> Iterator[int]:
     """The channels of its layers, the first layer's first."""
     for m in block.modules():
-        for name in ('in_channels', 'num_features', 'num_channels', 'out_channels'):
+        for name in WIDTHS:
             if isinstance(value := getattr(m, name, None), int):
                 yield value
 
@@ -171,11 +180,14 @@ def _outputs_and_gradients(block: nn.Module, inputs: dict[str, Any]) -> tuple:
     outs = tree_leaves(block(**_clone(leaves)))
     loss = torch.stack([(out * out.detach().cos()).sum() for out in outs]).sum()
     weights = [p for n, p in block.named_parameters() if not n.startswith('attention')]
-    sources = [t for t in tree_leaves(leaves) if isinstance(t, Tensor)]
-    sources += [p for p in weights if p.requires_grad]
+    sources = _tensors(leaves) + [p for p in weights if p.requires_grad]
     return outs, torch.autograd.grad(
         loss, sources, allow_unused=True, materialize_grads=True
     )
+
+
+def _tensors(inputs: Any) -> list[Tensor]:
+    return [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
 
 
 def _clone(inputs: dict[str, Any]) -> dict[str, Any]:

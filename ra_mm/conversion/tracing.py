@@ -130,8 +130,8 @@ def residual_sums(graph: fx.Graph, block: nn.Module, shortcut: str) -> list[Sum]
     """Return the residual sums of a block, in the order of the graph.
 
     A residual sum adds two tensors of one origin, and every path to the output passes
-    it; or it is the only one whose value gets there by itself, beside others. A
-    tensor that the block is called with is a shortcut of any origin.
+    it; or else its value becomes a part of the output by itself. A tensor that the
+    block is called with is a shortcut of any origin.
 
     Args:
         graph (fx.Graph): The trace of the block. Where a sum of several terms has its
@@ -148,8 +148,6 @@ def residual_sums(graph: fx.Graph, block: nn.Module, shortcut: str) -> list[Sum]
     through = [n for n in sums if not _inputs(_behind(output, without=n))]
     if not through:
         through = [n for n in sums if _joins_output(n)]
-        if len(through) > 1:
-            raise NotDerivable(f'has {len(through)} sums side by side. {BY_RULE}')
     if not through:
         raise NoSum('has no residual sum that everything passes through')
     return [_split(node, graph, block, shortcut) for node in through]

@@ -99,6 +99,11 @@ def test_other_blocks_may_get_another_attention(make_resnet, images):
     'change, kwargs, message',
     [
         (lambda m: ra_mm.convert(m), {}, r'already: \(layer1.0, layer1.1, layer2.0\)'),
+        (
+            lambda m: ra_mm.convert(m, names='layer1'),
+            {},
+            r'already: \(layer1.0, layer1.1\)',
+        ),
         (lambda m: m, dict(names='layer5'), "'layer5' matches no"),
         (lambda m: m, dict(skip='layer5'), "'layer5' matches no"),
         (lambda m: m, dict(skip='layer*'), "skip=.'layer.*'. leaves no"),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmengine.model import ExponentialMovingAverage
 from torch import nn
 from torch.nn import functional as nnf
 from torch.nn.parallel import DataParallel
@@ -43,11 +44,6 @@ def test_shortcut():
     images = torch.randn(4, 4, 8, 8)
     _, _, x, _ = model[0].operands(images)
     assert torch.equal(x, model[0].conv1(images))
-
-
-class SideBySide(Basic):
-    def forward(self, x):
-        return torch.cat([x + self.conv1(x), x + self.conv2(x)], 1)
 
 
 class ControlFlow(Basic):
@@ -95,6 +91,10 @@ def averaged():
     return AveragedModel(make(Basic))
 
 
+def averaged_by_mmengine():
+    return ExponentialMovingAverage(make(Basic))
+
+
 def compiled():
     return torch.compile(make(Basic))
 
@@ -102,7 +102,6 @@ def compiled():
 @pytest.mark.parametrize(
     'model, blocks, message',
     [
-        (SideBySide, SideBySide, 'SideBySide.*2 sums side by side.*add_rule'),
         (ControlFlow, 'ControlFlow', 'ControlFlow.*cannot be traced.*add_rule'),
         (Modes, Modes, 'Modes.*training'),
         (NoSum, NoSum, 'NoSum.*no residual sum'),
@@ -116,6 +115,7 @@ def compiled():
         (Tokens, 'auto', 'Tokens.*tokens'),
         (lambda: DataParallel(Basic()), Basic, 'before.*DataParallel'),
         (averaged, Basic, 'before.*AveragedModel'),
+        (averaged_by_mmengine, Basic, 'before.*AveragedModel'),
         (compiled, Basic, 'before.*OptimizedModule'),
         (lambda: ra_mm.convert(make(Basic), blocks=Basic), Basic, 'already: .*0'),
     ],
