@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.utils._pytree import tree_leaves
 
 from ra_mm._torch import is_compiling
@@ -20,6 +21,7 @@ from ra_mm._torch import is_compiling
 # exceeds these seconds. Measured: 5 % on a CPU, 30 % on a GPU; one to some minutes.
 EXPECTED_SAVING = 0.1
 COMPILATION_S = 180
+MAX_GRAPHS = 2  # for sizes that vary
 MARGIN = 0.02  # of time, by which the compiled backbone has to be faster
 LAUNCH_BOUND = 0.9  # of the time of a pass, in which Python issues its kernels
 MIN_ROUNDS, MAX_ROUNDS, LIMIT_S = 3, 50, 4.0
@@ -69,13 +71,16 @@ class CompiledCall:
     def __init__(
         self, module: nn.Module, sizes: list | None = None, cuda_graphs: bool = False
     ) -> None:
-        self.module, self.sizes = module, sizes
+        self.module, self.sizes, self.graphs = module, sizes, 0
         self.fx_config = importlib.import_module('torch.fx.experimental._config')
         self.mode = 'compiled with CUDA graphs' if cuda_graphs else 'compiled'
+        # On a CPU, convolutions in another layout would need a graph for each size.
+        options: Any = {'layout_optimization': False} if sizes is None else None
         self.call = torch.compile(
             module._call_impl,
             dynamic=sizes is None,
             mode='reduce-overhead' if cuda_graphs else None,
+            options=options,
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -86,23 +91,25 @@ class CompiledCall:
             or self.sizes not in (None, sizes_of(args, kwargs))
         ):
             return module._call_impl(*args, **kwargs)
+        before = counters['stats']['unique_graphs']
         try:
             # One graph serves all sizes, even if some were equal at first.
             with self.fx_config.patch(use_duck_shape=False):
-                return self.call(*args, **kwargs)
+                outputs = self.call(*args, **kwargs)
+            self.graphs += counters['stats']['unique_graphs'] - before
+            reason = 'some sizes need graphs of their own'
+            failed = self.sizes is None and self.graphs > MAX_GRAPHS
         except torch.cuda.OutOfMemoryError:
             raise
         except Exception as e:  # of any of the compilers
             outputs = module._call_impl(*args, **kwargs)  # raises a fault of its own
+            reason = f'{type(e).__name__}: {str(e).strip()}'.partition('\n')[0]
+            failed = True
+        if failed:
             module._compiled_call_impl = None
-            reason = str(e).strip().partition('\n')[0]
-            warnings.warn(
-                'the backbone cannot be compiled and runs eagerly: '
-                f'{type(e).__name__}: {reason}',
-                CompilationFailed,
-                stacklevel=2,
-            )
-            return outputs
+            text = f'the backbone cannot be compiled and runs eagerly: {reason}'
+            warnings.warn(text, CompilationFailed, stacklevel=2)
+        return outputs
 
 
 def sizes_of(args: tuple, kwargs: dict) -> list:

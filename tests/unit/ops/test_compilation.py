@@ -1,11 +1,11 @@
 """Backbones that are compiled in place, if that is faster."""
 
 import copy
-import functools
 
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 from ra_mm.layers import ReverseAttention
 from ra_mm.ops import CompilationFailed, compilation, compile_if_faster
@@ -92,13 +92,16 @@ def test_choice(net, use_compiler, monkeypatch, seconds, steps, agree, mode):
     assert len(asked) == (steps > 1800 and agree(True))
 
 
-@pytest.mark.parametrize('dynamic', [True, False])
-@pytest.mark.parametrize('graphs, mode', [(True, 'reduce-overhead'), (False, None)])
+@pytest.mark.parametrize(
+    'dynamic, graphs, mode',
+    [(True, False, None), (False, False, None), (False, True, 'reduce-overhead')],
+)
 def test_options(net, use_compiler, dynamic, graphs, mode):
     compiler, _, asked = fake(1)
     use_compiler(compiler)
     CompiledCall(net, None if dynamic else [(2, 3, 6, 5)], graphs)
-    assert asked == [dict(dynamic=dynamic, mode=mode)]
+    (options,) = asked
+    assert options['dynamic'] == dynamic and options['mode'] == mode
 
 
 def test_no_compiler(net, monkeypatch):
@@ -148,6 +151,25 @@ def test_failure(net, use_compiler):
     assert net._compiled_call_impl is None
 
 
+def test_a_graph_for_each_size(net, use_compiler):
+    """After the second graph, compiling more would take longer than it saves."""
+
+    def compiler(function, **options):
+        def call(*args):
+            counters['stats']['unique_graphs'] += 1
+            return function(*args)
+
+        return call
+
+    use_compiler(compiler)
+    net._compiled_call_impl = CompiledCall(net)
+    for _ in '12':
+        net(images(6, 5))
+    with pytest.warns(CompilationFailed, match='sizes'):
+        net(images(6, 5))
+    assert net._compiled_call_impl is None
+
+
 @pytest.mark.parametrize('norm_eval', [False, True])
 def test_one_graph_serves_all_sizes(use_compiler, norm_eval):
     """Twenty sizes, with the gradients and statistics of eager mode in float64."""
@@ -157,7 +179,8 @@ def test_one_graph_serves_all_sizes(use_compiler, norm_eval):
         graphs.append(graph)
         return graph.forward
 
-    use_compiler(functools.partial(torch.compile, backend=backend))
+    compile = torch.compile
+    use_compiler(lambda f, dynamic, **_: compile(f, dynamic=dynamic, backend=backend))
     torch.manual_seed(0)
     eager = Net(dropout=0).double()
     eager.norm.train(not norm_eval)
