@@ -12,7 +12,7 @@ import importlib
 import logging
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +32,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     warnings.simplefilter('ignore')
     logging.disable(logging.WARNING)
     init_default_scope(args.toolbox)
-    toolbox = importlib.import_module(args.toolbox)
-    folder = Path(toolbox.__file__).parent / '.mim/configs'
-    names = args.families or sorted(
-        p.name for p in folder.iterdir() if p.is_dir() and p.name != '_base_'
-    )
-    for name in names:
-        if configs := [p for p in (folder / name).glob('*.py') if p.stem != 'metafile']:
-            config = min(configs, key=_cost)
-            print(
-                f'{name} | {config.stem} | {try_config(config, args.toolbox)}',
-                flush=True,
-            )
+    for name, path in find_configs(args.toolbox, args.families).items():
+        print(f'{name} | {path.stem} | {try_config(path, args.toolbox)}', flush=True)
+
+
+def find_configs(toolbox: str, families: Iterable[str] = ()) -> dict[str, Path]:
+    """The config of the smallest model of each family, by the name of its folder."""
+    package = Path(importlib.import_module(toolbox).__file__).parent
+    paths = {}
+    for path in sorted(package.glob('.mim/configs/[!_]*/*.py'), key=_cost):
+        if not re.search('metafile|_tta$', path.stem):
+            paths.setdefault(path.parent.name, path)
+    return {name: paths[name] for name in families or sorted(paths)}
 
 
 def _cost(path):
     return '50' not in path.stem, len(path.stem), path.stem
+
+
+def find_backbones(toolbox: str) -> dict[str, Callable]:
+    """By kind, functions that build the backbones in these configs, with their names."""
+    init_default_scope(toolbox)
+    build = importlib.import_module(f'{toolbox}.registry').MODELS.build
+    found: dict[str, Callable] = {}
+    for path in find_configs(toolbox).values():
+        try:
+            backbone = Config.fromfile(path).model.backbone
+        except Exception:  # a model without one, or a base that is not installed
+            continue
+        prepare(backbone)
+        extras = [key for key in ('dcn', 'plugins') if backbone.get(key)]
+        kind = ' with '.join([str(backbone.get('type')), *extras])
+        found.setdefault(kind, lambda p=path, b=backbone: (p.stem, build(b)))
+    return found
 
 
 def try_config(path: Path, toolbox: str) -> str:
@@ -94,35 +111,27 @@ def prepare(node: Any) -> None:
             prepare(value)
 
 
-def num_classes(node: Any) -> int:
+def num_classes(cfg: ConfigDict) -> int:
     """Return the smallest number of classes in a config."""
-    found = [int(n) for n in re.findall(r"'num_classes': (\d+)", str(node))]
-    return min(found, default=2)
+    return min(map(int, re.findall(r"'num_classes': (\d+)", str(cfg))), default=2)
 
 
 def mmdet_inputs(cfg: ConfigDict, count: int) -> dict:
     from mmdet.testing import demo_mm_inputs
 
-    return demo_mm_inputs(
-        count,
-        [[3, SIZE, SIZE]] * count,
-        num_classes=num_classes(cfg),
-        num_items=[3] * count,
-        with_mask=True,
-        with_semantic='semantic' in str(cfg),
-    )
+    options = dict(with_mask=True, with_semantic='semantic' in str(cfg))
+    shapes, items = [[3, SIZE, SIZE]] * count, [3] * count
+    return demo_mm_inputs(count, shapes, items, num_classes(cfg), **options)
 
 
 def mmseg_inputs(cfg: ConfigDict, count: int) -> dict:
     from mmseg.structures import SegDataSample
 
-    samples = []
-    for _ in range(count):
+    meta = dict(ori_shape=(SIZE, SIZE), img_shape=(SIZE, SIZE))
+    samples = [SegDataSample(metainfo=meta) for _ in range(count)]
+    for sample in samples:
         mask = torch.randint(num_classes(cfg), (1, SIZE, SIZE))
-        meta = dict(ori_shape=(SIZE, SIZE), img_shape=(SIZE, SIZE))
-        sample = SegDataSample(metainfo=meta)
         sample.gt_sem_seg = PixelData(data=mask)
-        samples.append(sample)
     images = torch.randint(256, (count, 3, SIZE, SIZE), dtype=torch.uint8)
     return dict(inputs=[*images], data_samples=samples)
 
