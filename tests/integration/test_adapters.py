@@ -1,7 +1,10 @@
 """Short trainings by other libraries: saved, resumed without a jump, loaded again.
 
-Each test needs its library: pip install lightning transformers accelerate ultralytics.
+Each test needs its library: pip install 'ra_mm[adapters]'.
 """
+
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +12,10 @@ import torch
 from torch import nn
 
 import ra_mm
+from ra_mm.adapters import schedule_at
 from ra_mm.layers.temp_schedule import find_gates
+
+EXAMPLES = Path(__file__).parents[2] / 'examples'
 
 
 def temps(model):
@@ -26,9 +32,17 @@ def data(labels):
     return [dict(pixel_values=x, **{labels: i % 2}) for i, x in enumerate(images)]
 
 
+def steps(dicts):
+    """Batches of 2 of the data."""
+    return torch.utils.data.DataLoader(dicts, 2)
+
+
 def test_lightning(tmp_path):
+    """With a moving average, and in the end in two processes."""
     lightning = pytest.importorskip('lightning.pytorch')
     timm = pytest.importorskip('timm')
+    from lightning.pytorch.callbacks import EMAWeightAveraging
+
     from ra_mm.adapters.lightning import TempCallback
 
     class Module(lightning.LightningModule):
@@ -45,32 +59,108 @@ def test_lightning(tmp_path):
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
-    def fit(epochs, **kwargs):
+    def fit(epochs, devices=1, ckpt_path=None):
         module = Module()
         trainer = lightning.Trainer(
             default_root_dir=tmp_path,
             max_epochs=epochs,
             accumulate_grad_batches=2,
             accelerator='cpu',
-            callbacks=[TempCallback(4, start=5)],
+            devices=devices,
+            strategy='auto' if devices == 1 else 'ddp_fork',
+            callbacks=[TempCallback(4, start=5), EMAWeightAveraging(decay=0.5)],
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        loader = torch.utils.data.DataLoader(data('label'), 2)
-        trainer.fit(module, loader, **kwargs)
-        trainer.save_checkpoint(tmp_path / 'last.ckpt')
+        trainer.fit(module, steps(data('label')), ckpt_path=ckpt_path)
+        if devices == 1:
+            trainer.save_checkpoint(tmp_path / 'last.ckpt')
         return module
 
     first = fit(1)
     assert first.seen == [{5}, {5}, {4}, {4}] and temps(first) == {3}
     assert gammas(first).any()
+    saved = torch.load(tmp_path / 'last.ckpt')
+    for state in (saved['state_dict'], saved['current_model_state']):
+        assert {v.item() for k, v in state.items() if k.endswith('.temp')} == {3}
     second = fit(3, ckpt_path=tmp_path / 'last.ckpt')
     assert second.seen == [{3}, {3}, {2}, {2}, {1}, {1}, {1}, {1}]
-    weights = torch.load(tmp_path / 'last.ckpt')['state_dict']
     loaded = Module()
-    loaded.load_state_dict(weights)
+    loaded.load_state_dict(torch.load(tmp_path / 'last.ckpt')['state_dict'])
     assert temps(loaded) == {1} and torch.equal(gammas(loaded), gammas(second))
+    assert temps(fit(2, devices=2)) == {3}
+
+
+def test_accelerate(tmp_path):
+    """In two processes."""
+    accelerate = pytest.importorskip('accelerate')
+    timm = pytest.importorskip('timm')
+
+    def train(resume):
+        torch.manual_seed(0)
+        accelerator = accelerate.Accelerator(cpu=True)
+        model = ra_mm.convert(timm.create_model('test_resnet', num_classes=2))
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        model, optimizer, loader = accelerator.prepare(
+            model, optimizer, steps(data('label'))
+        )
+        schedule = ra_mm.TempSchedule(model, length=4, start=5)
+        accelerator.register_for_checkpointing(schedule)
+        if resume:
+            accelerator.load_state(tmp_path / 'state')
+        assert temps(model) == {3 if resume else 5}
+        for batch in loader:
+            logits = model(batch['pixel_values'])
+            loss = nn.functional.cross_entropy(logits, batch['label'])
+            accelerator.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+        assert temps(model) == {1 if resume else 3} and gammas(model).any()
+        assert accelerator.num_processes == 2
+        accelerator.save_state(tmp_path / 'state')
+
+    for resume in (False, True):
+        accelerate.debug_launcher(train, (resume,), num_processes=2)
+
+
+def test_timm(tmp_path):
+    """With what timm's training script uses: its average and its checkpoints."""
+    timm = pytest.importorskip('timm')
+    from timm.models import resume_checkpoint
+    from timm.utils import CheckpointSaver, ModelEmaV3
+
+    def make():
+        model = ra_mm.convert(timm.create_model('test_resnet', num_classes=2))
+        return (
+            model,
+            ModelEmaV3(model, decay=0.5),
+            torch.optim.SGD(model.parameters(), 0.1),
+        )
+
+    def train(step, model, ema, optimizer):
+        schedule = schedule_at(step, [model, ema], length=8, start=5)
+        for batch in steps(data('label')):
+            logits = model(batch['pixel_values'])
+            nn.functional.cross_entropy(logits, batch['label']).backward()
+            optimizer.step()
+            ema.update(model)
+            schedule.step()
+
+    model, ema, optimizer = make()
+    train(0, model, ema, optimizer)
+    assert temps(model) == temps(ema) == {3} and gammas(ema).any()
+    saver = CheckpointSaver(
+        model, optimizer, model_ema=ema, checkpoint_dir=str(tmp_path)
+    )
+    saver.save_checkpoint(epoch=0)
+    model, ema, optimizer = make()
+    assert resume_checkpoint(model, str(tmp_path / 'last.pth.tar'), optimizer) == 1
+    timm.models.load_checkpoint(ema.module, tmp_path / 'last.pth.tar', use_ema=True)
+    assert temps(model) == temps(ema) == {3}
+    train(4, model, ema, optimizer)
+    assert temps(model) == temps(ema) == {1}
 
 
 def test_transformers(tmp_path):
@@ -178,3 +268,23 @@ def test_ultralytics(tmp_path):
     best = YOLO(weights / 'best.pt')
     assert gammas(best.model).any()
     assert len(best.predict(tmp_path / 'images/1.png', imgsz=32, verbose=False)) == 1
+    best.val(data=tmp_path / 'data.yaml', imgsz=32, workers=0, plots=False)
+    onnxruntime = pytest.importorskip('onnxruntime')
+    session = onnxruntime.InferenceSession(
+        YOLO(weights / 'best.pt').export(format='onnx', imgsz=32, simplify=False)
+    )
+    x = torch.rand(1, 3, 32, 32)
+    (ours,) = session.run(None, {'images': x.numpy()})
+    expected = YOLO(weights / 'best.pt').model.eval()(x)[0].detach()
+    torch.testing.assert_close(torch.from_numpy(ours), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    'name, library',
+    [('lightning_timm', 'lightning'), ('ultralytics_yolo', 'ultralytics')],
+)
+def test_examples(name, library, tmp_path):
+    pytest.importorskip(library)
+    main = runpy.run_path(str(EXAMPLES / f'{name}.py'))['main']
+    main(['--epochs', '1', '--images', '64', '--out', str(tmp_path)])
+    assert any(path.suffix in ('.ckpt', '.png') for path in tmp_path.iterdir())
