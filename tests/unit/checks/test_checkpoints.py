@@ -96,17 +96,6 @@ def test_plain_backbone_with_weights_of_its_own(load, installed, weights, refuse
     assert 'data/coco/' in message and 'does not fit' not in message
 
 
-def test_layout_of_swin(load, installed, tmp_path, refused):
-    """Weights below 'model', which the Swin of mmdet and mmseg read."""
-    cfg = load(installed('mmdet', 'swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py'))
-    path = tmp_path / 'swin.pth'
-    cfg.model.backbone.init_cfg.checkpoint = str(path)
-    torch.save(dict(model=dict(a=torch.ones(1))), path)
-    assert 'swin.pth' not in refused(cfg)
-    path.unlink()
-    assert 'swin.pth' in refused(cfg)
-
-
 def test_resume(cfg, weights, refused):
     cfg.resume = True
     message = refused(cfg, resume='auto')
@@ -136,17 +125,3 @@ def test_nothing_is_downloaded_if_something_is_missing(cfg, refused, monkeypatch
 def test_name_of_weights_that_is_unknown(cfg, refused):
     cfg.model.backbone.init_cfg = init_cfg('torchvision://resnet19')
     assert 'torchvision://resnet19' in refused(cfg)
-
-
-def test_name_of_weights_that_mmengine_has_renamed(cfg, refused, tmp_path, monkeypatch):
-    urls = []
-
-    def fetch(url, *args, **kwargs):
-        urls.append(url)
-        raise OSError
-
-    monkeypatch.setattr(torch.hub, 'download_url_to_file', fetch)
-    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
-    cfg.model.backbone.init_cfg = init_cfg('open-mmlab://resnet50_caffe')
-    refused(cfg)
-    assert 'resnet50_caffe' in urls[0]

@@ -17,17 +17,6 @@ def test_class_folders(check, load, refused, shapes, tmp_path):
     assert 'val_dataloader.dataset has (circle, star, triangle)' in refused(cfg)
 
 
-def test_imagenet_with_annotation_files(check, load, installed, tmp_path):
-    cfg = load(installed('mmpretrain', 'resnet/resnet18_8xb32_in1k.py'))
-    (tmp_path / 'meta').mkdir()
-    for part in ('train', 'val'):
-        cfg[f'{part}_dataloader'].dataset.data_root = str(tmp_path)
-        (tmp_path / part).mkdir()
-        (tmp_path / part / 'a.jpg').touch()
-        (tmp_path / f'meta/{part}.txt').write_text('a.jpg 0\n')
-    check(cfg, 'train')
-
-
 @pytest.mark.parametrize(
     'name, head', [('detector', 'roi_head.bbox_head'), ('segmenter', 'decode_head')]
 )

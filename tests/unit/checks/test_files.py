@@ -62,28 +62,6 @@ def test_wrapped_datasets(cfg, refused):
     assert option in refused(cfg)
 
 
-@pytest.mark.parametrize(
-    'toolbox, config, root',
-    [
-        ('mmdet', 'faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 'data/coco'),
-        (
-            'mmseg',
-            'upernet/upernet_r50_4xb4-80k_ade20k-512x512.py',
-            'data/ade/ADEChallengeData2016',
-        ),
-        ('mmpretrain', 'resnet/resnet50_8xb32_in1k.py', 'data/imagenet'),
-    ],
-)
-def test_configs_of_the_toolboxes(
-    load, installed, refused, tmp_path, monkeypatch, toolbox, config, root
-):
-    monkeypatch.chdir(tmp_path)
-    message = refused(load(installed(toolbox, config)))
-    assert f'{root} does not exist' in message or f'{root}/ does not exist' in message
-    for part in ('train', 'val'):
-        assert f'{part}_dataloader.dataset.data_root=PATH' in message
-
-
 def test_images_that_no_file_lists(check, with_annotations, coco, tmp_path):
     """Those of the validation may be in the same folder."""
 

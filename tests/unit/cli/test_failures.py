@@ -50,17 +50,6 @@ def test_no_work_dir(capsys, tmp_path, monkeypatch, work_dir):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_nowhere_to_write(capsys, monkeypatch):
-    """The message does not depend on it."""
-
-    def full(*args, **kwargs):
-        raise OSError(28, 'No space left on device')
-
-    monkeypatch.setattr(tempfile, 'NamedTemporaryFile', full)
-    status, message, _ = end(capsys, UserError('bad=1'))
-    assert (status, message) == (1, 'a_tool: error: bad=1')
-
-
 def test_process(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv('RANK', '3')
     _, message, _ = end(capsys, UserError('bad=1'), str(tmp_path))
