@@ -241,7 +241,7 @@ def test_jobs_that_are_killed_preempted_or_fail(
     reproduce('report', out)
     assert '4 done, 0 running' in (out / 'report.html').read_text()
     tool = REPO / 'tools/reproduce.py'
-    here = tmp_path / 'local', '--jobs', '2', '--rows', 'with Temp'
+    here = tmp_path / 'local', '--jobs', '2', '--rows', 'RA-ResNet18, with Temp'
     call(sys.executable, tool, *command, *here)
     remote, local = (Ledger.read(f).runs for f in (out, tmp_path / 'local'))
     assert remote.keys() > local.keys() == {THIRD, FOURTH}
