@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_flatten
 
 try:  # whether torch.compile or torch.export traces this call
     from torch.compiler import is_compiling
@@ -22,6 +23,7 @@ __all__ = [
     'is_compiling',
     'legacy_exporter',
     'set_stance',
+    'tree_leaves',
 ]
 
 
@@ -49,3 +51,8 @@ def legacy_exporter() -> Mapping[str, Any]:
     """
     parameters = inspect.signature(torch.onnx.export).parameters
     return {'dynamo': False} if 'dynamo' in parameters else {}
+
+
+def tree_leaves(tree: Any) -> list[Any]:
+    """:func:`torch.utils._pytree.tree_leaves`, which PyTorch 2.1 lacks."""
+    return tree_flatten(tree)[0]

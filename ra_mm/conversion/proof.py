@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
+from ra_mm._torch import tree_leaves
 from ra_mm.layers import ResidualSum, ReverseAttention
 from ra_mm.ops.paths import BATCH_NORMS, force_path
 

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
-from torch.utils._pytree import tree_leaves
 
-from ra_mm._torch import is_compiling
+from ra_mm._torch import is_compiling, tree_leaves
 
 # Compilation is tried if this fraction of the backbone's time in the rest of the run
 # exceeds these seconds. Measured: 5 % on a CPU, 30 % on a GPU; one to some minutes.
