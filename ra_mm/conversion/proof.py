@@ -68,8 +68,8 @@ def _copy_for_proof(block: Any, weight: Tensor) -> Any:
             m.__class__ = norm
     with torch.no_grad():
         for p in plain.parameters():
-            if p.is_floating_point():  # some are initialized to zero
-                p.add_(torch.randn_like(p), alpha=0.1)
+            if p.is_floating_point():  # some are zero, huge or not initialized
+                p.nan_to_num_().clamp_(-1, 1).add_(torch.randn_like(p), alpha=0.1)
     return plain
 
 
