@@ -18,10 +18,8 @@ def check_categories(context: Context) -> Iterator[Finding]:
     yield from (error(text) for text in context.unreadable)
     for entry, coco in files:
         path, names, counts = coco.path, coco.categories, Counter(coco.category_of)
-        key, classes = (
-            f'{entry.key}.metainfo.classes',
-            entry.dataset.metainfo['classes'],
-        )
+        key = f'{entry.key}.metainfo.classes'
+        classes = entry.dataset.metainfo['classes']
         unknown = [id for id in counts if id not in names]
         if unknown:
             n = sum(counts[id] for id in unknown)
@@ -29,13 +27,11 @@ def check_categories(context: Context) -> Iterator[Finding]:
             yield error(f'{text} its categories {shorten(names)} lack')
         others = [id for id in counts if id in names and names[id] not in classes]
         if others:
-            n, lacking = (
-                sum(counts[id] for id in others),
-                shorten(names[id] for id in others),
+            text = (
+                f'{path}: {sum(counts[id] for id in others)} annotations are left out'
             )
-            yield warning(
-                f'{path}: {n} annotations are left out: {key} lacks {lacking}'
-            )
+            lacking = shorten(names[id] for id in others)
+            yield warning(f'{text}: {key} lacks {lacking}')
         # mmdet numbers classes in the file's order.
         if [name for name in names.values() if name in classes] != list(classes):
             yield error(
@@ -44,9 +40,8 @@ def check_categories(context: Context) -> Iterator[Finding]:
             )
         listed = Counter(coco.file_names.values())
         if twice := [name for name, n in listed.items() if n > 1]:
-            yield warning(
-                f'{path} lists files as several images each: {shorten(twice)}'
-            )
+            text = f'{path} lists files as several images each'
+            yield warning(f'{text}: {shorten(twice)}')
 
 
 def check_training_objects(context: Context) -> Iterator[Finding]:

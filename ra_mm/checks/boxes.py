@@ -89,10 +89,8 @@ def check_instance_masks(part: Part) -> Iterator[Finding]:
     total, empty, beside = 0, [], []
     for sample in part.loaded:
         if sample.mask_boxes is not None and sample.boxes is not None:
-            boxes, masks = (
-                sample.boxes[~sample.ignored],
-                sample.mask_boxes[~sample.ignored],
-            )
+            used = ~sample.ignored
+            boxes, masks = sample.boxes[used], sample.mask_boxes[used]
             has_pixels = masks.any(1)
             total += len(boxes)
             empty += [sample.path] * int((~has_pixels).sum())

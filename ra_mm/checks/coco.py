@@ -3,9 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -67,9 +65,8 @@ class CocoFile:
         self.is_taken = has_pixels & (self.image_of >= 0) & (self.areas > 0)
         left_out = [bool(a.get('iscrowd') or a.get('ignore')) for a in annotations]
         self.is_counted = ~np.array(left_out, dtype=bool)
-        self.has_crowd_flag = np.array(
-            ['iscrowd' in a for a in annotations], dtype=bool
-        )
+        has_crowd_flag = ['iscrowd' in a for a in annotations]
+        self.has_crowd_flag = np.array(has_crowd_flag, dtype=bool)
         sizes = self.image_sizes.astype(int).tolist()
         self.mask_faults = [
             '' if a.get('ignore') or i < 0 else describe_mask(a, *sizes[i])
@@ -129,9 +126,7 @@ def describe_mask(annotation: dict, width: int, height: int) -> str:
     return ''
 
 
-def _column(
-    path: str, entries: list, key: str, convert: Callable[..., Any], *args: Any
-) -> Any:
+def _column(path, entries, key, convert, *args):
     """Convert the values of a key; an error shows the first entry without a valid one.
 
     Args:
@@ -146,10 +141,9 @@ def _column(
             try:
                 convert([entry[key]], *args)
             except errors as e:
-                raise UserError(
-                    f'{path}: an entry has no valid {key}, expected '
-                    f'{EXPECTED[convert]}: {str(entry)[:100]}'
-                ) from e
+                text = f'{path}: an entry has no valid {key}, expected'
+                found = str(entry)[:100]
+                raise UserError(f'{text} {EXPECTED[convert]}: {found}') from e
         raise
 
 

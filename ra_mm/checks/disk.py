@@ -59,11 +59,10 @@ def read_mask(
                 return None, 'it is a JPEG, which changes values: save masks as PNG'
             stored = np.array(image)
             if stored.ndim == 3:
-                text = f'it has {stored.shape[2]} channels ({image.mode}), expected one'
-                return (
-                    None,
-                    f'{text}: the number of the class at each pixel, no colours',
+                text = (
+                    f'it has {stored.shape[2]} channels ({image.mode}), expected one:'
                 )
+                return None, f'{text} the number of the class at each pixel, no colours'
     except OSError:  # the pipeline has its own reader
         pass
     try:

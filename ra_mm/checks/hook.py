@@ -25,10 +25,8 @@ class DataCheckHook(Hook):
             return
         start = time.monotonic()
         loops: dict = {'train': runner.train_loop, 'val': runner.val_loop}
-        used = {
-            f'{k}_dataloader': v.dataloader for k, v in loops.items() if v is not None
-        }
-        parts = load_parts({f'{k}.dataset': v.dataset for k, v in used.items()})
+        used = {k: v.dataloader.dataset for k, v in loops.items() if v is not None}
+        parts = load_parts({f'{k}_dataloader.dataset': v for k, v in used.items()})
         found = check_samples(parts)
         for warning in found.warnings:
             runner.logger.warning(warning)

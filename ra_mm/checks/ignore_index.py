@@ -16,10 +16,9 @@ RESIZING = ('Resize', 'RandomResize', 'ResizeToMultiple', 'Rerange')
 
 def check_ignore_index(context: Context) -> Iterator[Finding]:
     """Datasets, heads, metric and padding agree about the ignored label."""
-    nodes = (node for _, node in iter_dicts(context.cfg.model, 'model'))
-    if get_toolbox(context.cfg) != 'mmseg' or all(
-        'num_classes' not in n for n in nodes
-    ):
+    nodes = iter_dicts(context.cfg.model, 'model')
+    is_mmseg = get_toolbox(context.cfg) == 'mmseg'
+    if not is_mmseg or not any('num_classes' in node for _, node in nodes):
         return  # depth estimation, for one
     values = {n.get('ignore_index', DEFAULT) for _, n in context.iter_nodes()}
     if len(values) > 1:

@@ -86,13 +86,10 @@ def check_orientation(part: Part) -> Iterator[Finding]:
     if any(c == 'unchanged' or 'ignore_orientation' in c for c in colors):
         return
     # Only of images with positions; if they are upside down or square, no size changes.
-    placed = (
-        s for s in part.loaded if s.boxes is not None or s.mask_values is not None
-    )
-    stored = [
-        (s.path, s.stored) for s in placed if s.stored and s.size == s.stored.size
-    ]
-    if turned := [path for path, file in stored if file.orientation not in (0, 1)]:
+    loaded = part.loaded
+    placed = [s for s in loaded if s.boxes is not None or s.mask_values is not None]
+    files = [(s.path, s.stored) for s in placed if s.stored and s.size == s.stored.size]
+    if turned := [path for path, file in files if file.orientation not in (0, 1)]:
         yield warning(
             f'{part.share(turned)} are turned by EXIF and keep their size, such as '
             f'{turned[0]}. Make sure that they were annotated as they are shown'

@@ -43,9 +43,7 @@ def check_label_lists(context: Context) -> Iterator[Finding]:
         path = dataset.ann_file
         if not is_custom(dataset) or not path:
             continue
-        expected = (
-            'expected an image, one space and the number of its class in each line'
-        )
+        expected = 'expected an image, a space and the number of its class in each line'
         with translate_errors(f'{path} cannot be read, {expected}'):
             samples = dataset.load_data_list()
         if not samples:
@@ -76,9 +74,8 @@ def check_label_range(part: Part) -> Iterator[Finding]:
     """Labels are 0 to the number of classes - 1."""
     bad, text = describe_bad_labels(part.scan.objects, len(part.classes))
     if bad and not is_custom(part.dataset):  # whose list is checked as a whole
-        yield error(
-            f'{sum(part.scan.objects[x] for x in bad)} labels are wrong: {text}'
-        )
+        n = sum(part.scan.objects[label] for label in bad)
+        yield error(f'{n} labels are wrong: {text}')
 
 
 def check_folder_names(part: Part) -> Iterator[Finding]:
@@ -94,9 +91,8 @@ def check_folder_names(part: Part) -> Iterator[Finding]:
         advice = f'metainfo.classes has to be {shorten(sorted(classes), len(classes))}'
         if getattr(part.dataset, 'ann_file', ''):
             advice = 'correct the labels of the list, or the order of metainfo.classes'
-        yield error(
-            f'folders have the name of another class: {shorten(wrong)}: {advice}'
-        )
+        text = f'folders have the name of another class: {shorten(wrong)}'
+        yield error(f'{text}: {advice}')
 
 
 def check_left_out(part: Part) -> Iterator[Finding]:

@@ -18,10 +18,7 @@ def check_mask_files(part: Part) -> Iterator[Finding]:
 
 def count_values(part: Part) -> Counter:
     """Count the pixels of all masks by (stored, loaded) value."""
-    total: Counter = Counter()
-    for sample in part.loaded:
-        total.update(sample.mask_values or {})
-    return total
+    return sum((s.mask_values or Counter() for s in part.loaded), Counter())
 
 
 def check_mask_values(part: Part) -> Iterator[Finding]:

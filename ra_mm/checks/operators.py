@@ -24,9 +24,7 @@ def check_model(model: nn.Module) -> None:
         if operator := _lacking(module):
             places[operator].append(f'{name} ({type(module).__name__})')
     if places:
-        lacking = '; '.join(
-            f'{key}, in {", ".join(at[:3])}' for key, at in places.items()
-        )
+        lacking = '; '.join(f'{k}, in {", ".join(at[:3])}' for k, at in places.items())
         raise UserError(
             f"the stand-in for mmcv's operators lacks {lacking}: install an mmcv with "
             'compiled operators (`make OPS=compiled`, or a wheel: see docs/install.md)'

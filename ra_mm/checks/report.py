@@ -89,7 +89,5 @@ def _describe_sizes(part: Part) -> Iterator[str]:
 
 
 def _range(sizes: Sequence[tuple]) -> str:
-    low, high = (
-        f'{x} x {y}' for x, y in (np.min(sizes, axis=0), np.max(sizes, axis=0))
-    )
+    low, high = ('{} x {}'.format(*f(sizes, axis=0)) for f in (np.min, np.max))
     return low if low == high else f'{low} to {high}'

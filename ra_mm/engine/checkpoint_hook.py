@@ -119,9 +119,8 @@ class ValidateResumedHook(Hook):
         # As the loops decide, whose next step is 1 ahead
         phase = bisect.bisect(loop.dynamic_milestones, done + 1) - 1
         interval = loop.dynamic_intervals[phase]
-        is_due = done >= max(1, loop.val_begin) and (
-            done % interval == 0 or done >= length
-        )
+        is_at_end = done % interval == 0 or done >= length
+        is_due = done >= max(1, loop.val_begin) and is_at_end
         is_done = runner.message_hub.get_info(VALIDATED, None) == runner.iter
         if any(isinstance(hook, EarlyStoppingHook) for hook in runner.hooks):
             is_done = False  # it does not remember that it stopped the training

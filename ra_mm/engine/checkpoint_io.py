@@ -68,9 +68,8 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Mapping:
         except Exception as e:  # errors of zip, pickle and decoding of all kinds
             raise UserError(f'{path} {_explain(path, e)}') from e
     if not isinstance(checkpoint, Mapping):
-        raise UserError(
-            f'{path} holds a {type(checkpoint).__name__}, not the dict of a checkpoint'
-        )
+        kind = type(checkpoint).__name__
+        raise UserError(f'{path} holds a {kind}, not the dict of a checkpoint')
     return checkpoint
 
 
@@ -109,10 +108,8 @@ def get_weights(checkpoint: Mapping, path: str) -> Mapping:
     weights = unnest(checkpoint)
     are_tensors = all(isinstance(value, torch.Tensor) for value in weights.values())
     if not weights or not are_tensors or not all(isinstance(k, str) for k in weights):
-        raise UserError(
-            f'{path} holds no weights: expected tensors by name, at the top level '
-            f'or under one of {", ".join(PLACES)}'
-        )
+        text = f'{path} holds no weights: expected tensors by name, at the top level'
+        raise UserError(f'{text} or under one of {", ".join(PLACES)}')
     for key, value in weights.items():
         if not value.isfinite().all():
             text = f'{path}: {key} is not finite (NaN or infinite)'

@@ -49,17 +49,15 @@ def load_restricted(
             if any(name.endswith('/constants.pkl') for name in file.namelist()):
                 raise pickle.UnpicklingError('a TorchScript archive is a program')
 
+    named = {f'{f.__module__}.{f.__qualname__}': f for f in allowed}
+
     class Unpickler(_Unpickler):
-        by_name = _tensor_globals() | {
-            f'{f.__module__}.{f.__qualname__}': f for f in allowed
-        }
+        by_name = _tensor_globals() | named
 
     def load(file, **kwargs):
         return Unpickler(file, **kwargs).load()
 
-    module = types.SimpleNamespace(
-        Unpickler=Unpickler, load=load, __name__='restricted_pickle'
-    )
+    module = types.SimpleNamespace(Unpickler=Unpickler, load=load, __name__=__name__)
     return torch.load(path, map_location, pickle_module=module, weights_only=False)
 
 
@@ -91,10 +89,8 @@ class _Unpickler(pickle._Unpickler):  # in Python: the one in C cannot be restri
 
     def find_class(self, module: str, name: str) -> Any:
         # torch.save writes the names of Python 2, such as __builtin__.
-        module, name = NAME_MAPPING.get(
-            (module, name), (IMPORT_MAPPING.get(module, module), name)
-        )
-        full_name = f'{module}.{name}'
+        default = IMPORT_MAPPING.get(module, module), name
+        full_name = '.'.join(NAME_MAPPING.get((module, name), default))
         if full_name not in self.by_name:
             raise ForbiddenGlobal(full_name)
         return self.by_name[full_name]
