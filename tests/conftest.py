@@ -132,23 +132,22 @@ def tool():
 def message(capsys, tmp_path_factory, monkeypatch):
     """Run something that must stop, and return its message.
 
-    Its traceback is in a file, unless argparse printed the message.
+    Its traceback is in a file.
     """
     folder = tmp_path_factory.mktemp('tracebacks')
     monkeypatch.setattr(tempfile, 'tempdir', str(folder))
 
-    def run(tool, *argv, status=1):
+    def run(tool, *argv):
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             tool(*argv)
         errors = capsys.readouterr().err
-        assert stop.value.code == status
+        assert stop.value.code == 1
         assert 'Traceback' not in errors
         found = re.search(r'^tools/\w+\.py: error: (.*)', errors, re.M | re.S)
         assert found, errors
         text, _, path = found[1].strip().partition('\n(traceback in ')
-        if status == 1:
-            assert 'Traceback' in Path(path.removesuffix(')')).read_text()
+        assert 'Traceback' in Path(path.removesuffix(')')).read_text()
         return text
 
     return run

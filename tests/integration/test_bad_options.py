@@ -56,10 +56,6 @@ def test_incomplete_config(message, train, tmp_path):
     assert 'base.py' in message(train, tmp_path / 'base.py')
 
 
-def test_option_without_value(message, train, detector):
-    assert "'model'" in message(train, detector, '--cfg-options', 'model', status=2)
-
-
 @pytest.mark.parametrize(
     'flag, option', [('--amp', 'optim_wrapper'), ('--auto-scale-lr', 'auto_scale_lr')]
 )

@@ -90,19 +90,6 @@ def test_gpu_report(main, tmp_path, capsys):
     assert capsys.readouterr().out == printed.out
 
 
-def test_failing_compiler(main, message, use_compiler, tmp_path):
-    """Eager code is not measured in the place of compiled code."""
-
-    def broken(*args):
-        raise RuntimeError('no such compiler')
-
-    use_compiler(lambda function, **options: broken)
-    argv = [*SMALL, '--variants', 'ra+compile', '--out', tmp_path / 'a.json']
-    text = message(main, 'train', *argv)
-    assert 'no such compiler' in text and '--variants' in text
-    assert not list(tmp_path.iterdir())
-
-
 def list_cases(*argv):
     return command.list_cases(command.parse_args([*argv, '--device', 'cpu']))
 
@@ -120,22 +107,6 @@ def test_cases():
         case(batch=8, size=64),
         case(batch=4, size=32),
     ]
-
-
-@pytest.mark.parametrize(
-    'argv, argument',
-    [
-        ('train --batch 0', '--batch: 0'),
-        ('train --size 1e3', '--size: 1e3'),
-        ('train --out a.png', '--out: a.png'),
-        ('show none.json', 'none.json'),
-    ],
-)
-def test_mistakes(argv, argument, main, capsys):
-    with pytest.raises(SystemExit) as error:
-        main(*argv.split())
-    assert error.value.code != 0
-    assert argument in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')

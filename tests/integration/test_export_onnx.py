@@ -101,18 +101,6 @@ def fails(export, message):
 @pytest.mark.parametrize(
     'argv, named',
     [
-        (['--shape', '0'], '--shape 0'),
-        (['--shape', '1', '2', '3'], '--shape 1 2 3'),
-        (['--out', 'a.pth'], '--out a.pth'),
-    ],
-)
-def test_wrong_arguments(fails, argv, named):
-    assert named in fails('a.py', 'a.pth', *argv, status=2)
-
-
-@pytest.mark.parametrize(
-    'argv, named',
-    [
         (
             ['classifier.py', 'classifier.pth', '--out', 'classifier.py/a.onnx'],
             'classifier.py',

@@ -105,23 +105,6 @@ def test_mistake(reproduce, message, argv, expected):
     assert re.search(expected, message(reproduce, *argv), re.S)
 
 
-@pytest.mark.parametrize(
-    'argv',
-    [
-        ['table4', '--seeds', '0'],
-        ['table4', '--gpus', '0'],
-        ['table4', '--scale', 'half'],
-        ['table4', '--cfg-options', 'train_cfg.max_epochs=2'],  # needs --data
-        ['finetune'],  # so does this
-        ['table4', '--weights', 'w.pth'],
-        ['report'],
-        [],
-    ],
-)
-def test_mistake_in_the_command_line(reproduce, message, argv):
-    assert message(reproduce, *argv, status=2)
-
-
 def test_folder_in_use(reproduce, message, tmp_path):
     argv = 'table2', '--scale', 'demo', '--out', tmp_path
     with lock(tmp_path):

@@ -128,11 +128,6 @@ def test_mistakes(fails, argv, named):
     assert named in fails(argv=argv)
 
 
-def test_number_of_images(tool, message):
-    argv = ('a.py', 'a.pth', 'images', '--max-images', '0')
-    assert '--max-images: 0' in message(tool('visualize_gates'), *argv, status=2)
-
-
 def test_weights_without_gates(fails, saved_models, tmp_path):
     (model, _), plain = saved_models['classifier'], tmp_path / 'plain.pth'
     torch.save(
