@@ -17,7 +17,6 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
 from ra_mm.layers import ReverseAttention
-from ra_mm.models import build_model
 
 MMSEG = Path(mmseg.__file__).parent / '.mim/configs'  # 'mmseg::' may not resolve
 THREE_LINES = """
@@ -155,15 +154,3 @@ def test_tools(configs, tool, shapes, scalars, tmp_path, capsys):
     assert 'ReverseAttention' in capsys.readouterr().out
     error = tool('export_onnx')(config, checkpoint, '--out', tmp_path / 'model.onnx')
     assert error < 1e-4
-
-
-def test_weights_that_do_not_fit(message, train, configs, tmp_path):
-    """It stops before training: the weights are those of a whole classifier."""
-    config, path = tmp_path / 'regnet.py', tmp_path / 'a.pth'
-    config.write_text(CLASSIFIER.format(configs=configs))
-    torch.save(build_model(Config.fromfile(config)).state_dict(), path)
-    key = 'model.backbone.backbone.init_cfg'
-    options = [f'{key}.type=Pretrained', f'{key}.checkpoint={path}']
-    text = message(train, config, '--cfg-options', *options)
-    assert str(path) in text and "prefix='backbone.'" in text
-    assert not list(tmp_path.glob('work/*.pth'))

@@ -33,18 +33,3 @@ def test_code_is_not_run(message, tool, configs, tmp_path, monkeypatch, name, ar
     text = message(tool(name), configs / 'classifier.py', *argv)
     assert 'bad.pth' in text and 'posix.system' in text
     assert not Path(TRACE).exists()
-
-
-@pytest.fixture
-def plain(saved_models, tmp_path):
-    """A checkpoint of classifier.py without RA."""
-    weights = torch.load(saved_models['classifier'][1])['state_dict']
-    weights = {k: v for k, v in weights.items() if '.attention.' not in k}
-    torch.save(dict(state_dict=weights), tmp_path / 'plain.pth')
-    return tmp_path / 'plain.pth'
-
-
-def test_plain_checkpoint_to_resume(message, train, configs, plain):
-    saved = dict(torch.load(plain), meta={}, message_hub={}, optimizer={})
-    torch.save(saved, plain)
-    assert '.attention.' in message(train, configs / 'classifier.py', '--resume', plain)
