@@ -36,19 +36,14 @@ def test_report_and_contact_sheets(check_data, configs, tmp_path, capsys, name):
     assert np.array(Image.open(sheets[0])).std() > 10
 
 
-def test_status_of_wrong_data(check_data, configs, copied, capsys):
-    for path in copied.glob('masks/*/*.png'):
-        mask = np.array(Image.open(path))
-        Image.fromarray(mask.astype(np.uint16) * 256).save(path)
+def test_status_of_wrong_data(check_data, configs, capsys):
     options = [
-        f'{part}_dataloader.dataset.data_root={copied}' for part in ('train', 'val')
+        f'val_dataloader.dataset.metainfo.classes={list("abc")}'.replace(' ', '')
     ]
     with pytest.raises(SystemExit) as stop:
-        check_data(configs / 'segmenter.py', '--cfg-options', *options)
+        check_data(configs / 'detector.py', '--cfg-options', *options)
     assert stop.value.code == 1
-    assert (
-        'error: train_dataloader.dataset: masks hold values' in capsys.readouterr().out
-    )
+    assert 'error: ' in capsys.readouterr().out
 
 
 def test_only_the_data_matter(check_data, detector, capsys):
@@ -61,12 +56,6 @@ def test_only_the_data_matter(check_data, detector, capsys):
     ]
     check_data(detector, '--cfg-options', *options)
     assert 'nothing is wrong' in capsys.readouterr().out
-
-
-def test_out_is_a_file(message, check_data, detector, tmp_path):
-    (tmp_path / 'file').touch()
-    text = message(check_data, detector, '--out', tmp_path / 'file')
-    assert '--out' in text and f'{tmp_path}/file' in text
 
 
 def test_data_that_cannot_be_built(message, check_data, detector):
@@ -111,24 +100,18 @@ train_dataloader = dict(
 """
 
 
-@pytest.mark.parametrize(
-    'name, option', [('check_data', '--out'), ('train', '--work-dir')]
-)
 def test_bug_of_a_transform_keeps_its_traceback(
-    tool, configs, tmp_path, monkeypatch, capsys, name, option
+    message, train, configs, tmp_path, monkeypatch
 ):
-    module = tmp_path / f'transform_of_{name}.py'
+    module = tmp_path / 'own_transform.py'
     module.write_text(A_TRANSFORM)
     (tmp_path / 'config.py').write_text(
         BUG.format(configs / 'classifier.py', module.stem)
     )
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(SystemExit) as stop:
-        tool(name)(tmp_path / 'config.py', option, tmp_path / 'out')
-    assert stop.value.code == 1
-    printed = ''.join(capsys.readouterr())
-    assert 'ATransform' in printed and 'no such key' in printed
-    (path,) = tmp_path.glob('out/error_*.log')
+    text = message(train, tmp_path / 'config.py')
+    assert 'ATransform' in text and 'no such key' in text
+    (path,) = tmp_path.glob('work/error_*.log')
     assert f'File "{module}", line 11, in halve' in path.read_text()
 
 
@@ -175,12 +158,6 @@ def change_masks(change):
     return run
 
 
-def ignore_top_rows(mask):
-    mask = np.maximum(mask, 1)
-    mask[:4] = 200
-    return mask - 1 + (mask == 200)
-
-
 CLASSES = '{}_dataloader.dataset.metainfo.{}'
 TWO = [CLASSES.format(p, 'classes') + '=[background,object]' for p in ('train', 'val')]
 TWO += [CLASSES.format(p, 'palette') + '=[[0,0,0],[255,0,0]]' for p in ('train', 'val')]
@@ -193,19 +170,6 @@ TWO += [CLASSES.format(p, 'palette') + '=[[0,0,0],[255,0,0]]' for p in ('train',
         ('mask', remove_segmentations, []),
         ('segmenter', change_masks(lambda m: np.minimum(m, 2)), TWO),
         ('segmenter', change_masks(lambda m: np.minimum(m, 2)), TWO[:2]),
-        (
-            'segmenter',
-            change_masks(ignore_top_rows),
-            [
-                f'{part}_dataloader.dataset.{name}'
-                for part in ('train', 'val')
-                for name in (
-                    'ignore_index=200',
-                    'reduce_zero_label=False',
-                    f'pipeline.{1 if part == "train" else 2}.reduce_zero_label=False',
-                )
-            ],
-        ),
         ('classifier', None, ['model.head.num_classes=7']),
     ],
 )

@@ -95,27 +95,15 @@ def test_export(name, half, export, configs, weights, models, tmp_path, capsys):
 @pytest.fixture
 def fails(export, message):
     """Run the tool on wrong input and return its message."""
-    return lambda *argv, **kwargs: message(export, *argv, **kwargs)
+    return lambda *argv: message(export, *argv)
 
 
-@pytest.mark.parametrize(
-    'argv, named',
-    [
-        (
-            ['classifier.py', 'classifier.pth', '--out', 'classifier.py/a.onnx'],
-            'classifier.py',
-        ),
-        (['classifier.py', 'overflow.pth', '--shape', '64'], 'not finite in PyTorch'),
-    ],
-)
-def test_mistakes(argv, named, fails, configs, weights, tmp_path, monkeypatch):
-    for path in (configs / 'classifier.py', *weights.iterdir()):
-        (tmp_path / path.name).symlink_to(path)
+def test_overflow(fails, configs, weights, tmp_path):
     checkpoint = torch.load(weights / 'classifier.pth')
     checkpoint['state_dict']['backbone.conv1.weight'].fill_(3e38)
-    torch.save(checkpoint, tmp_path / 'overflow.pth')
-    monkeypatch.chdir(tmp_path)
-    assert named in fails(*argv)
+    torch.save(checkpoint, tmp_path / 'a.pth')
+    argv = configs / 'classifier.py', tmp_path / 'a.pth', '--shape', 64
+    assert 'not finite in PyTorch' in fails(*argv)
     assert not list(tmp_path.rglob('*.onnx'))
 
 

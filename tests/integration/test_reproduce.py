@@ -105,13 +105,6 @@ def test_mistake(reproduce, message, argv, expected):
     assert re.search(expected, message(reproduce, *argv), re.S)
 
 
-def test_folder_in_use(reproduce, message, tmp_path):
-    argv = 'table2', '--scale', 'demo', '--out', tmp_path
-    with lock(tmp_path):
-        assert f'process {os.getpid()}' in message(reproduce, *argv)
-    assert [p.name for p in tmp_path.iterdir()] == ['.lock']
-
-
 def test_dry_run_writes_nothing(reproduce, shapes, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     reproduce('table4', '--dry-run', '--gpus', 8)
