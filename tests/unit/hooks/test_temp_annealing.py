@@ -58,12 +58,15 @@ def test_checkpoint_keeps_its_temp(run, tmp_path):
 
 
 @pytest.mark.parametrize('update_buffers', [True, False])
-def test_reaches_the_averaged_model(run, update_buffers):
+def test_reaches_the_averaged_model(run, update_buffers, tmp_path):
+    """While it trains, and in its checkpoints."""
     record, _ = run(
         TempAnnealingHook(length=2),
         hooks=[dict(type='EMAHook', update_buffers=update_buffers)],
     )
     assert record.averaged == pytest.approx(linear())
+    state = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['state_dict']
+    assert state['ra.gate.temp'].item() == pytest.approx(linear()[2])
 
 
 def test_reaches_a_compiled_model(run, make_model):
