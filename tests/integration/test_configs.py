@@ -1,17 +1,15 @@
-"""Every config file trains and validates for a step; a detector starts from RA."""
+"""Every config file trains and validates for a step."""
 
 import json
 import shutil
 from copy import deepcopy
 
 import pytest
-import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
 from ra_mm.checks.rules import check_config
 from ra_mm.cli import build_runner, load_config
-from ra_mm.engine.checkpoint_io import read_state_dict
 from reproduction import paper
 
 FILES = sorted(
@@ -122,17 +120,6 @@ def test_step(name, root, tmp_path, monkeypatch):
     monkeypatch.chdir(root)
     cfg = load_config(str(paper.CONFIGS / name))
     shrink(cfg)
-    runner, step = run_step(cfg, tmp_path, monkeypatch)
-
-    assert all(v.isfinite().all() for v in step.losses.values())
-    assert len(step.predictions) == len(runner.val_dataloader.dataset) == 2
-    assert any(not v.equal(step.start[k]) for k, v in runner.model.named_parameters())
-    has_temp = any(text in name for text in ('ra_', 'static_gate', 'gated_residual'))
-    annealed = has_temp and 'no_annealing' not in name
-    assert ('train/temp' in runner.message_hub.log_scalars) == annealed
-
-
-def run_step(cfg, tmp_path, monkeypatch):
     # Formatting the config for the log takes half of the test's time.
     monkeypatch.setattr(Config, 'pretty_text', '')
     cfg.work_dir = str(tmp_path)
@@ -142,8 +129,14 @@ def run_step(cfg, tmp_path, monkeypatch):
     step = OneStep()
     runner.register_hook(step)
     runner.train()
+
     assert runner.iter == 1
-    return runner, step
+    assert all(v.isfinite().all() for v in step.losses.values())
+    assert len(step.predictions) == len(runner.val_dataloader.dataset) == 2
+    assert any(not v.equal(step.start[k]) for k, v in runner.model.named_parameters())
+    has_temp = any(text in name for text in ('ra_', 'static_gate', 'gated_residual'))
+    annealed = has_temp and 'no_annealing' not in name
+    assert ('train/temp' in runner.message_hub.log_scalars) == annealed
 
 
 def shrink(cfg):
@@ -168,40 +161,3 @@ def shrink(cfg):
         cfg.model.backbone.init_cfg = None
     cfg.train_cfg.val_interval = 1
     cfg.default_hooks.checkpoint.interval = 10**6  # no checkpoints
-
-
-def test_pretraining(root, train, tmp_path, monkeypatch):
-    """Train a classifier on class folders, then a detector that starts from it."""
-    monkeypatch.chdir(root)
-    small = [
-        *('train_cfg.max_epochs=2', 'custom_hooks.0.length=1'),
-        *('model.backbone.stem_channels=32', 'model.backbone.base_channels=32'),
-        *('model.head.in_channels=256', 'model.head.num_classes=4'),
-        *('model.head.topk=[1]', 'val_evaluator.topk=[1]', 'test_evaluator.topk=[1]'),
-        'val_dataloader.dataset.pipeline.2.crop_size=32',
-    ]
-    for loader in ('train_dataloader', 'val_dataloader'):
-        small += [
-            *(f'{loader}.batch_size=4', f'{loader}.num_workers=0'),
-            f'{loader}.dataset.data_root=data/shapes/classes',
-            f'{loader}.dataset.metainfo.classes=[circle,square,star,triangle]',
-            f'{loader}.dataset.pipeline.1.scale=32',
-        ]
-    train(paper.CONFIGS / 'imagenet/ra_r18.py', '--cfg-options', *small)
-
-    checkpoint = str(tmp_path / 'work/epoch_2.pth')
-    weights = {
-        key: value
-        for key, value in read_state_dict(checkpoint).items()
-        if key.startswith('backbone.')
-    }
-    assert all(value.any() for key, value in weights.items() if 'gamma' in key)
-
-    cfg = load_config(str(paper.CONFIGS / 'demo/faster_rcnn_ra_r18.py'))
-    shrink(cfg)
-    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=checkpoint)
-    runner, step = run_step(cfg, tmp_path / 'detector', monkeypatch)
-    for key, value in weights.items():
-        torch.testing.assert_close(step.start[key], value, rtol=0, atol=0)
-    assert {key for key in step.start if key.startswith('backbone.')} == weights.keys()
-    assert runner.message_hub.get_scalar('train/temp').current() == 1
