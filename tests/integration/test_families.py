@@ -32,10 +32,10 @@ def torchvision(name, blocks, build=None, **kwargs):
     return pytest.param((build_by_name, blocks), id=f'torchvision {name}')
 
 
-def torchvision_resnet(name, block, **kwargs):
+def torchvision_resnet(name, block):
     def build(models):
         block_class = getattr(models.resnet, block)
-        return models.resnet.ResNet(block_class, [1, 2, 1, 1], **kwargs)
+        return models.resnet.ResNet(block_class, [1, 2, 1, 1])
 
     return torchvision(name, 5, build)
 
@@ -80,7 +80,6 @@ PLUGINS = [
 FAMILIES = [
     mmpretrain('ResNet', 8, depth=18, id='18', **SMALL),
     mmpretrain('ResNet', 16, depth=50, id='50', **SMALL, **DROP),
-    mmpretrain('ResNetV1c', 16, depth=50, **SMALL),
     mmpretrain('ResNetV1d', 16, depth=50, **SMALL),
     mmpretrain('ResNeXt', 16, depth=50, **SMALL, **GROUPS),
     mmpretrain('SEResNet', 16, depth=50, **SMALL),
@@ -117,8 +116,6 @@ FAMILIES = [
     mmseg('MobileNetV3', 6, 'small'),
     torchvision_resnet('ResNet-18', 'BasicBlock'),
     torchvision_resnet('ResNet-50', 'Bottleneck'),
-    torchvision_resnet('ResNeXt', 'Bottleneck', groups=4, width_per_group=4),
-    torchvision_resnet('Wide ResNet', 'Bottleneck', width_per_group=128),
     torchvision('regnet_x_400mf', 22),
     torchvision('regnet_y_400mf', 16),
     torchvision('mobilenet_v2', 10),
@@ -129,9 +126,7 @@ FAMILIES = [
     torchvision('ConvNeXt', 3, torchvision_convnext),
     timm('resnet18', 8),
     timm('resnet26d', 8, **DROP),
-    timm('resnet26t', 8),
     timm('resnetblur18', 8),
-    timm('resnext50_32x4d', 5, layers=(1, 2, 1, 1), base_width=2),
     timm('seresnet18', 8),
     timm('ecaresnet26t', 8),
     timm('hrnet_w18_small', None),

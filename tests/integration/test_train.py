@@ -84,19 +84,9 @@ def test_same_figures_as_mmdets_own_tool(trained, configs, tmp_path):
     results = []
     for i, tool in enumerate([ROOT / 'tools/test.py', own]):
         work_dir = tmp_path / str(i)
-        run(
-            tool,
-            configs / 'detector.py',
-            trained / 'epoch_1.pth',
-            '--work-dir',
-            work_dir,
-            '--out',
-            work_dir / 'out.pkl',
-            '--show-dir',
-            'pictures',
-            *OPTIONS,
-            cwd=tmp_path,
-        )
+        argv = [tool, configs / 'detector.py', trained / 'epoch_1.pth', *OPTIONS]
+        argv += ['--work-dir', work_dir, '--out', work_dir / 'out.pkl']
+        run(*argv, '--show-dir', 'pictures', cwd=tmp_path)
         (path,) = work_dir.glob('*/*.json')
         metrics = json.loads(path.read_text())
         predictions = pickle.loads((work_dir / 'out.pkl').read_bytes())
