@@ -131,18 +131,7 @@ class PartOfTheChannels(Basic):
         return out
 
 
-BLOCKS = [
-    Basic,
-    FunctionalReLU,
-    Projection,
-    DropPath,
-    LayerScale,
-    Split,
-    TwoOutputs,
-    Preactivation,
-    TwoSums,
-    PartOfTheChannels,
-]
+BLOCKS = [Basic, *Basic.__subclasses__()]
 
 
 def make(*classes):
@@ -199,13 +188,11 @@ def test_the_fused_tail_applies(cls):
     assert norm is block.bn2 and type(act) is nn.ReLU
 
 
-@pytest.mark.parametrize(
-    'conv, norm, shape',
-    [
-        (nn.Conv1d, nn.BatchNorm1d, (2, 4, 9)),
-        (nn.Conv3d, nn.BatchNorm3d, (2, 4, 3, 5, 2)),
-    ],
-)
+SIGNALS = nn.Conv1d, nn.BatchNorm1d, (2, 4, 9)
+VOLUMES = nn.Conv3d, nn.BatchNorm3d, (2, 4, 3, 5, 2)
+
+
+@pytest.mark.parametrize('conv, norm, shape', [SIGNALS, VOLUMES])
 def test_signals_and_volumes(conv, norm, shape):
     plain = make(lambda: Basic(4, conv, norm))
     model = ra_mm.convert(copy.deepcopy(plain), blocks='auto')
@@ -271,71 +258,12 @@ def test_same_function_to_rounding(cls):
     )
 
 
-class Sized(Basic):
-    """Takes tokens with the size of the map that they are."""
-
-    def forward(self, x, size, flag=False):
-        height, width = size
-        maps = x.transpose(1, 2).view(x.shape[0], x.shape[2], height, width)
-        return (maps + self.conv1(maps)).flatten(2).transpose(1, 2)
-
-
-class Tokens(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.block = Sized()
-
-    def forward(self, x):
-        """Calls the block twice, with maps of two sizes."""
-        for maps in (x, x[..., ::2]):
-            out = self.block(maps.flatten(2).transpose(1, 2), maps.shape[2:], flag=True)
-        return out
-
-
-def test_arguments_besides_tensors():
-    """Sizes may change, other arguments must not."""
-    plain = Tokens()
-    model = ra_mm.convert(copy.deepcopy(plain), blocks=Sized, example=images())
-    torch.testing.assert_close(model(images()[..., :6]), plain(images()[..., :6]))
-    with pytest.raises(AssertionError, match='flag=True'):
-        model.block(torch.ones(1, 4, 4), (2, 2), False)
-
-
-class Passed(Basic):
-    """Its shortcut is an input, as in timm's DLA."""
-
-    def forward(self, x, shortcut=None):
-        return self.act(self.branch(x) + (x if shortcut is None else shortcut))
-
-
-class Pair(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.a, self.b = Passed(), Passed()
-
-    def forward(self, x):
-        return self.b(self.a(x), shortcut=2 * x)
-
-
-def test_example():
-    """It shows with which inputs each block is called; nothing changes by it."""
-    plain = Pair()
-    state = copy.deepcopy(plain.state_dict())
-    with pytest.raises(ValueError, match='Passed.*example='):
-        ra_mm.convert(plain, blocks=Passed)
-    model = ra_mm.convert(copy.deepcopy(plain), blocks=Passed, example=images())
-    assert plain.training and model.training
-    assert all(torch.equal(model.state_dict()[k], v) for k, v in state.items())
-    torch.testing.assert_close(model(images()), plain(images()))
-    with pytest.raises(TypeError, match='shortcut'):
-        model.a(images(), shortcut=images())
-
-
 # What is done to models in training and deployment
 
 
 def test_copies():
-    model = set_gamma(ra_mm.convert(make(Basic, Split, LayerScale), blocks='auto'))
+    model = make(Basic, lambda: resnet.BasicBlock(4, 4), Split, LayerScale)
+    set_gamma(ra_mm.convert(model, blocks='auto'))
     expected = model.eval()(images())
     twin = copy.deepcopy(model)
     assert [type(m) for m in twin.modules()] == [type(m) for m in model.modules()]
@@ -347,8 +275,9 @@ def test_copies():
 
 def test_unpickling_in_a_new_process(tmp_path):
     """The pickle has what was derived: nothing is traced or imported there."""
-    model = nn.Sequential(raft.ResidualBlock(4, 4, norm_layer=nn.BatchNorm2d))
-    set_gamma(ra_mm.convert(model, blocks='ResidualBlock')).eval()
+    derived = raft.ResidualBlock(4, 4, norm_layer=nn.BatchNorm2d)
+    model = nn.Sequential(derived, resnet.BasicBlock(4, 4))
+    set_gamma(ra_mm.convert(model, blocks='auto')).eval()
     torch.save((model, images(), model(images())), tmp_path / 'model.pt')
     code = (
         'import sys, torch\n'

@@ -1,4 +1,6 @@
-"""Blocks that ra_mm.convert(model, blocks=...) cannot derive a rule for."""
+"""Blocks of which ra_mm.convert(model, blocks=...) has to know more, or refused ones."""
+
+import copy
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ from torch.optim.swa_utils import AveragedModel
 from torchvision.models import resnet
 
 import ra_mm
+
+IMAGES = torch.randn(4, 4, 8, 8)
 
 
 class Basic(nn.Module):
@@ -41,9 +45,68 @@ class Parallel(Basic):
 
 def test_shortcut():
     model = ra_mm.convert(make(Parallel), blocks='auto', shortcut='conv1')
-    images = torch.randn(4, 4, 8, 8)
-    _, _, x, _ = model[0].operands(images)
-    assert torch.equal(x, model[0].conv1(images))
+    _, _, x, _ = model[0].operands(IMAGES)
+    assert torch.equal(x, model[0].conv1(IMAGES))
+
+
+class Sized(Basic):
+    """Takes tokens with the size of the map that they are."""
+
+    def forward(self, x, size, flag=False):
+        height, width = size
+        maps = x.transpose(1, 2).view(x.shape[0], x.shape[2], height, width)
+        return (maps + self.conv1(maps)).flatten(2).transpose(1, 2)
+
+
+class TwoSizes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = Sized()
+
+    def forward(self, x):
+        """Calls the block twice, with maps of two sizes."""
+        for maps in (x, x[..., ::2]):
+            out = self.block(maps.flatten(2).transpose(1, 2), maps.shape[2:], flag=True)
+        return out
+
+
+def test_arguments_besides_tensors():
+    """Sizes may change, other arguments must not."""
+    plain = TwoSizes()
+    model = ra_mm.convert(copy.deepcopy(plain), blocks=Sized, example=IMAGES)
+    torch.testing.assert_close(model(IMAGES[..., :6]), plain(IMAGES[..., :6]))
+    with pytest.raises(AssertionError, match='flag=True'):
+        model.block(torch.ones(1, 4, 4), (2, 2), False)
+
+
+class Passed(Basic):
+    """Its shortcut is an input, as in timm's DLA."""
+
+    def forward(self, x, shortcut=None):
+        return self.branch(x) + (x if shortcut is None else shortcut)
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = Passed(), Passed()
+
+    def forward(self, x):
+        return self.b(self.a(x), shortcut=2 * x)
+
+
+def test_example():
+    """It shows with which inputs each block is called; nothing changes by it."""
+    plain = Pair()
+    state = copy.deepcopy(plain.state_dict())
+    with pytest.raises(ValueError, match='Passed.*example='):
+        ra_mm.convert(plain, blocks=Passed)
+    model = ra_mm.convert(copy.deepcopy(plain), blocks=Passed, example=IMAGES)
+    assert plain.training and model.training
+    assert all(torch.equal(model.state_dict()[k], v) for k, v in state.items())
+    torch.testing.assert_close(model(IMAGES), plain(IMAGES))
+    with pytest.raises(TypeError, match='shortcut'):
+        model.a(IMAGES, shortcut=IMAGES)
 
 
 class ControlFlow(Basic):
