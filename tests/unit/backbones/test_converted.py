@@ -44,12 +44,8 @@ def test_in_the_default_scope():
 
 def test_arguments_of_a_base_config():
     """What a base config says of its backbone becomes the backbone's."""
-    model = build(
-        depth=50,
-        base_channels=8,
-        stem_channels=8,
-        backbone=dict(type='mmpretrain.ResNet', depth=18),
-    )
+    backbone = dict(type='mmpretrain.ResNet', depth=18)
+    model = build(depth=50, base_channels=8, stem_channels=8, backbone=backbone)
     assert model.depth == 18 and model.base_channels == 8
 
 
@@ -81,13 +77,6 @@ def test_attention_and_names():
         (dict(backbone=dict(depth=18)), 'backbone='),
         (dict(backbone=dict(type='mmpretrain.VGG', depth=11)), 'VGG has no.* residual'),
         (dict(backbone=dict(type='mmpretrain.ResNet', **RESNET), names='x'), "'x'"),
-        (
-            dict(
-                backbone=dict(type='mmpretrain.ResNet', **RESNET),
-                attention=dict(type='ra_mm.Sea'),
-            ),
-            'Sea',
-        ),
     ],
 )
 def test_wrong_config(kwargs, message):

@@ -5,46 +5,24 @@ import pytest
 from benchmarks.cost_plots import plot_costs
 from benchmarks.cost_tables import compare_with_plain, cost_table, report_tables
 
-SETTINGS = dict(
-    what='train',
-    model='resnet18',
-    device='cpu',
-    precision='fp32',
-    layout='nchw',
-    batch=2,
-    size=32,
-)
+SETTINGS = dict(what='train', model='resnet18', device='cpu', precision='fp32')
+SETTINGS |= dict(layout='nchw', batch=2, size=32)
 
 
-def result(variant, pairs, peak=None, saved=None, paper_ratio=None):
-    return dict(
-        variant=variant,
-        pairs_ms=pairs,
-        peak_bytes=peak,
-        saved_bytes=saved,
-        paper_ratio=paper_ratio,
-    )
+def result(variant, pairs, peak=None, saved=None, paper=None):
+    result = dict(variant=variant, pairs_ms=pairs, peak_bytes=peak)
+    return result | dict(saved_bytes=saved, paper_ratio=paper)
 
 
 def results(**kwargs):
     """Results of a machine that became four times slower in the middle."""
-    return dict(
-        **(SETTINGS | kwargs),
-        rounds=5,
-        number=3,
-        results=[
-            result(
-                'plain', [[t, t] for t in (10, 10, 40, 40, 40)], 2_000_000, 1_000_000
-            ),
-            result(
-                'ra-fused',
-                [[10, 11], [10, 12], [40, 52], [40, 40], [40, 60]],
-                3_000_000,
-                1_070_000,
-                1.26,
-            ),
-        ],
-    )
+    plain = [[t, t] for t in (10, 10, 40, 40, 40)]
+    ra = [[10, 11], [10, 12], [40, 52], [40, 40], [40, 60]]
+    found = [
+        result('plain', plain, 2_000_000, 1_000_000),
+        result('ra-fused', ra, 3_000_000, 1_070_000, 1.26),
+    ]
+    return SETTINGS | kwargs | dict(rounds=5, number=3, results=found)
 
 
 def document(*measurements, sweep=False):
@@ -92,14 +70,8 @@ def test_bars():
 
 def test_sweep_picture():
     """Each panel has the points that differ only in its own value."""
-    data = document(
-        results(),
-        results(model='resnet101'),
-        results(size=64),
-        results(size=128),
-        results(batch=16),
-        sweep=True,
-    )
+    others = [dict(model='resnet101'), dict(size=64), dict(size=128), dict(batch=16)]
+    data = document(results(), *(results(**other) for other in others), sweep=True)
     size, batch, model = plot_costs(data).axes
     for ax, expected in (
         (size, ['32', '64', '128']),

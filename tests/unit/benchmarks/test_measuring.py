@@ -36,16 +36,7 @@ def test_saved_bytes(precision, size):
     """
     if precision == 'amp' and not cpu_mixes_dtypes():
         pytest.skip('the CPU lacks half-precision operations in PyTorch 2.1')
-    shapes = [
-        (64, 8),
-        (64, 8),
-        (128, 4),
-        (128, 4),
-        (256, 2),
-        (256, 2),
-        (512, 1),
-        (512, 1),
-    ]
+    shapes = [(64 * 2**i, 8 // 2**i) for i in range(4) for _ in range(2)]
     streams = [size * 2 * C * side**2 for C, side in shapes]
     channels = 4 * sum(C for C, _ in shapes)
     planes = 2 * channels  # of two images
