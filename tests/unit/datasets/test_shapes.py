@@ -1,27 +1,19 @@
 import cv2
 import numpy as np
 import pytest
-from mmdet.datasets import CocoDataset
 from mmengine.registry import init_default_scope
 from mmpretrain.datasets import CustomDataset
 from mmseg.datasets import BaseSegDataset
 from pycocotools.coco import COCO
 
 from ra_mm.datasets.painting import paint
-from ra_mm.datasets.shapes import CLASSES, METAINFO, SEG_METAINFO, main, write_shapes
+from ra_mm.datasets.shapes import CLASSES, SEG_METAINFO, main, write_shapes
 from ra_mm.errors import UserError
 
-SMALL = dict(
-    num_train=40,
-    num_val=10,
-    image_size=(120, 96),
-    classes_train=6,
-    classes_val=2,
-    class_size=32,
-)
-TINY = dict(
-    num_train=2, num_val=1, image_size=64, classes_train=1, classes_val=1, class_size=32
-)
+TINY = dict(num_train=2, num_val=1, image_size=64)
+TINY |= dict(classes_train=1, classes_val=1, class_size=32)
+SMALL = dict(TINY, num_train=40, num_val=10, image_size=(120, 96))
+SMALL |= dict(classes_train=6, classes_val=2)
 
 
 def contents(folder):
@@ -60,14 +52,14 @@ def each_image(shapes, split):
         yield info, image, mask, anns
 
 
-def test_same_seed_same_bytes(tiny, tmp_path):
+def test_seeds(tiny, tmp_path):
+    """The same bytes with the same seed, into an empty folder, too; else others."""
+    (tmp_path / 'again').mkdir()
+    first = contents(tiny)
     write_shapes(tmp_path / 'again', **TINY)
-    assert contents(tiny) == contents(tmp_path / 'again')
-
-
-def test_other_seed_other_pictures(tiny, tmp_path):
-    write_shapes(tmp_path / 'other', **TINY, seed=1)
-    first, second = contents(tiny), contents(tmp_path / 'other')
+    write_shapes(tmp_path / 'deep/other', **TINY, seed=1)
+    assert first == contents(tmp_path / 'again')
+    second = contents(tmp_path / 'deep/other')
     assert first.keys() == second.keys()
     assert all(first[name] != second[name] for name in first)
 
@@ -160,27 +152,6 @@ def test_class_folders(shapes):
     assert tuple(dataset.CLASSES) == CLASSES
 
 
-def test_mmdet_loads_it(shapes):
-    init_default_scope('mmdet')
-    dataset = CocoDataset(
-        data_root=str(shapes),
-        ann_file='annotations/train.json',
-        data_prefix=dict(img='images/train/'),
-        metainfo=METAINFO,
-        filter_cfg=dict(filter_empty_gt=True, min_size=32),
-        pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-        ],
-    )
-    assert len(dataset) == 40
-    item = dataset[0]
-    assert item['img'].shape == (96, 120, 3)
-    assert len(item['gt_masks']) == len(item['gt_bboxes']) > 0
-    labels = {label for i in range(40) for label in dataset[i]['gt_bboxes_labels']}
-    assert labels == {0, 1, 2, 3}
-
-
 def test_mmseg_loads_it(shapes):
     init_default_scope('mmseg')
     dataset = BaseSegDataset(
@@ -203,13 +174,6 @@ def test_a_complete_folder_is_left_unchanged(tiny):
     times = {path: path.stat().st_mtime_ns for path in tiny.rglob('*')}
     write_shapes(tiny, **TINY)
     assert times == {p: p.stat().st_mtime_ns for p in tiny.rglob('*')}
-
-
-def test_an_empty_folder_is_filled(tmp_path):
-    write_shapes(tmp_path / 'deep/empty', **TINY)
-    (tmp_path / 'other').mkdir()
-    write_shapes(tmp_path / 'other', **TINY)
-    assert contents(tmp_path / 'other') == contents(tmp_path / 'deep/empty')
 
 
 def test_other_parameters_are_refused(tiny):

@@ -24,11 +24,6 @@ def test_linear(run, by_epoch, length):
     assert runner.model.ra.gate.gamma.all()
 
 
-def test_defaults_are_the_papers():
-    hook = TempAnnealingHook()
-    assert (hook.start, hook.end, hook.length, hook.by_epoch) == (30, 1, 10, True)
-
-
 @pytest.mark.parametrize('stop_at', [4, 7])
 @pytest.mark.parametrize('by_epoch', [True, False])
 def test_resume(run, by_epoch, stop_at):

@@ -132,18 +132,6 @@ def test_gate_of_zero(variant):
         assert (G[1, 2] - 1).abs() > 1e-3
 
 
-@pytest.mark.parametrize('variant', ROWS)
-def test_start(variant):
-    """With gamma = 0 the shortcut is multiplied by 1, by 1/2 or by 1/C."""
-    layer, F, x = layer_and_inputs(variant)
-    layer.gate.gamma.data.zero_()
-    if variant[2] == '1+':
-        assert torch.equal(layer(F, x), F + x)
-    else:
-        share = 2 if variant[2] == 'sigmoid' else 6
-        torch.testing.assert_close(layer(F, x), F + x / share)
-
-
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize('variant', ROWS)
 def test_half_precision(variant, dtype):

@@ -230,19 +230,10 @@ def test_registered(name):
     assert type(MODELS.build(cfg)) is kind
 
 
-class Halve(nn.Module):
-    def __init__(self, channels, factor=0.5):
-        super().__init__()
-        self.weight = nn.Parameter(torch.full((channels, 1, 1), factor))
-
-    def forward(self, x):
-        return self.weight * x
-
-
 def test_on_residual():
     F, x = torch.randn(2, 3, 4, 5, 5)
-    adapter = OnResidual(4, Halve, factor=0.25)
-    torch.testing.assert_close(adapter(F, x), 0.25 * F + x)
+    adapter = OnResidual(4, nn.BatchNorm2d, eps=0.5)
+    torch.testing.assert_close(adapter(F, x), nn.BatchNorm2d(4, eps=0.5)(F) + x)
 
 
 @pytest.mark.parametrize(

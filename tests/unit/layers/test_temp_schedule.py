@@ -96,14 +96,6 @@ def test_trained_weights(temp, first):
     )
 
 
-def test_average_of_the_model():
-    gates = model()
-    average = torch.optim.swa_utils.AveragedModel(gates)
-    schedule = TempSchedule([gates, average], length=2)
-    schedule.step()
-    assert [g.temp.item() for g in average.module] == [15.5, 15.5]
-
-
 @pytest.mark.parametrize(
     'kwargs, message',
     [
