@@ -42,20 +42,17 @@ def gates_by_hand(backbone, image):
     return found
 
 
-R50 = [
-    f'RA_{i}_{j}' for i, n in ((2, 3), (3, 4), (4, 6), (5, 3)) for j in range(1, n + 1)
-]
-MOBILE = [
-    f'RA_{i}_{j}'
-    for i, n in ((3, 2), (4, 3), (5, 4), (6, 3), (7, 3))
-    for j in range(2, n + 1)
-]
+def names(first, stages, *blocks):
+    """RA_i_j of consecutive stages with as many blocks, whose first is j."""
+    return [
+        f'RA_{i}_{j}' for i, n in enumerate(blocks, stages) for j in range(first, n + 1)
+    ]
 
 
 def test_names_of_the_paper():
     backbone = RAResNet(50)
     blocks = gates.find_blocks(backbone)
-    assert list(blocks) == R50
+    assert list(blocks) == names(1, 2, 3, 4, 6, 3)
     assert blocks['RA_2_3'] is backbone.layer1[2].attention
     assert blocks['RA_5_1'] is backbone.layer4[0].attention
     chosen = 'RA_2_3 RA_3_4 RA_4_6 RA_5_1 RA_5_2 RA_5_3'.split()
@@ -68,7 +65,7 @@ def test_names_of_mobilenet():
     """Only blocks with a shortcut have a gate."""
     backbone = RAMobileNetV2(0.5)
     blocks = gates.find_blocks(backbone)
-    assert list(blocks) == MOBILE
+    assert list(blocks) == names(2, 3, 2, 3, 4, 3, 3)
     assert blocks['RA_3_2'] is backbone.layer2[1].attention
     chosen = 'RA_3_2 RA_4_3 RA_5_4 RA_6_3 RA_7_2 RA_7_3'.split()
     assert gates.choose_blocks(blocks) == chosen
@@ -99,22 +96,6 @@ def test_wrong_names():
         gates.find_blocks(plain)
 
 
-def test_run_with_gates():
-    """G and x of each block, in the order of the forward pass; no hook stays."""
-    backbone, image = small(), torch.randn(2, 3, 32, 48)
-    found = {}
-    gates.run_with_gates(
-        backbone, image, lambda name, G, x: found.update({name: (G, x)})
-    )
-    assert list(found) == list(gates.find_blocks(backbone))
-    for i in range(2):
-        for name, (G, x) in gates_by_hand(backbone, image[i : i + 1]).items():
-            assert G.shape == found[name][0][i].shape
-            np.testing.assert_allclose(found[name][0][i], G, rtol=1e-4, atol=1e-5)
-            np.testing.assert_allclose(found[name][1][i], x, rtol=1e-3, atol=1e-4)
-    assert not has_hooks(backbone)
-
-
 def has_hooks(backbone):
     return any(
         module._forward_hooks or module._forward_pre_hooks
@@ -139,9 +120,8 @@ def test_numbers(measured):
     assert result['temp'] == 2.5
     assert result['classes'] == ['a', 'b', 'c']
     assert result['images'] == dict(a=3, b=1, c=1)
-    assert list(result['blocks']) == [
-        f'RA_{i}_{j}' for i in (2, 3, 4, 5) for j in (1, 2)
-    ]
+    assert list(result['blocks']) == names(1, 2, 2, 2, 2, 2)
+    assert not has_hooks(backbone)
     for name, block in result['blocks'].items():
         G = np.array([found[name][0] for found in by_hand])
         of_class = [G[[0, 2, 4]].mean(0), G[1], G[3]]
@@ -216,19 +196,10 @@ def test_plot(measured):
 def test_plot_of_many_classes():
     """The legend has at most 12 entries."""
     labels = [f'class {i}' for i in range(30)]
-    result = dict(
-        temp=1.0,
-        classes=labels,
-        images=dict.fromkeys(labels, 1),
-        blocks=dict(
-            RA_2_1=dict(
-                mean=1.0,
-                spread=0.0,
-                class_spread=0.0,
-                G={label: [1.0, i / 10] for i, label in enumerate(labels)},
-            )
-        ),
-    )
+    block = dict(mean=1.0, spread=0.0, class_spread=0.0)
+    block['G'] = {label: [1.0, i / 10] for i, label in enumerate(labels)}
+    result = dict(temp=1.0, classes=labels, blocks=dict(RA_2_1=block))
+    result['images'] = dict.fromkeys(labels, 1)
     figure = gates.plot_gates(result)
     assert len(figure.axes[0].lines) == 31
     (legend,) = figure.legends
