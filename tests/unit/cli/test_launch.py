@@ -127,31 +127,23 @@ def test_work_dir(tmp_path, flag, text, expected):
     assert load_config(write(tmp_path, text), work_dir=flag).work_dir == expected
 
 
-def test_toolbox_of_a_pure_python_config(tmp_path):
-    cfg = load_config(
-        write(
-            tmp_path,
-            """
+PURE_PYTHON = """
 from mmpretrain.models import ImageClassifier
 default_scope = None
 model = dict(type=ImageClassifier)
 train_dataloader = dict(batch_size=2)
-""",
-        )
-    )
+"""
+
+
+def test_toolbox_of_a_pure_python_config(tmp_path):
+    cfg = load_config(write(tmp_path, PURE_PYTHON))
     assert get_toolbox(cfg) == 'mmpretrain'
     assert cfg.train_dataloader.collate_fn.type == 'default_collate'
 
 
 def test_unknown_type(tmp_path):
     model = dict(type='ImageClassifier', backbone=dict(type='RAResNt'))
-    cfg = Config(
-        dict(
-            model=model,
-            default_scope='mmpretrain',
-            launcher='none',
-            work_dir=str(tmp_path),
-        )
-    )
+    cfg = dict(model=model, default_scope='mmpretrain')
+    cfg = Config(dict(cfg, launcher='none', work_dir=str(tmp_path)))
     with pytest.raises(UserError, match='RAResNt'):
         build_runner(cfg)

@@ -73,12 +73,8 @@ def test_best_of_other_settings(run, names, tmp_path, checkpoint, expected):
 def test_one_name_in_another_folder(run, names, tmp_path, monkeypatch):
     """A successor of the same name is not deleted."""
     monkeypatch.chdir(tmp_path)
-    run(
-        tmp_path / 'work',
-        epochs=2,
-        save_best=None,
-        checkpoint=dict(filename_tmpl='latest.pth', out_dir='./elsewhere'),
-    )
+    checkpoint = dict(filename_tmpl='latest.pth', out_dir='./elsewhere')
+    run(tmp_path / 'work', epochs=2, save_best=None, checkpoint=checkpoint)
     assert names(tmp_path / 'elsewhere/work') == {'latest.pth'}
 
 
@@ -107,17 +103,11 @@ def test_validation_counts_once(run, names, tmp_path, scores, by_epoch):
 
     Its validation saves the best checkpoint and is a step of ReduceOnPlateauLR.
     """
-    uninterrupted, killed, lrs = (
-        tmp_path / 'uninterrupted',
-        tmp_path / 'killed',
-        ([], []),
-    )
+    uninterrupted, killed = tmp_path / 'uninterrupted', tmp_path / 'killed'
+    lrs = [], []
+    scheduler = dict(type='ReduceOnPlateauLR', monitor='score', rule='greater')
     settings = dict(
-        epochs=5,
-        by_epoch=by_epoch,
-        param_scheduler=dict(
-            type='ReduceOnPlateauLR', monitor='score', rule='greater', patience=1
-        ),
+        epochs=5, by_epoch=by_epoch, param_scheduler=dict(scheduler, patience=1)
     )
     run(uninterrupted, hooks=[Watch(scores, lrs[0])], **settings)
     with pytest.raises(KeyboardInterrupt):
@@ -157,14 +147,8 @@ def test_validation_that_is_due(run, tmp_path, epochs, loop, checkpoint, expecte
     settings = dict(loop=loop, checkpoint=checkpoint, save_best=None)
     run(tmp_path, epochs=2, **settings)
     hook = Validations()
-    run(
-        tmp_path,
-        epochs=epochs,
-        hooks=[hook],
-        resume=True,
-        load_from=latest_checkpoint(tmp_path),
-        **settings,
-    )
+    settings |= dict(resume=True, load_from=latest_checkpoint(tmp_path))
+    run(tmp_path, epochs=epochs, hooks=[hook], **settings)
     assert hook.done == expected
 
 
@@ -176,13 +160,8 @@ def test_early_stop_is_resumed(run, names, tmp_path):
     run(tmp_path, epochs=5, hooks=[stop, Watch([1, 2, 3, 4, 5], [])])
     assert 'epoch_3.pth' in names(tmp_path)
     lrs = []
-    run(
-        tmp_path,
-        epochs=5,
-        hooks=[stop, Watch([1, 2, 3, 4, 5], lrs)],
-        resume=True,
-        load_from=str(tmp_path / 'epoch_3.pth'),
-    )
+    resume = dict(resume=True, load_from=str(tmp_path / 'epoch_3.pth'))
+    run(tmp_path, epochs=5, hooks=[stop, Watch([1, 2, 3, 4, 5], lrs)], **resume)
     assert lrs == [] and 'epoch_3.pth' in names(tmp_path)
 
 

@@ -40,14 +40,9 @@ def test_error_names_the_image_and_the_transform(wrap):
 
 
 def test_loaders_of_the_runner():
-    loader = SafeRunner.build_dataloader(
-        dict(
-            dataset=dataset(Broken()),
-            sampler=dict(type='DefaultSampler', shuffle=False),
-            batch_size=1,
-            num_workers=0,
-        )
-    )
+    settings = dict(dataset=dataset(Broken()), batch_size=1, num_workers=0)
+    settings['sampler'] = dict(type='DefaultSampler', shuffle=False)
+    loader = SafeRunner.build_dataloader(settings)
     with pytest.raises(UserError, match='a.png'):
         next(iter(loader))
 

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -69,25 +70,22 @@ def naive_roi_pool(x, roi, size, scale):
     image, (x1, y1) = int(roi[0]), (float(v) * scale for v in roi[1:3])
     x2, y2 = ((float(v) + 1) * scale for v in roi[3:])
     values, pixels = x.new_zeros(x.shape[1], size, size), {}
-    for c in range(x.shape[1]):
-        for i in range(size):
-            for j in range(size):
-                best, pixel = -math.inf, -1
-                for v in range(x.shape[2]):
-                    for u in range(x.shape[3]):
-                        step = [(y2 - y1) / size, (x2 - x1) / size]
-                        inside = (
-                            x2 > x1
-                            and y2 > y1
-                            and math.floor(i * step[0] + y1) <= v
-                            and v < math.ceil((i + 1) * step[0] + y1)
-                            and math.floor(j * step[1] + x1) <= u
-                            and u < math.ceil((j + 1) * step[1] + x1)
-                        )
-                        if inside and x[image, c, v, u] > best:
-                            best, pixel = float(x[image, c, v, u]), v * x.shape[3] + u
-                values[c, i, j] = best if pixel >= 0 else 0
-                pixels[c, i, j] = pixel
+    step = [(y2 - y1) / size, (x2 - x1) / size]
+    for c, i, j in np.ndindex(values.shape):
+        best, pixel = -math.inf, -1
+        for v, u in np.ndindex(x.shape[2:]):
+            inside = (
+                x2 > x1
+                and y2 > y1
+                and math.floor(i * step[0] + y1) <= v
+                and v < math.ceil((i + 1) * step[0] + y1)
+                and math.floor(j * step[1] + x1) <= u
+                and u < math.ceil((j + 1) * step[1] + x1)
+            )
+            if inside and x[image, c, v, u] > best:
+                best, pixel = float(x[image, c, v, u]), v * x.shape[3] + u
+        values[c, i, j] = best if pixel >= 0 else 0
+        pixels[c, i, j] = pixel
     return values, pixels
 
 

@@ -62,30 +62,17 @@ def executor(tmp_path, monkeypatch):
     """
     (tmp_path / 'train.py').write_text(TRAIN)
     setting = Setting('demo', tmp_path)
-    start = Run(paper.CONFIGS / 'imagenet/r50.py', 0)
-    runs = [
-        start,
-        Run(paper.CONFIGS / 'imagenet/r18.py', 0),
-        Run(paper.CONFIGS / 'faster_rcnn_r50.py', 0, start),
-    ]
+    runs = [Run(paper.CONFIGS / f'imagenet/{name}.py', 0) for name in ('r50', 'r18')]
+    runs.append(Run(paper.CONFIGS / 'faster_rcnn_r50.py', 0, runs[0]))
     behaviours = {}
 
     def make_job(run, setting):
         folder = setting.work_dir(run)
-        command = [
-            'python',
-            str(tmp_path / 'train.py'),
-            str(folder),
-            behaviours.get(run.config.stem, 'learn'),
-        ]
-        cfg = Config(
-            dict(
-                default_scope='mmdet',
-                model=dict(type='', backbone=dict(type='ResNet')),
-                train_cfg=dict(max_epochs=EPOCHS),
-            )
-        )
-        return Job(cfg, run.config, True, command, folder / 'epoch_4.pth')
+        command = ['python', str(tmp_path / 'train.py'), str(folder)]
+        command += [behaviours.get(run.config.stem, 'learn')]
+        cfg = dict(default_scope='mmdet', train_cfg=dict(max_epochs=EPOCHS))
+        cfg['model'] = dict(type='', backbone=dict(type='ResNet'))
+        return Job(Config(cfg), run.config, True, command, folder / 'epoch_4.pth')
 
     def execute_all(jobs=1):
         plan = {run.id: run for run in runs}

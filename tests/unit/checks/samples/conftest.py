@@ -23,29 +23,19 @@ class CocoFolder:
 
     def __init__(self, root, num=12):
         self.root, self.classes = root, ('cat', 'dog')
-        self.content = dict(
-            images=[], annotations=[], categories=[dict(id=3, name='cat'), dict(id=7, name='dog')]
-        )  # fmt: skip
+        categories = [dict(id=3, name='cat'), dict(id=7, name='dog')]
+        self.content = dict(images=[], annotations=[], categories=categories)
         for i in range(num):
             name = f'{i:03}.jpg'
             write_image(root / 'images' / name, seed=i)
-            self.content['images'].append(
-                dict(id=i + 1, file_name=name, width=64, height=48)
-            )
+            image = dict(id=i + 1, file_name=name, width=64, height=48)
+            self.content['images'].append(image)
             for j in range(2):
                 x, y, w, h = 4 + 20 * j, 5 + i % 12, 16, 18
                 corners = [x, y, x + w, y, x + w, y + h, x, y + h]
-                self.content['annotations'].append(
-                    dict(
-                        id=2 * i + j,
-                        image_id=i + 1,
-                        category_id=3 + 4 * j,
-                        bbox=[x, y, w, h],
-                        area=w * h,
-                        iscrowd=0,
-                        segmentation=[corners],
-                    )
-                )
+                ids = dict(id=2 * i + j, image_id=i + 1, category_id=3 + 4 * j)
+                place = dict(bbox=[x, y, w, h], area=w * h, segmentation=[corners])
+                self.content['annotations'].append(ids | place | dict(iscrowd=0))
 
     def build(self, with_mask=False, poly2mask=True, steps=(), **kwargs):
         (self.root / 'coco.json').write_text(json.dumps(self.content))

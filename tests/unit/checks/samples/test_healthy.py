@@ -51,11 +51,6 @@ def test_grey_images(coco, look):
         lambda d: dict(type='RepeatDataset', times=3, dataset=d),
         lambda d: dict(type='ClassBalancedDataset', oversample_thr=0.5, dataset=d),
         lambda d: dict(type='ConcatDataset', datasets=[d, d]),
-        lambda d: dict(
-            type='RepeatDataset',
-            times=2,
-            dataset=dict(type='ConcatDataset', datasets=[d, d]),
-        ),
     ],
 )
 def test_wrappers(coco, look, wrap):
