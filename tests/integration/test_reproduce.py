@@ -105,6 +105,20 @@ def test_mistake(reproduce, message, argv, expected):
     assert re.search(expected, message(reproduce, *argv), re.S)
 
 
+@pytest.mark.parametrize(
+    'argv, expected',
+    [
+        ('table4 --cfg-options a=1', '--cfg-options needs --data'),
+        ('table4 --weights w.pth', '--weights is for finetune'),
+        ('finetune', 'finetune needs --data'),
+    ],
+)
+def test_options_that_do_not_go_together(reproduce, capsys, argv, expected):
+    with pytest.raises(SystemExit):
+        reproduce(*argv.split())
+    assert expected in capsys.readouterr().err
+
+
 def test_dry_run_writes_nothing(reproduce, shapes, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     reproduce('table4', '--dry-run', '--gpus', 8)
