@@ -94,17 +94,14 @@ class Case:
         cfg = Config.fromfile(self.config(attention))
         cfg.model.backbone.init_cfg = None
         if attention in RIVALS:
-            cfg.model.backbone.attention = dict(
-                type=f'ra_mm.{ATTENTIONS[attention].__name__}'
-            )
+            kind = f'ra_mm.{ATTENTIONS[attention].__name__}'
+            cfg.model.backbone.attention = dict(type=kind)
         return build_model(cfg)
 
     def place(self, t: Any) -> Any:
         """Move a tensor or a module to the device, in the layout."""
-        memory_format = (
-            torch.channels_last if self.layout == 'nhwc' else torch.contiguous_format
-        )
-        return t.to(self.device, memory_format=memory_format)
+        formats = dict(nhwc=torch.channels_last, nchw=torch.contiguous_format)
+        return t.to(self.device, memory_format=formats[self.layout])
 
     def inputs(self) -> list[tuple[torch.Tensor, Any]]:
         """Make batches of random images with their labels or data samples."""
@@ -137,14 +134,12 @@ def random_boxes(shape: tuple) -> Any:
     """Make a data sample of mmdet with 8 random boxes."""
     from mmdet.structures import DetDataSample
 
-    sample = DetDataSample(
-        metainfo=dict(img_shape=shape, pad_shape=shape, batch_input_shape=shape)
-    )
+    names = 'img_shape', 'pad_shape', 'batch_input_shape'
+    sample = DetDataSample(metainfo=dict.fromkeys(names, shape))
     start = 0.6 * torch.rand(8, 2)
     ends = torch.cat([start, start + 0.1 + 0.3 * torch.rand(8, 2)], dim=1)
-    sample.gt_instances = InstanceData(
-        bboxes=ends * torch.tensor([*shape[::-1]] * 2), labels=torch.randint(80, (8,))
-    )
+    boxes, labels = ends * torch.tensor(2 * shape[::-1]), torch.randint(80, (8,))
+    sample.gt_instances = InstanceData(bboxes=boxes, labels=labels)
     return sample
 
 

@@ -57,11 +57,9 @@ class Split(NamedTuple):
 
 
 def parse_args(argv: list[str]) -> Namespace:
-    parser = ArgumentParser(
-        prog=PROG,
-        description='Compare attentions in ResNet-18 on CIFAR-10',
-        formatter_class=ArgumentDefaultsHelpFormatter,
-    )
+    what = 'Compare attentions in ResNet-18 on CIFAR-10'
+    options = dict(description=what, formatter_class=ArgumentDefaultsHelpFormatter)
+    parser = ArgumentParser(prog=PROG, **options)
     add = parser.add_argument
     add('data', type=Path, help='folder of train/ and test/')
     add('--out', type=Path, required=True, help='JSON file, to which runs are added')
@@ -93,25 +91,22 @@ def load_split(folder: Path, args: Namespace) -> Split:
 
 def normalize(images: Tensor) -> Tensor:
     """uint8 to float32 of mean 0 and standard deviation 1."""
-    mean, std = (
-        torch.tensor(v, device=images.device)[:, None, None] for v in (MEAN, STD)
-    )
+    values = torch.tensor([MEAN, STD], device=images.device)
+    mean, std = values[..., None, None]
     return (images - mean) / std
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """Crop at random from images that are padded by 4 pixels, and flip half of them."""
-    n, device = len(images), images.device
-    size = images.shape[-1]
+    n, device, size = len(images), images.device, images.shape[-1]
     top, left = torch.randint(0, 9, (2, n, 1), generator=generator).to(device)
     flip = torch.rand(n, generator=generator).to(device) < 0.5
     steps = torch.arange(size, device=device)
     columns = torch.where(flip[:, None], steps.flip(0), steps) + left
-    rows = steps + top
-    padded = pad(images, 4 * [4])
+    rows = (steps + top)[:, :, None]
+    padded = pad(images, 4 * [4]).permute(0, 2, 3, 1)
     which = torch.arange(n, device=device)[:, None, None]
-    pixels = padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None]]
-    return pixels.permute(0, 3, 1, 2)
+    return padded[which, rows, columns[:, None]].permute(0, 3, 1, 2)
 
 
 # Training
@@ -170,11 +165,8 @@ def train(
 def test(model: nn.Module, data: Split) -> float:
     """Return the accuracy in percent."""
     model.eval()
-    right = [
-        (get_logits(model, images).argmax(1) == labels).sum()
-        for images, labels in zip(data.images.split(500), data.labels.split(500))
-    ]
-    return 100 * torch.stack(right).sum().item() / len(data.images)
+    found = [get_logits(model, x).argmax(1) for x in data.images.split(500)]
+    return 100 * (torch.cat(found) == data.labels).sum().item() / len(data.images)
 
 
 # Results

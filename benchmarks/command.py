@@ -30,11 +30,8 @@ STEPS = dict(
 
 
 def parse_args(argv: list[str] | None = None) -> Namespace:
-    parser = ArgumentParser(
-        prog=PROG,
-        description='Measure time, peak memory and saved activations of '
-        'attentions, each beside the plain model.',
-    )
+    text = 'Measure time, peak memory and saved activations of attentions, each beside '
+    parser = ArgumentParser(prog=PROG, description=f'{text}the plain model.')
     parser.set_defaults(device='cpu', threads=1, commit=None)
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
     for what, text in STEPS.items():
@@ -57,9 +54,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add('--parts', nargs='+', choices=names, metavar='PART', help=help)
     help = 'keep the finished parts of an earlier FILE.json, if any'
     add('--resume', action='store_true', help=help)
-    help = (
-        'try it in seconds, without compilation and, with --device cpu, without a GPU'
-    )
+    help = 'try it in seconds, not compiled and, with --device cpu, without a GPU'
     add('--tiny', action='store_true', help=help)
     add('--commit', help='recorded with the results, where git cannot tell it')
 
@@ -118,11 +113,8 @@ def list_cases(args: Namespace) -> list[Case]:
     points = itertools.product(*lists)
     if args.what == 'sweep':
         base = [values[0] for values in lists]
-        points = dict.fromkeys(
-            (*base[:i], value, *base[i + 1 :])
-            for i, values in enumerate(lists)
-            for value in values
-        )
+        varied = [(i, value) for i, values in enumerate(lists) for value in values]
+        points = dict.fromkeys((*base[:i], v, *base[i + 1 :]) for i, v in varied)
     what = 'train' if args.what == 'sweep' else args.what
     return [
         Case(what, model, args.device, precision, layout, batch, size)
@@ -148,10 +140,8 @@ def run_cases(args: Namespace, environment: dict) -> None:
         try:
             m = measure_case(case, args.variants, args.rounds, progress)
         except (torch.cuda.OutOfMemoryError, CompilationFailed) as e:
-            raise UserError(
-                f'{name}: {e}; choose other --variants, or a smaller --batch if the '
-                'memory does not suffice'
-            ) from e
+            advice = 'or a smaller --batch if the memory does not suffice'
+            raise UserError(f'{name}: {e}; choose other --variants, {advice}') from e
         data['measurements'].append(m)
         print(cost_table(m), flush=True)
         if args.out:
@@ -170,15 +160,11 @@ def show(args: Namespace, environment: dict) -> None:
 def report_gpu(args: Namespace, environment: dict) -> None:
     """Write the GPU report, and print its tables."""
     parts = {part.name: part for part in report_parts(args.device, args.tiny)}
-    report = write_gpu_report(
-        args.file,
-        [parts[name] for name in args.parts or parts if name in parts],
-        args.minutes,
-        environment,
-        partial(print_progress, 'gpu-report'),
-        read_results(args.file) if args.resume and args.file.exists() else None,
-    )
-    print(report_tables(report))
+    todo = [parts[name] for name in args.parts or parts if name in parts]
+    earlier = read_results(args.file) if args.resume and args.file.exists() else None
+    progress = partial(print_progress, 'gpu-report')
+    setting = args.minutes, environment, progress, earlier
+    print(report_tables(write_gpu_report(args.file, todo, *setting)))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -57,17 +57,14 @@ def find_shortcuts(model: nn.Module, x: Tensor) -> tuple[list[Tensor], list[str]
                 if is_new and _is_residual(node, inputs[module]):
                     found[node] = name
 
-    handles = []
-    for name, m in model.named_modules():
-        handles.append(m.register_forward_pre_hook(enter, with_kwargs=True))
-        handles.append(m.register_forward_hook(functools.partial(leave, name=name)))
-    try:
+    with contextlib.ExitStack() as hooks:
+        for name, m in model.named_modules():
+            hook = functools.partial(leave, name=name)
+            hooks.enter_context(m.register_forward_pre_hook(enter, with_kwargs=True))
+            hooks.enter_context(m.register_forward_hook(hook))
         outs = _tensors(model(x))
-        names = dict.fromkeys(found.values())
-        return outs, [n for n in names if _has_conv(model.get_submodule(n))]
-    finally:
-        for handle in handles:
-            handle.remove()
+    names = dict.fromkeys(found.values())
+    return outs, [n for n in names if _has_conv(model.get_submodule(n))]
 
 
 def _has_conv(module):

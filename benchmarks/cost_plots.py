@@ -13,11 +13,9 @@ def plot_costs(data: dict) -> Figure:
     fig = Figure(layout='constrained')
     (_plot_sweep if data['sweep'] else _plot_bars)(fig, data['measurements'])
     env = data['environment']
-    fig.supxlabel(
-        f'{env["gpu"] or env["cpu"]}, torch {env["torch"]}'
-        f'{"" if env["gpu"] else ", threads: " + str(env["threads"])}',
-        fontsize='x-small',
-    )
+    text = f'{env["gpu"] or env["cpu"]}, torch {env["torch"]}'
+    threads = '' if env['gpu'] else f', threads: {env["threads"]}'
+    fig.supxlabel(text + threads, fontsize='x-small')
     return fig
 
 
@@ -42,9 +40,8 @@ def _plot_bars(fig, measurements):
             saved.tick_params(labelleft=False)
         else:
             saved.set_visible(False)
-    fig.suptitle(
-        'Ratios to plain: time with quartiles, saved activations', fontsize='medium'
-    )
+    text = 'Ratios to plain: time with quartiles, saved activations'
+    fig.suptitle(text, fontsize='medium')
 
 
 def _bars(ax, names, ratios, color):
@@ -62,15 +59,13 @@ def _plot_sweep(fig, measurements):
     fig.set_size_inches(9, 3.2)
     axes = fig.subplots(1, len(labels), sharey=True)
     for ax, (key, label) in zip(axes, labels.items()):
-        line = [
-            m for m in measurements if all(m[k] == base[k] for k in labels if k != key)
-        ]
+        others = labels.keys() - {key}
+        line = [m for m in measurements if all(m[k] == base[k] for k in others)]
         line.sort(key=lambda m: (len(str(m[key])), m[key]))
         x = [str(m[key]) for m in line]
         for i, result in enumerate(base['results'][1:], 1):
-            figures = [
-                compare_with_plain(m['results'][i], m['results'][0]) for m in line
-            ]
+            pairs = ((m['results'][i], m['results'][0]) for m in line)
+            figures = [compare_with_plain(*pair) for pair in pairs]
             low, high = zip(*(f['quartiles'] for f in figures))
             ax.plot(x, [f['ratio'] for f in figures], 'o-', label=result['variant'])
             ax.fill_between(x, low, high, alpha=0.2)

@@ -40,10 +40,8 @@ def compare_with_plain(result: dict, plain: dict) -> dict:
 
 def title(m: dict) -> str:
     """Name the settings of a measurement or, as a dict, of a :class:`.Case`."""
-    return (
-        f'{m["what"]} {m["model"]}, {m["device"]} {m["precision"]} '
-        f'{m["layout"]}, {m["batch"]} x {m["size"]} px'
-    )
+    form = '{what} {model}, {device} {precision} {layout}, {batch} x {size} px'
+    return form.format(**m)
 
 
 def markdown_table(head: list[str], rows: Iterable[list], texts: int = 1) -> str:
@@ -66,18 +64,11 @@ def cost_table(m: dict) -> str:
             continue
         s = compare_with_plain(result, m['results'][0])
         low, high = s['quartiles']
-        rows.append(
-            [
-                result['variant'],
-                cell(s['ms'], '.4g'),
-                f'{s["ratio"]:.3f} [{low:.3f}, {high:.3f}]',
-                cell(result['peak_bytes'], '.1f', 1e6),
-                cell(s['peak'], '.3f'),
-                cell(result['saved_bytes'], '.1f', 1e6),
-                cell(s['saved'], '.3f'),
-                cell(result.get('paper_ratio'), '.2f'),
-            ]
-        )
+        row = [cell(s['ms'], '.4g'), f'{s["ratio"]:.3f} [{low:.3f}, {high:.3f}]']
+        for key in ('peak', 'saved'):
+            row += [cell(result[f'{key}_bytes'], '.1f', 1e6), cell(s[key], '.3f')]
+        paper = cell(result.get('paper_ratio'), '.2f')
+        rows.append([result['variant'], *row, paper])
     head = 'variant|ms|time [quartiles]|peak MB|peak|saved MB|saved|paper'.split('|')
     text = f'{title(m)}, {m["rounds"]} rounds of {m["number"]}\n\n'
     text += markdown_table(head, rows) + '\n'
@@ -110,9 +101,8 @@ def _exactness_table(results):
     for r in results:
         row = [r['errors'][name]['norm'] for name in names]
         norms.setdefault((r['path'], r['dtype']), []).append(row)
-    rows = [  # np.max is NaN if one of the values is
-        [*key, *(f'{norm:.1e}' for norm in np.max(values, axis=0))]
-        for key, values in norms.items()
-    ]
+    # np.max is NaN if one of the values is.
+    largest = {key: np.max(values, axis=0) for key, values in norms.items()}
+    rows = [[*key, *(f'{n:.1e}' for n in found)] for key, found in largest.items()]
     table = markdown_table(['path', 'dtype', *names], rows, texts=2)
     return f'Largest norm of the error, relative to that of the exact value:\n\n{table}'

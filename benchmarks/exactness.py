@@ -56,9 +56,8 @@ class RandomTail(nn.Module):
     def outputs(self, path: str, z: Tensor, x: Tensor, dy: Tensor) -> dict[str, Tensor]:
         """Return y and all gradients as the path computes them."""
         z, x = (t.detach().requires_grad_() for t in (z, x))
-        parameters = dict(
-            dw=self.norm.weight, db=self.norm.bias, dgamma=self.attention.gate.gamma
-        )
+        parameters = dict(dw=self.norm.weight, db=self.norm.bias)
+        parameters['dgamma'] = self.attention.gate.gamma
         with force_path(path):
             y = self.attention.tail(z, self.norm, x, self.act)
             grads = torch.autograd.grad(y, [z, x, *parameters.values()], dy)
@@ -97,16 +96,12 @@ def tail_errors(
     """
     for dtype, layout, trains_bn in itertools.product(DTYPES, LAYOUTS, (True, False)):
         g = torch.Generator().manual_seed(1)
-        z, x, dy = (
-            torch.randn(shape, generator=g).to(
-                device, DTYPES[dtype], memory_format=LAYOUTS[layout]
-            )
-            for _ in range(3)
-        )
+        place = dict(dtype=DTYPES[dtype], memory_format=LAYOUTS[layout], device=device)
+        z, x, dy = (torch.randn(shape, generator=g).to(**place) for _ in range(3))
         tail = RandomTail(shape[1], device, trains_bn)
         dy = without_switches(tail, z, x, dy)
-        exact = copy.deepcopy(tail).double()
-        exact = exact.outputs('reference', z.double(), x.double(), dy.double())
+        doubles = [t.double() for t in (z, x, dy)]
+        exact = copy.deepcopy(tail).double().outputs('reference', *doubles)
         for path in paths:
             outputs = copy.deepcopy(tail).outputs(path, z, x, dy)
             yield dict(

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -59,35 +60,21 @@ def report_parts(device: str, tiny: bool = False) -> list[ReportPart]:
         case = Case(what, model, device, **settings)
 
         def results(progress, left):
-            yield measure_case(
-                case,
-                variants,
-                rounds=2 if tiny else 7,
-                progress=progress,
-                limit_s=0.8 * left,
-                keep_going=True,
-            )
+            rounds = 2 if tiny else 7
+            yield measure_case(case, variants, rounds, progress, 0.8 * left, True)
 
         return ReportPart(name, estimate_s, results)
 
     shape = (2, 8, 6, 6) if tiny else (16, 256, 28, 28)
-    exactness = ReportPart(
-        'exactness', 15, lambda progress, left: tail_errors(device, EAGER_PATHS, shape)
-    )
+    errors = partial(tail_errors, device, EAGER_PATHS, shape)
     eager = ['ra-naive', 'ra-fused_sum', 'ra-fused']
     chosen = ['ra', 'plain-chosen']
     main = ['ra-fused_sum', *chosen]
-    graphs = [
-        *main,
-        'ra-naive',
-        'ra+compile',
-        'plain+compile',
-        'ra+graphs',
-        'plain+graphs',
-    ]
+    graphs = [*main, 'ra-naive', 'ra+compile', 'plain+compile']
+    graphs += ['ra+graphs', 'plain+graphs']
     detector = dict(what='detector', precision='tf32', layout='nchw', batch=2, size=800)
     return [
-        exactness,
+        ReportPart('exactness', 15, lambda progress, left: errors()),
         steps('train-256', 180, ['se', 'cbam', *eager, *chosen]),
         steps('train-32', 150, graphs, batch=32),
         steps('detector', 200, ['ra-naive', *main], **detector),
@@ -152,9 +139,8 @@ def write_gpu_report(
         else:
             progress(f'{part.name}: starts, {left:.0f} s left')
             limit_s = min(left, 60 + 2 * part.estimate_s)
-            _run_part(
-                part, entry, limit_s, progress, lambda: write_results(report, out)
-            )
+            save = partial(write_results, report, out)
+            _run_part(part, entry, limit_s, progress, save)
         progress(f'{part.name}: {entry["status"]} {entry.get("reason", "")}')
         write_results(report, out)
     return report

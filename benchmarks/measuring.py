@@ -46,38 +46,30 @@ class Step:
                 # proposes about as many boxes as the plain one.
                 nn.init.normal_(m.gate.gamma, std=0.01)
         # A learning rate of 0 keeps the weights; the work is the same.
-        self.sgd = torch.optim.SGD(
-            [p for p in self.model.parameters() if p.requires_grad],
-            lr=0.0,
-            momentum=0.9,
-            weight_decay=1e-4,
-        )
+        learned = [p for p in self.model.parameters() if p.requires_grad]
+        self.sgd = torch.optim.SGD(learned, lr=0.0, momentum=0.9, weight_decay=1e-4)
         self.choice = None
         backbone, images = self.model.backbone, inputs[0][0]
         dynamic = len(inputs) > 1
         if self.compiles == 'chosen' and case.what != 'infer':
+            options = dict(dynamic=dynamic, context=self.autocast)
             with self.settings():
-                self.choice = compile_if_faster(
-                    backbone, (images,), dynamic=dynamic, context=self.autocast
-                )
+                self.choice = compile_if_faster(backbone, (images,), **options)
         elif self.compiles == 'compiled' and case.what == 'infer':
             backbone.compile()
         elif self.compiles in ('compiled', 'graphs'):
-            backbone._compiled_call_impl = CompiledCall(
-                backbone,
-                None if dynamic else sizes_of((images,), {}),
-                cuda_graphs=self.compiles == 'graphs',
+            sizes, graphs = sizes_of((images,), {}), self.compiles == 'graphs'
+            call = CompiledCall(
+                backbone, None if dynamic else sizes, cuda_graphs=graphs
             )
+            backbone._compiled_call_impl = call
 
     @contextlib.contextmanager
     def settings(self) -> Iterator[None]:
         """Apply the path and the TF32 setting. What must be compiled does not run eagerly."""
         path = force_path(self.path) if self.path else contextlib.nullcontext()
-        with (
-            path,
-            tf32_allowed(self.case.precision != 'fp32'),
-            warnings.catch_warnings(),
-        ):
+        tf32 = tf32_allowed(self.case.precision != 'fp32')
+        with path, tf32, warnings.catch_warnings():
             action = 'always' if self.compiles == 'chosen' else 'error'
             warnings.simplefilter(action, CompilationFailed)
             yield
@@ -93,9 +85,8 @@ class Step:
             if self.case.what in ('detector', 'segmenter'):
                 return self.model.parse_losses(self.model.loss(images, labels))[0]
             logits = self.model(images)
-            return (
-                logits if self.case.what == 'infer' else cross_entropy(logits, labels)
-            )
+            is_loss = self.case.what == 'train'
+            return cross_entropy(logits, labels) if is_loss else logits
 
     def __call__(self) -> None:
         learns = self.case.what != 'infer'
@@ -132,12 +123,8 @@ class Step:
             seen.add(node)
             nodes += [following for following, _ in node.next_functions]
             names = [name for name in dir(node) if name.startswith('_saved_')]
-            values = [
-                getattr(node, name)
-                for name in (*names, 'saved_tensors')
-                if hasattr(node, name)
-            ]
-            for t in tree_leaves(values):
+            values = (getattr(node, name, None) for name in (*names, 'saved_tensors'))
+            for t in tree_leaves([*values]):
                 if isinstance(t, Tensor):
                     storage = t.untyped_storage()
                     if storage.data_ptr() not in own and not is_copy(t):
@@ -213,9 +200,8 @@ def measure_case(
         except Exception as e:
             if not keep_going or variant == 'plain':
                 raise
-            error = f'{type(e).__name__}: {e}'
-            failed.append(dict(variant=variant, error=error))
-            progress(f'{variant}: {error}')
+            failed.append(dict(variant=variant, error=f'{type(e).__name__}: {e}'))
+            progress(f'{variant}: {failed[-1]["error"]}')
 
     # Long enough for the clock, and with all batches.
     shortest = 0.1 if case.device == 'cuda' else 0.2
@@ -235,12 +221,8 @@ def measure_case(
                 results[variant]['pairs_ms'].append([ms['plain'], ms[variant]])
         left = (time.perf_counter() - first_round) / (i + 1) * (rounds - i - 1)
         progress(f'round {i + 1} of {rounds}, {left / 60:.1f} minutes left')
-    return dict(
-        **asdict(case),
-        rounds=rounds,
-        number=number,
-        results=[*results.values(), *failed],
-    )
+    measured = [*results.values(), *failed]
+    return dict(**asdict(case), rounds=rounds, number=number, results=measured)
 
 
 def _warm_up(case, variant, inputs):

@@ -60,9 +60,8 @@ def read_results(path: Path) -> dict:
     except (OSError, ValueError) as e:
         raise UserError(f'{path} cannot be read: {e}') from e
     if not {'measurements', 'parts'} & set(data):
-        raise UserError(
-            f'{path} has no results: expected a file written by tools/benchmark.py'
-        )
+        expected = 'expected a file written by tools/benchmark.py'
+        raise UserError(f'{path} has no results: {expected}')
     return data
 
 

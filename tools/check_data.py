@@ -31,16 +31,11 @@ def parse_args(argv: Sequence[str] | None) -> Namespace:
         'gets it, compare it with the files, and exit with status 1 if something is '
         'wrong',
     )
-    parser.add_argument('config', help='config file of any of the toolboxes')
-    parser.add_argument(
-        '--num',
-        type=positive_int,
-        default=200,
-        help='number of images to load from each dataset, 200 by default',
-    )
-    parser.add_argument(
-        '--out', type=Path, metavar='DIR', help='folder for the report and pictures'
-    )
+    add = parser.add_argument
+    add('config', help='config file of any of the toolboxes')
+    what = 'number of images to load from each dataset, 200 by default'
+    add('--num', type=positive_int, default=200, help=what)
+    add('--out', type=Path, metavar='DIR', help='folder for the report and pictures')
     add_cfg_options(parser)
     return parser.parse_args(argv)
 

@@ -30,12 +30,8 @@ import torch
 from mmengine.config import Config
 from torch import Tensor
 
-from ra_mm.cli import (
-    add_cfg_options,
-    add_shape_argument,
-    load_config,
-    report_user_errors,
-)
+from ra_mm.cli import add_cfg_options, load_config, report_user_errors
+from ra_mm.cli.arguments import add_shape_argument
 from ra_mm.engine.checkpoint_io import read_state_dict
 from ra_mm.engine.strict_load import load_strict
 from ra_mm.errors import UserError
@@ -54,34 +50,25 @@ def parse_args(argv: Sequence[str] | None) -> Namespace:
         'backbone and neck of a detector are exported; use MMDeploy for its '
         'heads. The preprocessing is not exported.',
     )
-    parser.add_argument('config', help='config file of any of the toolboxes')
-    parser.add_argument('checkpoint', help='checkpoint file or URL')
-    parser.add_argument(
-        '--out',
-        metavar='FILE.onnx',
-        help='by default the path of the checkpoint, ending in .onnx',
-    )
-    add_shape_argument(
-        parser,
-        'height and width of the images to compare with, or one number for '
-        'both, by default 224; larger and smaller images are compared as well',
-        default=(224, 224),
-    )
-    parser.add_argument(
-        '--half',
-        action='store_true',
-        help='export in float16, including input and outputs; the gates of '
-        'reverse attention (M-GRN) stay in float32. The outputs may differ '
-        f"from PyTorch's in float32 by {TOLERANCE[torch.float16]} instead of "
-        f'{TOLERANCE[torch.float32]}',
-    )
+    add = parser.add_argument
+    add('config', help='config file of any of the toolboxes')
+    add('checkpoint', help='checkpoint file or URL')
+    what = 'by default the path of the checkpoint, ending in .onnx'
+    add('--out', metavar='FILE.onnx', help=what)
+    what = 'height and width of the images to compare with, or one number for both, by '
+    what += 'default 224; larger and smaller images are compared as well'
+    add_shape_argument(parser, what, default=(224, 224))
+    half, full = TOLERANCE[torch.float16], TOLERANCE[torch.float32]
+    what = 'export in float16, including input and outputs; the gates of reverse '
+    what += 'attention (M-GRN) stay in float32. The outputs may differ from those of '
+    what += f'PyTorch in float32 by {half} instead of {full}'
+    add('--half', action='store_true', help=what)
     add_cfg_options(parser)
     args = parser.parse_args(argv)
     if args.out is None:
         path = args.checkpoint
-        args.out = (
-            osp.splitext(osp.basename(path) if '://' in path else path)[0] + '.onnx'
-        )
+        path = osp.basename(path) if '://' in path else path
+        args.out = f'{osp.splitext(path)[0]}.onnx'
     elif not args.out.endswith('.onnx'):
         parser.error(f'--out {args.out}: expected a name that ends in .onnx')
     return args
@@ -89,16 +76,10 @@ def parse_args(argv: Sequence[str] | None) -> Namespace:
 
 def check_packages() -> None:
     """Check that the optional dependencies are installed."""
-    missing = [
-        name
-        for name in ('onnx', 'onnxruntime')
-        if importlib.util.find_spec(name) is None
-    ]
-    if missing:
-        raise UserError(
-            f'{" and ".join(missing)} must be installed: '
-            f'python -m pip install {" ".join(missing)}'
-        )
+    names = 'onnx', 'onnxruntime'
+    if missing := [n for n in names if importlib.util.find_spec(n) is None]:
+        advice = f'python -m pip install {" ".join(missing)}'
+        raise UserError(f'{" and ".join(missing)} must be installed: {advice}')
 
 
 def load_network(cfg: Config, checkpoint: str) -> ExportedNetwork:
@@ -126,9 +107,8 @@ def compare(path: str, images: list[Tensor], expected: list[tuple]) -> float:
     """Print the relative error for each batch and return the largest."""
     print('\n  batch, height, width    relative error')
     errors = []
-    for image, ours, theirs in zip(
-        images, onnx_export.run_onnx(path, images), expected
-    ):
+    found = onnx_export.run_onnx(path, images)
+    for image, ours, theirs in zip(images, found, expected):
         errors.append(max(map(onnx_export.relative_error, ours, theirs)))
         n, _, height, width = image.shape
         print(f'{n:7}, {height:6}, {width:5}{errors[-1]:18.1e}')

@@ -20,20 +20,10 @@ from mmengine.config import Config
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # has reproduction/
 
-from ra_mm.analysis.complexity import (
-    SHAPES,
-    count_flops,
-    count_params,
-    count_parts,
-    not_counted,
-    paper_params,
-)
-from ra_mm.cli import (
-    add_cfg_options,
-    add_shape_argument,
-    load_config,
-    report_user_errors,
-)
+from ra_mm.analysis import complexity
+from ra_mm.analysis.complexity import SHAPES, count_flops, count_params
+from ra_mm.cli import add_cfg_options, load_config, report_user_errors
+from ra_mm.cli.arguments import add_shape_argument
 from ra_mm.errors import UserError
 from ra_mm.models import build_model
 from reproduction import paper
@@ -55,26 +45,19 @@ The interpolation of RoIAlign is not counted: it depends on the boxes."""
 
 
 def parse_args(argv: Sequence[str] | None) -> Namespace:
-    parser = ArgumentParser(
-        prog=PROG, description="Count a model's parameters and multiply-accumulates"
-    )
+    what = "Count a model's parameters and multiply-accumulates"
+    parser = ArgumentParser(prog=PROG, description=what)
     parser.add_argument('config', nargs='?', help='config file of any of the toolboxes')
-    add_shape_argument(
-        parser,
-        'height and width of the input, or one number for both; by default '
-        '224 224 for a classifier, 800 1280 for a detector, 512 512 for a '
-        'segmenter',
-    )
+    what = 'height and width of the input, or one number for both; by default 224 224 '
+    what += 'for a classifier, 800 1280 for a detector, 512 512 for a segmenter'
+    add_shape_argument(parser, what)
     add_cfg_options(parser)
-    parser.add_argument(
-        '--paper',
-        type=table_number,
-        nargs='*',
-        choices=(2, 3, 4),
-        metavar='TABLE',
-        help='instead of a config: compare the models of the given tables of the '
-        'paper, by default 2, 3 and 4, with the printed numbers',
+    what = (
+        'instead of a config: compare the models of the given tables of the paper, by '
     )
+    what += 'default 2, 3 and 4, with the printed numbers'
+    tables = dict(type=table_number, nargs='*', choices=(2, 3, 4), metavar='TABLE')
+    parser.add_argument('--paper', help=what, **tables)
     args = parser.parse_args(argv)
     if (args.config is None) == (args.paper is None):
         parser.error('expected a config, or --paper')
@@ -100,11 +83,10 @@ def print_model(cfg: Config, shape: tuple[int, int] | None) -> None:
     try:
         analyzer = count_flops(model, shape)
     except Exception as e:  # heads may need more than the sample they are given
-        raise UserError(
-            f'{cfg.filename}: {cfg.model.type} cannot be counted at '
-            f'{shape[0]} x {shape[1]} pixels: {type(e).__name__}: {e}'
-        ) from e
-    parts = count_parts(model, analyzer)
+        text = f'{cfg.filename}: {cfg.model.type} cannot be counted at '
+        text += f'{shape[0]} x {shape[1]} pixels'
+        raise UserError(f'{text}: {type(e).__name__}: {e}') from e
+    parts = complexity.count_parts(model, analyzer)
     print(f'{cfg.filename}, {shape[0]} x {shape[1]} pixels (H x W)\n')
     print(f'{"":16}{"Param. (M)":>12}{"FLOPs (G)":>12}')
     for part in parts:
@@ -112,7 +94,7 @@ def print_model(cfg: Config, shape: tuple[int, int] | None) -> None:
     print_line('model', count_params(model), sum(part.flops for part in parts))
     print_line('trainable', count_params(model, trainable=True))
     print()
-    for operator, modules in not_counted(model, analyzer).items():
+    for operator, modules in complexity.not_counted(model, analyzer).items():
         print(f'not counted: {operator} in {", ".join(modules)}')
     print('FLOPs are multiply-accumulates, see ra_mm/analysis/complexity.py.')
 
@@ -123,7 +105,7 @@ def count_row(row: paper.Row) -> dict[str, Decimal]:
     model = build_model(cfg).eval()
     flops = count_flops(model, SHAPES[cfg.default_scope]).total()
     return dict(
-        params=Decimal(paper_params(model, row.table)) / 10**6,
+        params=Decimal(complexity.paper_params(model, row.table)) / 10**6,
         flops=Decimal(flops) / 10**9,
     )
 
@@ -136,12 +118,9 @@ def print_paper(tables: list[int]) -> None:
     for row in rows:
         if (row.table, row.group) != previous:
             previous = row.table, row.group
-            print(
-                f'\nTable {row.table}, {row.group}\n{"":20}'
-                f'{headings["params"]:>16}{headings["flops"]:>27}\n{"":20}'
-                + 2
-                * f'{"paper":>9}{"ours":>9}{"diff.":>9}'
-            )
+            print(f'\nTable {row.table}, {row.group}')
+            print(f'{"":20}{headings["params"]:>16}{headings["flops"]:>27}')
+            print(f'{"":20}' + 2 * f'{"paper":>9}{"ours":>9}{"diff.":>9}')
         cells = ''
         for metric, value in count_row(row).items():
             printed = row.paper[metric]

@@ -66,26 +66,22 @@ def parse_args(argv: Sequence[str] | None) -> Namespace:
     split = functools.partial(shlex.split, comments=True)
     parser.convert_arg_line_to_args = split  # type: ignore[method-assign]
     add, number = parser.add_argument, functools.partial(dict, type=positive_int)
-    add(
-        'tables',
-        nargs='+',
-        metavar='TABLE',
-        help='table2 to table10, all of these, beyond_imagenet, beyond_coco, finetune or '
-        "finetune_detection; or, with a FOLDER: report, status, cancel (Slurm's jobs)",
+    what = 'table2 to table10, all of these, beyond_imagenet, beyond_coco, finetune or '
+    what += (
+        "finetune_detection; or, with a FOLDER: report, status, cancel (Slurm's jobs)"
     )
+    add('tables', nargs='+', metavar='TABLE', help=what)
     what = 'demo: small models on drawn shapes, for a CPU; no numbers of the paper'
     add('--scale', choices=('full', 'demo'), default='full', help=what)
     what = 'only rows with one of these texts, such as "Faster R-CNN" or +RA'
     add('--rows', nargs='+', default=(), metavar='TEXT', help=what)
     add('--seeds', **number(default=1), metavar='K', help='runs for each row, 0 to K-1')
-    add(
-        '--data',
-        type=Path,
-        metavar='DIR',
-        help='your own dataset instead of COCO (annotations/ and images/) or ImageNet '
+    what = 'your own dataset instead of COCO (annotations/ and images/) or ImageNet '
+    what += (
         '(train/<class>/ and val/<class>/); within a seed, models start from the same '
-        'weights, but for those of the attention, and see the same images',
     )
+    what += 'weights, but for those of the attention, and see the same images'
+    add('--data', type=Path, metavar='DIR', help=what)
     what = 'weights of the plain network that fine-tuning starts from (default: none)'
     add('--weights', type=Path, metavar='FILE', help=what)
     add_cfg_options(parser)
@@ -101,9 +97,8 @@ def parse_args(argv: Sequence[str] | None) -> Namespace:
     what = 'make each run a job and return; again, to submit what is missing'
     add('--submit', choices=('slurm',), help=what)
     what = 'options of sbatch: partition=gpu time=24:00:00 account=lab'
-    add(
-        '--slurm', nargs='+', default=(), type=key_value, metavar='KEY=VALUE', help=what
-    )
+    pairs = dict(nargs='+', default=(), type=key_value, metavar='KEY=VALUE')
+    add('--slurm', help=what, **pairs)
     add('--run', metavar='ID', help=SUPPRESS)  # in a job of Slurm
     what = 'print the commands in order, without writing or training anything'
     add('--dry-run', action='store_true', help=what)
@@ -129,9 +124,8 @@ def get_setting(args: Namespace) -> Setting:
         UserError: If the dataset is missing, or there are too few GPUs.
     """
     data = read_data_folder(args.data) if args.data else None
-    folder = args.out or Path('work_dirs/reproduce') / (
-        args.scale + (f'_{data.root.name}' if data else '')
-    )
+    name = f'{args.scale}_{data.root.name}' if data else args.scale
+    folder = args.out or Path('work_dirs/reproduce', name)
     is_full = args.scale == 'full' and not args.finetunes  # is for GPUs
     available = torch.cuda.device_count() or (0 if is_full else 1)
     takes_all = is_full and not args.submit and args.jobs == 1
@@ -143,9 +137,8 @@ def get_setting(args: Namespace) -> Setting:
     if launcher == 'none' and gpus > 1:
         raise UserError(f'--gpus {gpus} needs --launcher pytorch or slurm')
     if gpus % nodes or (nodes > 1 and not uses_slurm):
-        raise UserError(
-            f'--nodes {nodes}: expected a divisor of --gpus {gpus}, with --submit slurm'
-        )
+        text = f'expected a divisor of --gpus {gpus}, with --submit slurm'
+        raise UserError(f'--nodes {nodes}: {text}')
     is_elsewhere = launcher == 'slurm' or nodes > 1 or (args.submit and not args.run)
     if not is_elsewhere and not args.dry_run and gpus > available:
         raise UserError(
@@ -225,10 +218,8 @@ def refuse_queued(folder: Path) -> None:
         UserError: If there are such jobs.
     """
     for run_id, job in slurm.queued_jobs(folder).items():
-        raise UserError(
-            f'{run_id} is submitted to Slurm: {job}; wait for the jobs in {folder}, '
-            f'or end them with `{PROG} cancel {folder}`'
-        )
+        advice = f'wait for the jobs in {folder}, or end them with `{PROG} cancel'
+        raise UserError(f'{run_id} is submitted to Slurm: {job}; {advice} {folder}`')
 
 
 def train_in_job(run: Run, setting: Setting) -> list[str]:
@@ -254,9 +245,7 @@ def show_status(folder: Path) -> None:
 def cancel(folder: Path) -> None:
     """End the jobs of Slurm."""
     ids = slurm.cancel(folder)
-    print(
-        f'cancelled: {", ".join(ids)}' if ids else f'{folder}: no job is in the queue'
-    )
+    print(f'cancelled: {", ".join(ids)}' if ids else f'{folder}: no job in the queue')
 
 
 COMMANDS = {'report': write_report, 'status': show_status, 'cancel': cancel}
@@ -274,18 +263,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         except KeyboardInterrupt as e:
             if e.args == (signal.SIGUSR1,):  # Slurm's time limit is near
                 slurm.requeue(os.environ['SLURM_JOB_ID'])
-            print(
-                f'\n{PROG}: stopped; the same command continues from here',
-                file=sys.stderr,
-            )
+            text = f'\n{PROG}: stopped; the same command continues from here'
+            print(text, file=sys.stderr)
             sys.exit(130)
         if failed:
-            print(
-                f'{PROG}: error: these runs failed: {", ".join(failed)}; the same '
-                'command retries them',
-                file=sys.stderr,
-            )
-            sys.exit(1)
+            text = f'error: these runs failed: {", ".join(failed)}'
+            sys.exit(f'{PROG}: {text}; the same command retries them')
 
 
 if __name__ == '__main__':

@@ -33,23 +33,15 @@ PROG = 'tools/test.py'
 
 def parse_args(argv: Sequence[str] | None) -> Namespace:
     parser = get_parser(PROG, 'Test a model')
-    parser.add_argument('checkpoint', help='checkpoint file or URL')
-    parser.add_argument(
-        '--out', help='pickle file for the predictions (*.pkl, *.pickle)'
-    )
-    parser.add_argument('--show', action='store_true', help='show the predictions')
-    parser.add_argument(
-        '--show-dir',
-        help='folder for pictures of the predictions; under mmdet, a relative '
-        'path is relative to <work dir>/<time>',
-    )
-    parser.add_argument(
-        '--wait-time',
-        type=float,
-        default=2,
-        help='seconds for which --show shows each picture',
-    )
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    add = parser.add_argument
+    add('checkpoint', help='checkpoint file or URL')
+    add('--out', help='pickle file for the predictions (*.pkl, *.pickle)')
+    add('--show', action='store_true', help='show the predictions')
+    what = 'folder for pictures of the predictions; under mmdet, a relative '
+    add('--show-dir', help=f'{what}path is relative to <work dir>/<time>')
+    what = 'seconds for which --show shows each picture'
+    add('--wait-time', type=float, default=2, help=what)
+    add('--tta', action='store_true', help='test-time augmentation')
     args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
@@ -62,19 +54,15 @@ def draw(cfg: Config, args: Namespace) -> None:
     toolbox = get_toolbox(cfg)
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
-        raise UserError(
-            '--show and --show-dir need a visualization hook, but the config has no '
-            'default_hooks.visualization'
-        )
+        text = '--show and --show-dir need a visualization hook, but the config has no'
+        raise UserError(f'{text} default_hooks.visualization')
     if args.show_dir and (toolbox != 'mmdet' or Path(args.show_dir).is_absolute()):
         check_writable('--show-dir', args.show_dir)
     hook.update(show=args.show, wait_time=args.wait_time)
     if toolbox == 'mmpretrain':
         if args.tta:
-            raise UserError(
-                '--show and --show-dir do not work with --tta under mmpretrain: its '
-                'visualization hook supports one input per sample'
-            )
+            text = '--show and --show-dir do not work with --tta under mmpretrain: its'
+            raise UserError(f'{text} visualization hook supports one input per sample')
         hook.update(enable=True, interval=1, out_dir=args.show_dir)
     elif toolbox == 'mmseg':
         # mmsegmentation 1.2.2 applies the interval in testing too.
@@ -143,9 +131,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         run.work_dir = cfg.work_dir
         for key in {'load_from', 'resume'} & set(args.cfg_options or ()):
-            raise UserError(
-                f'--cfg-options {key}: pass the checkpoint after the config instead'
-            )
+            text = 'pass the checkpoint after the config instead'
+            raise UserError(f'--cfg-options {key}: {text}')
         cfg.load_from = args.checkpoint
         cfg.resume = False
         toolbox = get_toolbox(cfg)

@@ -28,33 +28,17 @@ PROG = 'tools/train.py'
 
 def parse_args(argv: Sequence[str] | None) -> Namespace:
     parser = get_parser(PROG, 'Train a model')
-    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
-    parser.add_argument(
-        '--auto-scale-lr',
-        action='store_true',
-        help='scale the learning rate with the total batch size',
-    )
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='CHECKPOINT',
-        help='resume from this checkpoint, or from the latest one in the work '
-        'directory',
-    )
-    parser.add_argument(
-        '--no-data-check',
-        dest='data_check',
-        action='store_false',
-        help='do not look at a sample of the loaded data before training; '
-        'tools/check_data.py shows more of it',
-    )
-    parser.add_argument(
-        '--no-compile',
-        dest='compile',
-        action='store_false',
-        help='do not measure whether the training gains from a compiled backbone',
-    )
+    add = parser.add_argument
+    add('--amp', action='store_true', help='automatic mixed precision')
+    what = 'scale the learning rate with the total batch size'
+    add('--auto-scale-lr', action='store_true', help=what)
+    what = 'resume from this checkpoint, or from the latest one in the work directory'
+    add('--resume', nargs='?', const='auto', metavar='CHECKPOINT', help=what)
+    what = 'do not look at a sample of the loaded data before training; '
+    what += 'tools/check_data.py shows more of it'
+    add('--no-data-check', dest='data_check', action='store_false', help=what)
+    what = 'do not measure whether the training gains from a compiled backbone'
+    add('--no-compile', dest='compile', action='store_false', help=what)
     args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args

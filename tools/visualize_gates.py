@@ -42,34 +42,23 @@ PROG = 'tools/visualize_gates.py'
 
 
 def parse_args(argv: Sequence[str] | None) -> Namespace:
-    parser = ArgumentParser(
-        prog=PROG, description="Draw the paper's Fig. 5 for any checkpoint"
+    what = "Draw the paper's Fig. 5 for any checkpoint"
+    parser = ArgumentParser(prog=PROG, description=what)
+    add = parser.add_argument
+    add('config', help='config file of any of the toolboxes')
+    add('checkpoint', help='checkpoint file or URL')
+    add('images', help='folder with one folder of images per class')
+    what = (
+        'blocks to draw, such as RA_2_3; by default the last of each stage and all of '
     )
-    parser.add_argument('config', help='config file of any of the toolboxes')
-    parser.add_argument('checkpoint', help='checkpoint file or URL')
-    parser.add_argument('images', help='folder with one folder of images per class')
-    parser.add_argument(
-        '--blocks',
-        nargs='+',
-        metavar='RA_STAGE_BLOCK',
-        help='blocks to draw, such as RA_2_3; by default the last of each '
-        'stage and all of the last stage',
-    )
-    parser.add_argument('--classes', nargs='+', metavar='FOLDER', help='by default all')
-    parser.add_argument(
-        '--max-images',
-        type=positive_int,
-        default=50,
-        metavar='N',
-        help='read the first N images of each class by name, by default 50',
-    )
-    parser.add_argument('--image', help='image of the strip, by default the first one')
-    parser.add_argument(
-        '--out', help='folder for the results, by default <work dir>/gates'
-    )
-    parser.add_argument(
-        '--device', help='such as cuda:1, by default the GPU if there is one'
-    )
+    what += 'the last stage'
+    add('--blocks', nargs='+', metavar='RA_STAGE_BLOCK', help=what)
+    add('--classes', nargs='+', metavar='FOLDER', help='by default all')
+    what = 'read the first N images of each class by name, by default 50'
+    add('--max-images', type=positive_int, default=50, metavar='N', help=what)
+    add('--image', help='image of the strip, by default the first one')
+    add('--out', help='folder for the results, by default <work dir>/gates')
+    add('--device', help='such as cuda:1, by default the GPU if there is one')
     add_cfg_options(parser)
     return parser.parse_args(argv)
 
@@ -82,9 +71,8 @@ def load_model(cfg: Config, path: str, device: str) -> nn.Module:
     gates.find_blocks(model.backbone)
     weights = read_state_dict(path)
     if not any(key.endswith('.gate.gamma') for key in weights):
-        raise UserError(
-            f'{path} was trained without reverse attention, so it has no gates'
-        )
+        text = 'was trained without reverse attention, so it has no gates'
+        raise UserError(f'{path} {text}')
     load_strict(model, weights)
     try:
         return model.to(device).eval()
@@ -115,9 +103,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         strip_image = args.image or images[0][1]
         strip = gates.plot_strip(model.backbone, *read(strip_image), chosen)
-        batches = (
-            (label, read(path)[0]) for label, path in show_progress(images, args.images)
-        )
+        shown = show_progress(images, args.images)
+        batches = ((label, read(path)[0]) for label, path in shown)
         numbers = gates.measure_gates(model.backbone, batches, chosen)
 
         with atomic_write(out / 'gates.json') as file:
