@@ -4,10 +4,10 @@ import base64
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
-from itertools import groupby
-from typing import Any, NamedTuple
+from itertools import cycle, groupby
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -80,9 +80,7 @@ def make_charts(ledger: Ledger, table: Table) -> Iterator[Chart]:
         yield from _gate_charts(ledger, row)
 
 
-def _draw(
-    draw: Callable[..., Figure], *arguments: Any, image_format: str = 'svg'
-) -> str:
+def _draw(draw, *arguments, image_format='svg'):
     return _draw_json(draw, json.dumps(arguments), image_format)
 
 
@@ -100,22 +98,21 @@ def _draw_json(draw, arguments, image_format):
 
 def _comparison_charts(ledger, table):
     for base, others in table.comparisons:
-        values = {
-            row.name: [*found.values()]
-            for row in (base, *(row for row, _ in others))
-            if (found := values_by_seed(ledger, row, table.metric))
+        rows = base, *(row for row, _ in others)
+        named = {
+            r.name: [*values_by_seed(ledger, r, table.metric).values()] for r in rows
         }
+        values = {name: found for name, found in named.items() if found}
         if max(map(len, values.values()), default=0) > 1:
             compared = {
                 row.name: ([*comparison.differences], comparison.interval)
                 for row, comparison in others
                 if comparison is not None
             }
-            yield Chart(
-                base.group,
-                f'{base.group}: each seed, and differences to the baseline',
-                _draw(draw_comparison, values, compared, paper.metrics()[table.metric]),
-            )
+            heading = paper.metrics()[table.metric]
+            image = _draw(draw_comparison, values, compared, heading)
+            text = f'{base.group}: each seed, and differences to the baseline'
+            yield Chart(base.group, text, image)
 
 
 def draw_comparison(
@@ -171,10 +168,8 @@ def make_panels(
     titles['temp'] = 'temp'
     panels = []
     for key, title in titles.items():
-        curves = [
-            [curve for entry in ledger.entries(row) if (curve := entry.curve(key))]
-            for row in rows
-        ]
+        found = [[e.curve(key) for e in ledger.entries(row)] for row in rows]
+        curves = [[curve for curve in of_row if curve] for of_row in found]
         if any(curves):
             panels.append(Panel(title, key, curves))
     for row in rows:
@@ -215,16 +210,11 @@ def draw_panels(panels: list[Panel], names: list[str]) -> Figure:
         ax.set_xlabel('epoch or iteration' if is_validation else 'iteration')
     for ax in axes[len(panels) :]:
         ax.remove()
-    lines = [
-        Line2D([], [], color=COLORS[i % len(COLORS)], label=name)
-        for i, name in enumerate(names)
-    ]
-    figure.legend(
-        handles=lines,
-        loc='outside upper left',
-        ncols=min(len(names), int(size[0] / LEGEND_WIDTH)),
-        frameon=False,
-    )
+    colors = cycle(COLORS)
+    lines = [Line2D([], [], color=c, label=name) for c, name in zip(colors, names)]
+    columns = min(len(names), int(size[0] / LEGEND_WIDTH))
+    place = dict(loc='outside upper left', ncols=columns, frameon=False)
+    figure.legend(handles=lines, **place)
     return figure
 
 
@@ -262,9 +252,8 @@ def _draw_stages(ax, panel):
         ax.plot(steps, mean, color=color, linewidth=1.6, label=stage)
         if std:
             std = np.interp(steps, *np.array(std).T)
-            ax.fill_between(
-                steps, mean - std, mean + std, color=color, alpha=0.15, lw=0
-            )
+            band = mean - std, mean + std
+            ax.fill_between(steps, *band, color=color, alpha=0.15, lw=0)
     ax.legend(fontsize='x-small', frameon=False, ncols=2)
 
 

@@ -41,10 +41,8 @@ class Comparison(NamedTuple):
             return 'One seed does not show how much is due to chance.'
         better = (self.differences > 0).sum()
         low, high = (f'{value:+.2f}'.replace('-', '−') for value in self.interval or ())
-        text = (
-            f'Better in {better} of {n} seeds; the 95 % interval of the difference '
-            f'is {low} to {high}. '
-        )
+        text = f'Better in {better} of {n} seeds; the 95 % interval of the difference '
+        text += f'is {low} to {high}. '
         if 2 / 2**n > LEVEL:
             return f'{text}So few seeds cannot rule out chance; 6 could.'
         verdict = 'more than chance explains' if self.corrected_p <= LEVEL else 'chance'

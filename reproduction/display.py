@@ -18,9 +18,8 @@ def seconds_left(entries: Sequence[Entry]) -> float | None:
     running = [entry for entry in entries if entry.status == 'running']
     ended = [entry for entry in entries if entry.status == 'done']
     done = len(ended) + sum(entry.progress for entry in running)
-    pending = (
-        sum(e.status not in ('done', 'failed') for e in entries) + len(ended) - done
-    )
+    failed = sum(entry.status == 'failed' for entry in entries)
+    pending = len(entries) - failed - done
     seconds = sum(entry.wall_s for entry in ended + running)
     return seconds / done * pending / max(1, len(running)) if done else None
 

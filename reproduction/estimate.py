@@ -97,9 +97,8 @@ def estimate_plan(
             if cfg.default_scope == 'mmpretrain':
                 per_core = per_core or measure_loading(cfg)
                 estimate.loaded_per_s = per_core * loader.num_workers * setting.gpus
-            images = steps * IMAGES.get(
-                cfg.default_scope, loader.batch_size * setting.gpus
-            )
+            of_step = loader.batch_size * setting.gpus
+            images = steps * IMAGES.get(cfg.default_scope, of_step)
             speed = min(estimate.taken_per_s, estimate.loaded_per_s)
             estimate.hours = images / speed / 3600 * setting.gpus
         estimates[run.id] = estimate
@@ -120,9 +119,8 @@ def read_step_times(gpu: str) -> dict[str, float]:
                     seconds[toolbox] = ms / 1e3 / step['batch'] / flops
     if len(seconds) < len(MEASURED):
         known = ', '.join(names) or 'none, since benchmarks/results is only in a clone'
-        raise UserError(
-            f'--gpu-name {gpu}: expected a part of the name of one of {known}'
-        )
+        expected = f'expected a part of the name of one of {known}'
+        raise UserError(f'--gpu-name {gpu}: {expected}')
     return seconds
 
 

@@ -30,9 +30,8 @@ def write_report(folder: Path) -> None:
         UserError: If there is no ledger, or it cannot be read.
     """
     if not (folder / 'ledger.json').is_file():
-        raise UserError(
-            f'{folder} has no ledger.json: expected the folder of a reproduction'
-        )
+        expected = 'expected the folder of a reproduction'
+        raise UserError(f'{folder} has no ledger.json: {expected}')
     html = render(Ledger.read(folder))
     with atomic_write(folder / 'report.html') as file:
         file.write(html)
@@ -64,13 +63,9 @@ def render(ledger: Ledger) -> str:
 
 @lru_cache
 def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    loader = FileSystemLoader(Path(__file__).parent)
+    blocks = dict(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    environment = Environment(loader=loader, autoescape=True, **blocks)
     environment.filters['duration'] = format_duration
     environment.filters['hardware'] = describe_hardware
     return environment.get_template('report.html.jinja')

@@ -71,9 +71,8 @@ def make_job(run: Run, setting: Setting) -> Job:
     if has_gates(cfg):
         options['default_hooks.gates.type'] = 'ra_mm.GateLogHook'
         if not is_paper_config:
-            options['default_hooks.gates.interval'] = min(
-                50, cfg.default_hooks.logger.interval
-            )
+            interval = min(50, cfg.default_hooks.logger.interval)
+            options['default_hooks.gates.interval'] = interval
     if run.needs:
         options.update(_start_from(make_job(run.needs, setting).checkpoint, cfg))
 
@@ -82,14 +81,9 @@ def make_job(run: Run, setting: Setting) -> Job:
     if initial:
         options['load_from'] = display_path(initial)
     file = run.config if is_paper_config else work_dir / 'config.py'
-    command = [
-        *_launch(setting, cfg),
-        display_path(REPO / 'tools/train.py'),
-        display_path(file),
-        '--work-dir',
-        display_path(work_dir),
-        '--auto-scale-lr',
-    ]
+    command = [*_launch(setting, cfg), display_path(REPO / 'tools/train.py')]
+    command += [display_path(file), '--work-dir', display_path(work_dir)]
+    command.append('--auto-scale-lr')
     if setting.launcher != 'none':
         command += ['--launcher', setting.launcher]
     if is_paper_config:
@@ -97,19 +91,11 @@ def make_job(run: Run, setting: Setting) -> Job:
     else:
         cfg.merge_from_dict(options)
     loop = cfg.train_cfg
-    last = (
-        f'epoch_{loop.max_epochs}' if 'max_epochs' in loop else f'iter_{loop.max_iters}'
-    )
-    return Job(
-        cfg,
-        file,
-        is_paper_config,
-        command,
-        work_dir / f'{last}.pth',
-        _describe_scaling(cfg, setting.gpus),
-        initial,
-        setting.weights,
-    )
+    unit = 'epoch' if 'max_epochs' in loop else 'iter'
+    last = work_dir / f'{unit}_{loop[f"max_{unit}s"]}.pth'
+    scaling = _describe_scaling(cfg, setting.gpus)
+    others = scaling, initial, setting.weights
+    return Job(cfg, file, is_paper_config, command, last, *others)
 
 
 def _adapt(cfg, setting):
@@ -117,9 +103,8 @@ def _adapt(cfg, setting):
     if setting.scale == 'demo':
         shrink(cfg, own_data=setting.data is not None)
     is_detection = cfg.default_scope != 'mmpretrain'
-    set_data_folder(
-        cfg, setting.data or shapes_folder(setting.folder / 'data', is_detection)
-    )
+    shapes = shapes_folder(setting.folder / 'data', is_detection)
+    set_data_folder(cfg, setting.data or shapes)
     if setting.data and cfg.model.backbone.get('frozen_stages', -1) > 0:
         # A frozen attention would stay untrained; all rows are treated alike.
         cfg.model.backbone.frozen_stages = 0

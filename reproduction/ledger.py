@@ -154,10 +154,8 @@ class Ledger:
             content = json.loads(path.read_text(encoding='utf-8'))
             version = content.pop('version')
             if version not in (1, VERSION):
-                raise UserError(
-                    f'{path} has version {version!r}, this tool reads and '
-                    f'writes version {VERSION}: {remedy}'
-                )
+                text = f'this tool reads and writes version {VERSION}: {remedy}'
+                raise UserError(f'{path} has version {version!r}, {text}')
             rows = [RequestedRow(**row) for row in content.pop('rows', [])]
             runs = content.pop('runs', {})
             for path in sorted(folder.glob('entries/*.json')):
@@ -165,10 +163,8 @@ class Ledger:
             runs = {run_id: Entry(**run) for run_id, run in runs.items()}
             return cls(folder, **content, rows=rows, runs=runs)
         except (ValueError, KeyError, TypeError, AttributeError) as e:
-            raise UserError(
-                f'{path} is not the ledger of a reproduction '
-                f'({type(e).__name__}: {e}): {remedy}'
-            ) from e
+            text = f'is not the ledger of a reproduction ({type(e).__name__}: {e})'
+            raise UserError(f'{path} {text}: {remedy}') from e
 
     def save(self) -> None:
         """Write ``ledger.json``, and the files of those runs that have none."""
@@ -192,10 +188,10 @@ class Ledger:
             with atomic_write(path) as file:
                 json.dump(content, file, indent=1, allow_nan=False, default=vars)
         except OSError as e:
-            raise UserError(
-                f'{path} cannot be written: {e.strerror}. The previous version '
-                'is intact, and the same command continues from it'
-            ) from e
+            text = (
+                'The previous version is intact, and the same command continues from it'
+            )
+            raise UserError(f'{path} cannot be written: {e.strerror}. {text}') from e
 
     def request(
         self, setting: Setting, rows: list[paper.Row], seeds: int, plan: dict[str, Run]
@@ -217,10 +213,8 @@ class Ledger:
             ('--cfg-options', self.options, options),
         ):
             if self.scale and known != value:
-                raise UserError(
-                    f'{self.folder / "ledger.json"} was made with {flag} {known}, not '
-                    f'{value}: choose another folder with --out'
-                )
+                text = f'{flag} {known}, not {value}: choose another folder with --out'
+                raise UserError(f'{self.folder / "ledger.json"} was made with {text}')
         self.scale, self.options = setting.scale, options
         self.data, self.weights = data, weights
         self.seeds = max(self.seeds, seeds)
@@ -239,12 +233,9 @@ class Ledger:
                 requested.paper = {k: str(v) for k, v in row.paper.items()}
                 requested.misprints = row.misprints
             requested = by_key.setdefault(requested.key, requested)
-            ids = {
-                Run(row.config, seed, variant=row.variant).id for seed in range(seeds)
-            }
-            requested.runs = sorted(
-                ids.union(requested.runs), key=lambda run_id: self.runs[run_id].seed
-            )
+            runs = (Run(row.config, n, variant=row.variant) for n in range(seeds))
+            ids = {*requested.runs, *(run.id for run in runs)}
+            requested.runs = sorted(ids, key=lambda run_id: self.runs[run_id].seed)
         order = [(row.table, row.group, row.name) for row in paper.all_rows()]
         self.rows = sorted(by_key.values(), key=lambda row: order.index(row.key))
 

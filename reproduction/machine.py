@@ -29,9 +29,8 @@ def cpu_name() -> str:
 
 def gpu_driver() -> str | None:
     """The version of the GPUs' driver, if nvidia-smi tells it."""
-    version = _output(
-        'nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader'
-    )
+    query = '--query-gpu=driver_version', '--format=csv,noheader'
+    version = _output('nvidia-smi', *query)
     return version.splitlines()[0] if version else None
 
 
@@ -47,9 +46,8 @@ def package_versions(names: Iterable[str]) -> dict[str, str]:
 
 
 def _output(*command):
+    options: dict = dict(stderr=subprocess.DEVNULL, text=True, cwd=REPO)
     try:
-        return subprocess.run(
-            command, cwd=REPO, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        return subprocess.check_output(command, **options).strip()
     except (OSError, subprocess.CalledProcessError):
         return None

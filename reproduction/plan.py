@@ -98,19 +98,16 @@ def select_rows(tables: Sequence[str], texts: Sequence[str] = ()) -> list[paper.
     for table in tables:
         if table not in known:
             raise UserError(f'{table}: expected one of {", ".join(known)}')
-    rows = [
-        row
-        for row in rows
-        if _table_name(row) in tables or ('all' in tables and not row.is_beyond)
-    ]
+    if 'all' in tables:
+        tables = [*tables, *(_table_name(row) for row in rows if not row.is_beyond)]
+    rows = [row for row in rows if _table_name(row) in tables]
     selected = [row for row in rows if not texts]
     for text in texts:
         matches = [row for row in rows if text.lower() in str(row).lower()]
         if not matches:
-            raise UserError(
-                f'--rows {text!r}: no row has this in its name. '
-                'The rows are:\n' + '\n'.join(f'  {row}' for row in rows)
-            )
+            names = '\n'.join(f'  {row}' for row in rows)
+            reason = 'no row has this in its name. The rows are'
+            raise UserError(f'--rows {text!r}: {reason}:\n{names}')
         selected += matches
     return [row for row in rows if row in selected]
 
@@ -157,12 +154,9 @@ def _check_rows(rows, data):
     expected = 'mmdet' if data.is_detection else 'mmpretrain'
     for row in rows:
         if Config.fromfile(row.config).default_scope != expected:
-            raise UserError(
-                f'{row}: --data {data.root} holds {TASKS[expected]}; '
-                'choose such rows with --rows'
-            )
+            text = f'{row}: --data {data.root} holds {TASKS[expected]}'
+            raise UserError(f'{text}; choose such rows with --rows')
         if 'mask' in row.config.stem and not data.masks:
-            raise UserError(
-                f'{row}: Mask R-CNN needs a segmentation for each object, '
-                f'which {data.root} does not have; choose --rows "Faster R-CNN"'
-            )
+            text = f'{row}: Mask R-CNN needs a segmentation for each object, which'
+            advice = 'choose --rows "Faster R-CNN"'
+            raise UserError(f'{text} {data.root} does not have; {advice}')

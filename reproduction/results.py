@@ -33,11 +33,8 @@ def record_results(entry: Entry, work_dir: Path, cfg: Config) -> None:
     entry.error = _find_error(train, last, next(iter(names)))
     entry.metrics = {} if entry.error else last
     logged = sorted({key for scalars in train.values() for key in scalars})
-    curves = {
-        key: _curve(train, key)
-        for key in logged
-        if key in ('loss', 'lr', 'temp') or key.startswith('G_')
-    }
+    kept = [k for k in logged if k in ('loss', 'lr', 'temp') or k.startswith('G_')]
+    curves = {key: _curve(train, key) for key in kept}
     curves |= {f'val/{name}': _curve(val, name) for name in names}
     entry.curves = {key: curve for key, curve in curves.items() if curve}
     memory = [scalars['memory'] for scalars in train.values() if 'memory' in scalars]
@@ -128,9 +125,8 @@ def fraction_done(log: Path, cfg: Config) -> float:
     with open(log, 'rb') as file:
         file.seek(max(0, os.path.getsize(log) - 20000))
         text = file.read().decode(errors='replace')
-    steps = re.findall(
-        r'(?:Epoch\(train\)\s*\[\s*(\d+)\]|Iter\(train\)\s*)\[\s*(\d+)/(\d+)\]', text
-    )
+    head = r'(?:Epoch\(train\)\s*\[\s*(\d+)\]|Iter\(train\)\s*)'
+    steps = re.findall(head + r'\[\s*(\d+)/(\d+)\]', text)
     if not steps:
         return 0.0
     epoch, iteration, iterations = steps[-1]

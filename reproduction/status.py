@@ -18,9 +18,7 @@ def print_status(ledger: Ledger, queued: Mapping[str, QueuedJob]) -> None:
         ledger: The ledger.
         queued: From :func:`.queued_jobs`.
     """
-    states = {
-        run_id: get_state(ledger, run_id, queued.get(run_id)) for run_id in ledger.runs
-    }
+    states = {id: get_state(ledger, id, queued.get(id)) for id in ledger.runs}
     table = Table('Run', 'State', 'Done', 'Time', 'Left', 'Job', box=None)
     for run_id, entry in ledger.runs.items():
         state, details = states[run_id]

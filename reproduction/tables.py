@@ -230,11 +230,8 @@ def _compare_groups(ledger, rows, metric):
         base = _find_baseline(ledger, group[0])
         if base is None:
             continue
-        values = {
-            row.name: values
-            for row in (base, *group)
-            if (values := values_by_seed(ledger, row, metric))
-        }
+        named = {r.name: values_by_seed(ledger, r, metric) for r in (base, *group)}
+        values = {name: found for name, found in named.items() if found}
         found = compare(values, base.name) if base.name in values else {}
         others = [(row, found.get(row.name)) for row in group if row is not base]
         comparisons.append(GroupComparison(base, others))

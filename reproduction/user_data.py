@@ -39,13 +39,8 @@ def shapes_folder(folder: Path, is_detection: bool) -> DataFolder:
     """What :func:`ra_mm.datasets.shapes.write_shapes` draws into a folder."""
     if not is_detection:
         return DataFolder(folder / 'classes', CLASSES, (None, 'train'), (None, 'val'))
-    return DataFolder(
-        folder,
-        CLASSES,
-        ('annotations/train.json', 'images/train'),
-        ('annotations/val.json', 'images/val'),
-        True,
-    )
+    splits = {s: (f'annotations/{s}.json', f'images/{s}') for s in ('train', 'val')}
+    return DataFolder(folder, CLASSES, masks=True, **splits)
 
 
 def read_data_folder(folder: Path) -> DataFolder:
@@ -68,10 +63,8 @@ def read_data_folder(folder: Path) -> DataFolder:
         return _read_coco(folder)
     if (folder / 'train').is_dir():
         return _read_class_folders(folder)
-    raise UserError(
-        f'--data {folder} has neither annotations/ (train.json and val.json in '
-        'COCO format) nor train/<class>/ and val/<class>/'
-    )
+    text = f'--data {folder} has neither annotations/ (train.json and val.json in COCO'
+    raise UserError(f'{text} format) nor train/<class>/ and val/<class>/')
 
 
 def set_data_folder(cfg: Config, data: DataFolder) -> None:
@@ -85,20 +78,14 @@ def set_data_folder(cfg: Config, data: DataFolder) -> None:
     for split, (ann_file, images) in splits.items():
         dataset = cfg[f'{split}_dataloader'].dataset
         if cfg.default_scope == 'mmpretrain':
-            cfg[f'{split}_dataloader'].dataset = dict(
-                type='CustomDataset',
-                data_root=str(data.root),
-                data_prefix=images,
-                pipeline=dataset.pipeline,
-            )
+            new = dict(type='CustomDataset', data_root=str(data.root))
+            new |= dict(data_prefix=images, pipeline=dataset.pipeline)
+            cfg[f'{split}_dataloader'].dataset = new
         else:
             dataset.data_root = f'{data.root}/'
         if cfg.default_scope == 'mmdet':
-            dataset.update(
-                ann_file=ann_file,
-                data_prefix=dict(img=f'{images}/'),
-                metainfo=dict(classes=data.classes),
-            )
+            prefix, metainfo = dict(img=f'{images}/'), dict(classes=data.classes)
+            dataset.update(ann_file=ann_file, data_prefix=prefix, metainfo=metainfo)
             if split != 'train':
                 cfg[f'{split}_evaluator'].ann_file = f'{data.root}/{ann_file}'
 
@@ -125,10 +112,8 @@ def _read_coco(folder):
             classes[split] = tuple(c['name'] for c in coco['categories'])
             masks &= all(a.get('segmentation') for a in coco['annotations'])
         except (ValueError, KeyError, TypeError, IndexError) as e:
-            raise UserError(
-                f'{folder / name} is not a COCO annotation file with images '
-                f'({type(e).__name__}: {e})'
-            ) from e
+            text = f'{folder / name} is not a COCO annotation file with images'
+            raise UserError(f'{text} ({type(e).__name__}: {e})') from e
         folders = (f'images/{split}', 'images', f'{split}2017', split)
         what = f'the first image of {name}'
         image = _find(folder, what, [f'{images}/{first}' for images in folders])
@@ -144,10 +129,8 @@ def _read_class_folders(folder):
         folders = sorted(p for p in (folder / split).glob('[!.]*') if p.is_dir())
         splits.append(tuple(path.name for path in folders))
         if len(folders) < 2:
-            raise UserError(
-                f'{folder / split} has {len(folders)} class folder(s): '
-                'expected 2 or more'
-            )
+            text = f'{folder / split} has {len(folders)} class folder(s)'
+            raise UserError(f'{text}: expected 2 or more')
     _check_same_classes(folder, *splits)
     return DataFolder(folder, splits[0], (None, 'train'), (None, val))
 
@@ -162,7 +145,5 @@ def _find(folder, what, names):
 
 def _check_same_classes(folder, train, val):
     if train != val:
-        raise UserError(
-            f'--data {folder}: the splits have different classes: '
-            f'{", ".join(train)} (train), {", ".join(val)} (validation)'
-        )
+        found = f'{", ".join(train)} (train), {", ".join(val)} (validation)'
+        raise UserError(f'--data {folder}: the splits have different classes: {found}')
