@@ -22,9 +22,9 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 import ra_mm
+from ra_mm._torch import tree_leaves
 from ra_mm.conversion import AttentionBlock
 from ra_mm.layers import MGRN
 

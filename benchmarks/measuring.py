@@ -11,10 +11,10 @@ from dataclasses import asdict
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils._pytree import tree_leaves
 from torch.utils.benchmark import timer
 
 from benchmarks.cases import VARIANTS, Case
+from ra_mm._torch import tree_leaves
 from ra_mm.layers import ReverseAttention
 from ra_mm.ops import CompilationFailed, compile_if_faster, force_path
 from ra_mm.ops.compilation import CompiledCall, sizes_of
