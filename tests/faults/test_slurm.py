@@ -136,10 +136,13 @@ def cluster(tmp_path_factory):
     values = (f'--{o}={munge[o.split("-")[0]]}' for o in options)
     call('munged', '--force', *values, f'--log-file={folder}/munge.log')
     try:
-        call('slurmctld')
-        for node in ('n1', 'n2'):
-            call('slurmd', '-N', node)
-        wait_for(lambda: call('sinfo', '-hN', '-plow', '-o%T') == 'idle\nidle\n')
+        try:
+            call('slurmctld')
+            for node in ('n1', 'n2'):
+                call('slurmd', '-N', node)
+            wait_for(lambda: call('sinfo', '-hN', '-plow', '-o%T') == 'idle\nidle\n')
+        except AssertionError as e:  # such as in a container without the rights
+            pytest.skip(f'Slurm does not start here: {e}')
         yield folder
     finally:
         for file in folder.glob('*.pid'):
