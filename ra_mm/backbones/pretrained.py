@@ -88,7 +88,7 @@ class StrictLoading:
 
     def __init__(self, backbone: nn.Module) -> None:
         self.prefix = (_find_init_cfg(backbone) or {}).pop('prefix', None)
-        self.weights: Mapping = {}
+        self.weights: Mapping | None = None
         self.errors: list[str] = []
         hooks = backbone._load_state_dict_pre_hooks
         backbone._register_load_state_dict_pre_hook(self.unwrap, with_module=True)
@@ -112,11 +112,14 @@ class StrictLoading:
 
     def refuse(self, backbone: nn.Module, result: Any) -> None:
         """Raise a :class:`.UserError` if weights do not fit."""
-        weights, self.weights = self.weights, {}
-        if not weights:
+        weights, self.weights = self.weights, None
+        if weights is None:
             return
         cfg = _find_init_cfg(backbone) or {}
         names = {name for name, _ in backbone.named_parameters()}
+        names |= {
+            k for k in backbone.state_dict() if '.running_' in k
+        }  # of batch norms
         missing = [
             key
             for key in result.missing_keys
@@ -128,7 +131,11 @@ class StrictLoading:
         is_new = getattr(backbone, 'dcn', None) or getattr(backbone, 'plugins', None)
         # Buffers that are computed, such as masks of attention, are no fault.
         ends = {key.rpartition('.')[2] for key in backbone.state_dict()}
-        unexpected = [k for k in result.unexpected_keys if k.rpartition('.')[2] in ends]
+        unexpected = [
+            key
+            for key in result.unexpected_keys
+            if key.rpartition('.')[2] in ends or '.attention.' in key
+        ]
         found = {
             'missing': [] if is_new and not nothing_fits else missing,
             'unexpected': unexpected,

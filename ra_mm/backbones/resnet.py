@@ -101,6 +101,11 @@ def _rename(key, state, own):
     if 'downsample' in index:
         # With avg_down, timm has an Identity where there is nothing to pool.
         place = '.'.join([module, *index[:-1]])
-        if f'{place}.2.weight' in state and f'{place}.2.weight' not in own:
+        is_pooled = any('.downsample.2.' in name for name in own)
+        if (
+            is_pooled
+            and f'{place}.2.weight' in state
+            and f'{place}.2.weight' not in own
+        ):
             return f'{place}.{int(index[-1]) - 1}.{entry}'
     return key

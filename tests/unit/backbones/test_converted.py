@@ -121,6 +121,7 @@ def test_weights_of_another_model(tmp_path):
     'name, value',
     [
         ('layer3.0.conv1.weight', None),
+        ('layer3.0.bn1.running_var', None),
         ('layer3.0.conv1.weight', torch.ones(1)),
         ('layer3.7.conv1.weight', torch.ones(1)),
         ('layer3.0.attention.gate.gamma', torch.ones(32)),  # and no other
@@ -140,6 +141,19 @@ def test_weights_of_which_some_fit(tmp_path, name, value):
     torch.save(state if value is None else {**state, name: value}, path)
     with pytest.raises(UserError, match='a.pth.*(layer3|gamma)'):
         build(backbone=cfg, init_cfg=init_cfg).init_weights()
+
+
+@pytest.mark.parametrize('attention', ['RA', None])
+def test_weights_that_leave_something_out(tmp_path, attention):
+    """The gates, or all: the file's first place for weights is empty."""
+    state = RAResNet(**RESNET).state_dict() if attention else {}
+    torch.save(dict(state_dict=state, ema={}), path := tmp_path / 'a.pth')
+    cfg = dict(type='mmpretrain.ResNet', **RESNET)
+    cfg['init_cfg'] = dict(type='Pretrained', checkpoint=str(path))
+    with pytest.raises(
+        UserError, match=r'gate\.gamma' if attention else 'holds no weights'
+    ):
+        build(backbone=cfg, attention=dict(type='ra_mm.SE')).init_weights()
 
 
 def test_norms_of_outputs_that_no_pretraining_has(tmp_path):

@@ -67,6 +67,14 @@ def test_timm_weights(name, options, tmp_path, randomise, pretrained):
     torch.testing.assert_close(model(x)[0], plain.forward_features(x))
 
 
+def test_timm_weights_of_another_shortcut(tmp_path, pretrained):
+    """ResNet-D pools where ResNet-C's shortcut has a stride."""
+    timm = pytest.importorskip('timm')
+    torch.save(timm.create_model('resnet18d').state_dict(), tmp_path / 'd.pth')
+    with pytest.raises(UserError, match='downsample'):
+        pretrained('RAResNet', tmp_path / 'd.pth', depth=18, deep_stem=True)
+
+
 SMALL = dict(depth=18, base_channels=8, stem_channels=8)
 
 
