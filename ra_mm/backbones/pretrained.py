@@ -117,9 +117,8 @@ class StrictLoading:
             return
         cfg = _find_init_cfg(backbone) or {}
         names = {name for name, _ in backbone.named_parameters()}
-        names |= {
-            k for k in backbone.state_dict() if '.running_' in k
-        }  # of batch norms
+        # The other buffers are computed, such as masks of attention.
+        names |= {key for key in backbone.state_dict() if '.running_' in key}
         missing = [
             key
             for key in result.missing_keys
@@ -129,7 +128,6 @@ class StrictLoading:
         if not nothing_fits and (not cfg or getattr(backbone, 'is_init', True)):
             return
         is_new = getattr(backbone, 'dcn', None) or getattr(backbone, 'plugins', None)
-        # Buffers that are computed, such as masks of attention, are no fault.
         ends = {key.rpartition('.')[2] for key in backbone.state_dict()}
         unexpected = [
             key

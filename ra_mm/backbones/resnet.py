@@ -62,8 +62,8 @@ class RAResNet(StrictPretrained, resnet.ResNet):
 
     def rename_keys(self, state: Mapping) -> Mapping:
         """mmdet, mmseg and timm name the deep stem and avg_down otherwise."""
-        own = self.state_dict()
-        return {_rename(key, state, own): value for key, value in state.items()}
+        pooled = self.state_dict() if self.avg_down else None
+        return {_rename(key, state, pooled): value for key, value in state.items()}
 
 
 @MODELS.register_module()
@@ -90,7 +90,8 @@ STEM = {
 }
 
 
-def _rename(key, state, own):
+def _rename(key, state, pooled):
+    """The name in a backbone, whose own names are ``pooled`` if it has avg_down."""
     if '.' not in key:  # of a whole model, for example CLIP's logit_scale
         return key
     module, *index, entry = key.split('.')
@@ -98,14 +99,9 @@ def _rename(key, state, own):
         return f'{STEM[index[0]]}.{entry}'
     if module == 'bn1' and 'conv1.6.weight' in state:
         return f'stem.2.bn.{entry}'
-    if 'downsample' in index:
+    if pooled is not None and 'downsample' in index:
         # With avg_down, timm has an Identity where there is nothing to pool.
         place = '.'.join([module, *index[:-1]])
-        is_pooled = any('.downsample.2.' in name for name in own)
-        if (
-            is_pooled
-            and f'{place}.2.weight' in state
-            and f'{place}.2.weight' not in own
-        ):
+        if f'{place}.2.weight' in state and f'{place}.2.weight' not in pooled:
             return f'{place}.{int(index[-1]) - 1}.{entry}'
     return key
