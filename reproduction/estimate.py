@@ -54,7 +54,7 @@ def estimate_plan(
 ) -> dict[str, Estimate]:
     """Estimate the cost of each run that is not done.
 
-    A finished run of the same config with another seed tells best. Else the time is
+    A finished run of the same row with another seed tells best. Else the time is
     that of a measured step of the plain ResNet-50, or Faster R-CNN, in proportion to
     the multiply-accumulates.
 
@@ -85,8 +85,8 @@ def estimate_plan(
         estimate = Estimate(kept * params * 8 / 1e3)
         finished = [
             entry.wall_s / 3600 * setting.gpus
-            for entry in ledger.runs.values()
-            if entry.status == 'done' and REPO / entry.config == run.config
+            for run_id, entry in ledger.runs.items()
+            if entry.status == 'done' and run_id == f'{run.name}-seed{entry.seed}'
         ]
         if finished:
             estimate.hours = median(finished)

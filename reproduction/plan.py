@@ -41,9 +41,13 @@ class Run:
     variant: str = ''
 
     @property
+    def name(self) -> str:
+        """What the runs with other seeds share."""
+        return '-'.join(filter(None, [self.config.stem, self.variant]))
+
+    @property
     def id(self) -> str:
-        name = '-'.join(filter(None, [self.config.stem, self.variant]))
-        return f'{name}-seed{self.seed}'
+        return f'{self.name}-seed{self.seed}'
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Submit the runs of a plan to Slurm, and ask Slurm about them.
 
-The queue itself says what was submitted: a job has the name of its config with a
+The queue itself says what was submitted: a job has the name of its run with a
 digest of the folder, and its index in the array is the seed. So nothing is lost
 with the machine that has submitted. Plain sbatch and squeue suffice; submitit asks
 sacct, and where a cluster keeps no accounts it waited for minutes after each job.
@@ -50,10 +50,10 @@ def queued_jobs(folder: Path) -> dict[str, QueuedJob]:
         lines = _call('squeue', '--noheader', '--array', f'--format={FIELDS}')
         for line in lines.splitlines():
             *fields, name = line.split('|')
-            config, _, digest = name.rpartition('@')
+            run, _, digest = name.rpartition('@')
             if digest == _digest(folder):
                 seed = fields[0].rpartition('_')[2]
-                jobs[f'{config}-seed{seed}'] = QueuedJob(*fields)
+                jobs[f'{run}-seed{seed}'] = QueuedJob(*fields)
     return jobs
 
 
@@ -67,7 +67,7 @@ def submit(
 ) -> None:
     """Submit the runs that are neither done nor in the queue.
 
-    The seeds of a config are an array. An element waits for the element that trains
+    The seeds of a row are an array. An element waits for the element that trains
     the backbone of the same seed; if that fails, Slurm cancels it.
 
     Args:
@@ -86,12 +86,12 @@ def submit(
     log_file(setting.folder, '').parent.mkdir(exist_ok=True)
     queued = queued_jobs(setting.folder)
     job_ids = {run_id: job.id.partition('_')[0] for run_id, job in queued.items()}
-    arrays: dict[Path, list[Run]] = {}
+    arrays: dict[str, list[Run]] = {}
     for run in plan.values():
         if run.id in queued:
             report(f'{run.id} is submitted already: {queued[run.id]}')
         elif ledger.runs[run.id].status != 'done':
-            arrays.setdefault(run.config, []).append(run)
+            arrays.setdefault(run.name, []).append(run)
     for runs in arrays.values():
         by_dependency: dict[str | None, list[Run]] = {}
         for run in runs:
@@ -117,7 +117,7 @@ def sbatch_command(
     command: Sequence[str],
     options: Mapping[str, str],
 ) -> list[str]:
-    """The call of sbatch for runs of one config.
+    """The call of sbatch for runs that differ by their seeds.
 
     Args:
         array: The runs.
@@ -125,12 +125,12 @@ def sbatch_command(
         setting, command, options: As in :func:`submit`.
     """
     run, folder = array[0], setting.folder.absolute()
-    log = log_file(folder, f'{run.config.stem}-seed%a')
+    log = log_file(folder, f'{run.name}-seed%a')
     tasks = setting.gpus_per_node if setting.launcher == 'slurm' else 1
     loader = make_job(run, setting).cfg.train_dataloader
     cpus = (loader.num_workers or 1) * setting.gpus_per_node // tasks
     flags = {
-        'job-name': f'{run.config.stem}@{_digest(folder)}',
+        'job-name': f'{run.name}@{_digest(folder)}',
         'array': ','.join(str(run.seed) for run in array),
         'output': str(log),
         'open-mode': 'append',
@@ -143,7 +143,7 @@ def sbatch_command(
         flags['gres'] = f'gpu:{setting.gpus_per_node}'
     if needed:
         flags['dependency'] = f'aftercorr:{needed}'
-    run_id = f'{run.config.stem}-seed$SLURM_ARRAY_TASK_ID'
+    run_id = f'{run.name}-seed$SLURM_ARRAY_TASK_ID'
     return [
         *('sbatch', '--parsable', '--requeue', '--kill-on-invalid-dep=yes'),
         *(f'--{name}={value}' for name, value in (flags | dict(options)).items()),

@@ -12,6 +12,7 @@ from ra_mm.models import build_model
 from reproduction.finetune import ANNEALED, ATTENTION_OF
 from reproduction.job import make_job, write_initial_weights
 from reproduction.plan import Setting, make_plan, select_rows
+from reproduction.slurm import sbatch_command
 from reproduction.user_data import read_data_folder
 
 
@@ -33,6 +34,19 @@ def test_variants(configs):
         lengths = [h.length for h in cfg.custom_hooks if 'Annealing' in h.type]
         assert lengths == ([6] if variant in ANNEALED else [])
         assert cfg.param_scheduler[-1].end == 60
+
+
+def test_variants_are_jobs_of_their_own(shapes):
+    """Although they have one config: by the job's name, its log and its run."""
+    data = read_data_folder(shapes / 'classes')
+    setting = Setting('full', Path('o'), data)
+    (run, *_) = make_plan(select_rows(['finetune'], ['+CBAM']), 1, data).values()
+    call = sbatch_command([run], None, setting, ['tool'], {})
+    name = run.id.removesuffix('-seed0')
+    assert name.endswith('cbam')
+    assert any(word.startswith(f'--job-name={name}@') for word in call)
+    assert any(word.endswith(f'{name}-seed%a.log') for word in call)
+    assert call[-1].endswith(f'--run {name}-seed$SLURM_ARRAY_TASK_ID')
 
 
 @pytest.mark.parametrize('variant, gates', [('head_alone', 0), ('gates_alone', 10)])
