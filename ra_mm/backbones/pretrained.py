@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ra_mm.engine.checkpoint_io import read_state_dict, unnest
 from ra_mm.engine.strict_load import (
     attention_keys,
+    find_integers,
     find_prefix,
     format_mismatch,
     is_attention_absent,
@@ -117,6 +118,7 @@ class StrictLoading:
             return
         cfg = _find_init_cfg(backbone) or {}
         names = {name for name, _ in backbone.named_parameters()}
+        names |= attention_keys(backbone)
         # The other buffers are computed, such as masks of attention.
         names |= {key for key in backbone.state_dict() if '.running_' in key}
         missing = [
@@ -140,6 +142,7 @@ class StrictLoading:
             'size mismatch': [
                 SIZES.sub(r'\1 \2 instead of \3', e) for e in self.errors
             ],
+            'integer': find_integers(backbone, weights),
         }
         if source := cfg.get('checkpoint'):
             weights = read_state_dict(source)

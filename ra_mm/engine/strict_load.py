@@ -24,12 +24,13 @@ def load_weights(
         weights: By name, from a checkpoint.
 
     Returns:
-        Names under 'missing', 'unexpected' and 'size mismatch' (with both
-        shapes). ``num_batches_tracked`` is never missing.
+        Names under 'missing', 'unexpected', 'size mismatch' (with both shapes)
+        and 'integer'. ``num_batches_tracked`` is never missing.
 
     Raises:
         UserError: If a weight cannot be loaded for another reason.
     """
+    integers = find_integers(model, weights)
     shapes = {key: tuple(value.shape) for key, value in weights.items()}
     own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     wrong = [key for key in shapes if own.get(key, shapes[key]) != shapes[key]]
@@ -41,7 +42,14 @@ def load_weights(
         'missing': [key for key in missing if key not in resized],
         'unexpected': unexpected,
         'size mismatch': list(resized.values()),
+        'integer': integers,
     }
+
+
+def find_integers(model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
+    """Return the weights of floats for which integers are given, which are quantized."""
+    floats = [k for k, v in model.state_dict().items() if v.is_floating_point()]
+    return [k for k in floats if k in weights and not weights[k].is_floating_point()]
 
 
 def strip_prefix(

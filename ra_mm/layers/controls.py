@@ -4,6 +4,8 @@ StaticGate and GatedResidual have the parameters, the zero initialization and th
 annealed temperature of :class:`.ReverseAttention`, so that nothing else differs.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +41,11 @@ class GatedResidual(ReverseAttention):
         channels (int): Channels C of F(x) and of x.
         **gate: Arguments of :class:`.MGRN`.
     """
+
+    def __init__(self, channels: int, **gate: Any) -> None:
+        super().__init__(channels, **gate)
+        # Weights of reverse attention, of the same shapes, do not fit.
+        self.register_buffer('gates_residual', torch.ones(()))
 
     def forward(self, F: Tensor, x: Tensor) -> Tensor:
         y = per_plane(self.gate(F), F) * F + x

@@ -62,7 +62,8 @@ class MGRN(nn.Module):
     ``temp`` is a 0-dim buffer, saved with the weights, so that a checkpoint
     computes what the model computed when it was saved; weights without it
     mean temp = 1. :class:`ra_mm.hooks.TempAnnealingHook` changes it in place
-    during training.
+    during training. Variants have a further buffer, by whose name their weights
+    do not fit another variant.
 
     Norms and means are over all spatial dimensions: (H, W) in the paper, L or
     (D, H, W) in networks for signals and volumes.
@@ -137,12 +138,17 @@ class MGRN(nn.Module):
         self.register_buffer('temp', torch.ones(()))
         if normalization == 'bn':
             self.bn = nn.BatchNorm1d(channels, eps, affine=False)
+        if not self.is_default:  # whose weights have the same shapes, but do not fit
+            self.register_buffer('variant ' + ' '.join(self._steps), torch.ones(()))
+
+    @property
+    def _steps(self):
+        return self.aggregation, self.normalization, self.activation
 
     @property
     def is_default(self) -> bool:
         """Whether this is the M-GRN of RA-Net and not a variant from an ablation."""
-        steps = self.aggregation, self.normalization, self.activation
-        return type(self) is MGRN and steps == ('l2', 'm-grn', '1+')
+        return type(self) is MGRN and self._steps == ('l2', 'm-grn', '1+')
 
     def forward(self, F: Tensor) -> Tensor:
         """G(F), Eqs. 3, 5 and 8.

@@ -123,6 +123,7 @@ def test_weights_of_another_model(tmp_path):
         ('layer3.0.conv1.weight', None),
         ('layer3.0.bn1.running_var', None),
         ('layer3.0.conv1.weight', torch.ones(1)),
+        ('layer3.0.conv1.weight', torch.ones(32, 16, 3, 3, dtype=torch.int8)),
         ('layer3.7.conv1.weight', torch.ones(1)),
         ('layer3.0.attention.gate.gamma', torch.ones(32)),  # and no other
     ],
@@ -143,17 +144,22 @@ def test_weights_of_which_some_fit(tmp_path, name, value):
         build(backbone=cfg, init_cfg=init_cfg).init_weights()
 
 
-@pytest.mark.parametrize('attention', ['RA', None])
-def test_weights_that_leave_something_out(tmp_path, attention):
+@pytest.mark.parametrize(
+    'has_weights, attention, message',
+    [
+        (True, 'SE', r'unexpected.*gate\.gamma'),
+        (True, 'StaticGate', r'missing.*gate\.variant'),
+        (False, 'SE', 'holds no weights'),
+    ],
+)
+def test_weights_that_leave_something_out(tmp_path, has_weights, attention, message):
     """The gates, or all: the file's first place for weights is empty."""
-    state = RAResNet(**RESNET).state_dict() if attention else {}
+    state = RAResNet(**RESNET).state_dict() if has_weights else {}
     torch.save(dict(state_dict=state, ema={}), path := tmp_path / 'a.pth')
     cfg = dict(type='mmpretrain.ResNet', **RESNET)
     cfg['init_cfg'] = dict(type='Pretrained', checkpoint=str(path))
-    with pytest.raises(
-        UserError, match=r'gate\.gamma' if attention else 'holds no weights'
-    ):
-        build(backbone=cfg, attention=dict(type='ra_mm.SE')).init_weights()
+    with pytest.raises(UserError, match=message):
+        build(backbone=cfg, attention=dict(type=f'ra_mm.{attention}')).init_weights()
 
 
 def test_norms_of_outputs_that_no_pretraining_has(tmp_path):

@@ -40,10 +40,12 @@ def test_weights_that_fit_are_loaded():
     del weights['0.bias'], weights['1.num_batches_tracked']
     weights['1.weight'] = torch.ones(4)
     weights['2.x'] = torch.ones(1)
+    weights['1.bias'] = torch.ones(3, dtype=torch.int8)
     assert load_weights(target, weights) == {
         'missing': ['0.bias'],
         'unexpected': ['2.x'],
         'size mismatch': ['1.weight (4,) instead of (3,)'],
+        'integer': ['1.bias'],
     }
     assert torch.equal(target[0].weight, source[0].weight)
     assert torch.equal(target[0].bias, bias)

@@ -147,7 +147,6 @@ def test_static_gate():
     gamma = layer.gate.gamma[:, None, None]
     expected = F + (1 + gamma / 2.5) * x
     torch.testing.assert_close(layer(F, x), expected)
-    assert list(layer.state_dict()) == list(ReverseAttention(6).state_dict())
     assert torch.equal(layer.gate(F), layer.gate(F.neg() * 3))
 
 
@@ -175,6 +174,17 @@ def test_reduced_width_of_se_and_cbam(channels, hidden):
 def test_kernel_size_of_eca(channels, kernel):
     """Eq. 12; ECA-ResNet-50 has kernels of 5, 5, 5 and 7."""
     assert ECA(channels).conv.kernel_size == (kernel,)
+
+
+@pytest.mark.parametrize(
+    'variant', [StaticGate(4), GatedResidual(4), ReverseAttention(4, aggregation='l1')]
+)
+def test_weights_of_another_equation(variant):
+    """They have the shapes of reverse attention's, and another meaning."""
+    layer = ReverseAttention(4)
+    for source, target in ((layer, variant), (variant, layer)):
+        with pytest.raises(RuntimeError, match='variant|gates_residual'):
+            target.load_state_dict(source.state_dict())
 
 
 @pytest.mark.parametrize('kind', [GRN, StaticGate, GatedResidual, ZeroScaledSE])
