@@ -29,5 +29,5 @@ def schedule_at(
     left = 1 - step / length
     if is_trained(schedule.gates) and left > 0:
         start = end + (schedule.start - end) / left  # no jump from the weights' temp
-    schedule.load_state_dict(dict(steps=step, start=start))
+    schedule.load_state_dict({**schedule.state_dict(), 'steps': step, 'start': start})
     return schedule

@@ -1,13 +1,12 @@
 """Temperature annealing of reverse attention (paper, Eq. 8 and Table 9)."""
 
 import gc
-import itertools
 import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
-from weakref import WeakSet, ref
+from weakref import WeakSet
 
 from torch import Tensor, nn
 from torch.utils.hooks import unserializable_hook
@@ -66,8 +65,10 @@ class TempSchedule:
         self.start = first_temp(self.gates, start, end)
         self.end = end
         self.steps = 0
-        self._is_checked = False
-        self._watch = _watch_backward_passes(self.gates, length)
+        self._calls = 0
+        self._backward_passes = 0
+        if trained := [gate for gate in self.gates if gate.gamma.requires_grad]:
+            self._watch = trained[0].gamma.register_hook(self._count_backward_pass)
         self._apply()
 
     @property
@@ -77,12 +78,12 @@ class TempSchedule:
 
     def step(self) -> None:
         """Set the temp of the next step. Call it after the optimizer's step."""
-        if not self._is_checked:
-            self._is_checked = True
-            if self._watch is not None:
-                self._watch.remove()
+        self._calls += 1
+        if self._calls == 1:
             self._follow_loaded_weights()
             self._warn_of_gates()
+        elif self._calls == 100:
+            self._warn_of_optimizer()
         self.steps += 1
         self._apply()
 
@@ -126,22 +127,51 @@ class TempSchedule:
                 stacklevel=3,
             )
 
+    def _warn_of_optimizer(self):
+        learned = [gate for gate in self.gates if gate.gamma.requires_grad]
+        if learned and not is_trained(self.gates):
+            warnings.warn(
+                f'TempSchedule: gamma is 0 in all gates after {self._calls} steps. Give '
+                "the parameters named 'gamma' to the optimizer: make it after the "
+                'model is converted',
+                stacklevel=3,
+            )
+
+    @unserializable_hook
+    def _count_backward_pass(self, grad):
+        """Warn if temp lags: an accumulated gradient has less than 64 passes a step."""
+        self._backward_passes += 1
+        if self._backward_passes < self.length:
+            return
+        self._watch.remove()
+        if self._calls < self.length / 64:
+            warnings.warn(
+                f'TempSchedule: step() was called {self._calls} times in {self.length} '
+                'backward passes, so temp hardly changes: call it after each step of '
+                'the optimizer',
+                stacklevel=2,
+            )
+
     def state_dict(self) -> dict[str, float]:
         """The progress, to save with a checkpoint."""
-        return dict(steps=self.steps, start=self.start)
+        return {name: getattr(self, name) for name in STATE}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Continue from a saved progress.
+        """Continue as the schedule that was saved, with its length, start and end.
 
         Raises:
             ValueError: If it is not what :meth:`state_dict` returned.
         """
-        if set(state) != {'steps', 'start'}:
-            raise ValueError(
-                f'TempSchedule: keys {sorted(state)}, expected start and steps'
-            )
-        self.steps, self.start = int(state['steps']), state['start']
+        if set(state) != set(STATE):
+            raise ValueError(f'TempSchedule: keys {sorted(state)}, expected {STATE}')
+        check_arg(integer(0), steps=state['steps'])
+        check_schedule(state['start'], state['end'], state['length'])
+        for name in STATE:
+            setattr(self, name, state[name])
         self._apply()
+
+
+STATE = ['end', 'length', 'start', 'steps']
 
 
 def find_gates(models: Iterable[nn.Module]) -> list[Any]:
@@ -172,44 +202,24 @@ def warn_without_schedule(model: nn.Module) -> None:
     Training from gamma = 0 with temp = 1 all along costs accuracy, and nothing else
     shows that the schedule was forgotten.
     """
-    new = [m for m in model.modules() if isinstance(m, MGRN)]
+    new = WeakSet(m for m in model.modules() if isinstance(m, MGRN))
     gate = next((m for m in new if m.gamma.requires_grad), None)
     if gate is None:
         return
-    weak = ref(gate)
 
     @unserializable_hook
     def check(grad):
         handle.remove()
-        gate = weak()
-        if gate is None or gate in ANNEALED or gate.temp != 1 or gate.gamma.any():
-            return
-        warnings.warn(
-            'reverse attention trains without annealing: temp is 1 from the start. Use '
-            'ra_mm.TempSchedule, or in OpenMMLab the hook ra_mm.TempAnnealingHook',
-            stacklevel=2,
-        )
-
-    handle = gate.gamma.register_hook(check)
-
-
-def _watch_backward_passes(gates, length):
-    """Let a backward pass warn if that many took place before the first step."""
-    gate = next((gate for gate in gates if gate.gamma.requires_grad), None)
-    if gate is None:
-        return None
-    passes = itertools.count(1)
-
-    @unserializable_hook
-    def check(grad):
-        if next(passes) == length:
+        left = [gate for gate in new - ANNEALED if gate.temp == 1]
+        if left and not is_trained(left):
             warnings.warn(
-                f'TempSchedule: step() was not called in {length} backward passes, so '
-                'temp stays as it is: call it after each step of the optimizer',
+                f'{len(left)} of {len(new)} gates of reverse attention train without '
+                'annealing: temp is 1 from the start. Use ra_mm.TempSchedule, or in '
+                'OpenMMLab the hook ra_mm.TempAnnealingHook',
                 stacklevel=2,
             )
 
-    return gate.gamma.register_hook(check)
+    handle = gate.gamma.register_hook(check)
 
 
 def temp_at(progress: float, start: float, end: float) -> float:

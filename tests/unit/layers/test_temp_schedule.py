@@ -110,9 +110,21 @@ def test_wrong_arguments(kwargs, message):
         TempSchedule(**{**dict(model=model(), length=4), **kwargs})
 
 
-def test_wrong_state():
-    with pytest.raises(ValueError, match='last_epoch'):
-        TempSchedule(model(), length=4).load_state_dict(dict(last_epoch=3))
+STATE = dict(steps=3, length=4, start=30.0, end=1.0)
+
+
+@pytest.mark.parametrize(
+    'wrong', [dict(last_epoch=3), dict(steps=-1), dict(start=0.5), dict(length=0)]
+)
+def test_wrong_state(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        TempSchedule(model(), length=4).load_state_dict({**STATE, **wrong})
+
+
+def test_a_saved_schedule_keeps_its_length():
+    schedule = TempSchedule(model(), length=9)
+    schedule.load_state_dict(STATE)
+    assert schedule.temp == 8.25 and schedule.state_dict() == STATE
 
 
 def traced(model):
@@ -154,15 +166,28 @@ def test_traced_models(kind):
         assert not torch.allclose(y, copies[0](x))
 
 
-def test_a_schedule_that_is_not_stepped_says_so_once(recwarn):
-    for steps in (0, 1):
-        own = converted()
-        schedule = TempSchedule(own, length=2)
-        for _ in range(steps):
+@pytest.mark.parametrize('length, every, late', [(2, 9, 1), (140, 70, 1), (140, 7, 0)])
+def test_a_schedule_that_is_hardly_stepped(recwarn, length, every, late):
+    """Never, or once an epoch; gradients may be accumulated."""
+    own = converted()
+    schedule = TempSchedule(own, length)
+    for i in range(2 * length):
+        own(torch.randn(2, C, 4, 4)).sum().backward()
+        if i % every == every - 1:
             schedule.step()
-        for _ in range(4):
-            own(torch.randn(2, C, 4, 4)).sum().backward()
-        assert len([w for w in recwarn if 'step()' in str(w.message)]) == 1
+    assert len([w for w in recwarn if 'step()' in str(w.message)]) == late
+
+
+def test_gates_that_the_optimizer_lacks(recwarn):
+    own, schedule = None, None
+    for optimized in (False, True):
+        own = converted()
+        schedule = TempSchedule(own, length=4)
+        if optimized:
+            nn.init.ones_(own[1].attention.gate.gamma)
+        for _ in range(101):
+            schedule.step()
+        assert len([w for w in recwarn if 'optimizer' in str(w.message)]) == 1
 
 
 def test_a_converted_model_without_schedule_says_so_once():
@@ -172,6 +197,9 @@ def test_a_converted_model_without_schedule_says_so_once():
     assert not train(copy.deepcopy(model))
     model = converted()
     assert not train(model, TempSchedule(model, length=4), steps=3)
+    model = converted()
+    caught = train(model, TempSchedule(model[0], length=4))
+    assert any(message.startswith('1 of 2 gates') for message in caught)
     model = converted()  # fine-tuned with trained gates
     nn.init.ones_(model[0].attention.gate.gamma)
     assert not train(model)
