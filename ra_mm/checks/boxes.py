@@ -7,7 +7,7 @@ import numpy as np
 
 from ra_mm.checks.coco import is_coco
 from ra_mm.checks.context import Context
-from ra_mm.checks.finding import Finding, error
+from ra_mm.checks.finding import Finding, error, warning
 from ra_mm.checks.images import has_other_size
 from ra_mm.checks.sample import Part, get_instances
 from ra_mm.validation import shorten
@@ -19,8 +19,19 @@ IGNORED_RLE = 'with an RLE, which poly2mask=False ignores'
 
 
 def check_coco_boxes(context: Context) -> Iterator[Finding]:
-    """Boxes of annotation files are x, y, width, height in pixels."""
+    """Boxes of annotation files are x, y, width, height in pixels, once each."""
     for _, coco in context.all_coco:
+        total, boxes = len(coco.ids), map(tuple, coco.boxes.tolist())
+        places = zip(coco.image_of.tolist(), coco.category_of, boxes)
+        polygons = coco.polygon_boxes
+        beside = _overlaps(_corners(coco.boxes), _corners(polygons)) < 0.5
+        for n, text in (
+            (total - len({*places}), 'repeat another one, with its image, category and '
+             'box; remove them'),
+            (beside.sum(), 'have a box that is not around their polygons; correct them'),
+        ):  # fmt: skip
+            if n > 0.01 * total:
+                yield warning(f'{coco.path}: {n} of {total} annotations {text}')
         listed = coco.image_of >= 0
         images = coco.image_of[listed]
         names = np.array([*coco.file_names.values()], dtype=object)[images]
@@ -106,6 +117,11 @@ def check_instance_masks(part: Part) -> Iterator[Finding]:
                 f'{len(paths)} of {total} objects {what}, such as in {paths[0]}. Polygons '
                 'are x1, y1, x2, y2, ... in pixels, the size of an RLE is height, width',
             )
+
+
+def _corners(boxes):
+    """Return x1, y1, x2, y2 of boxes."""
+    return np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
 
 
 def _overlaps(a, b):

@@ -32,6 +32,7 @@ class CocoFile:
         is_taken: Whether mmdet takes an annotation, if it has its category.
         is_counted: Whether it is neither a crowd nor ignored.
         mask_faults: See :func:`describe_mask`; '' for ignored annotations.
+        polygon_boxes: (N, 4), around the polygons, or the boxes of those that have none.
         has_crowd_flag: Whether it has an ``iscrowd``.
 
     Raises:
@@ -72,6 +73,12 @@ class CocoFile:
             '' if a.get('ignore') or i < 0 else describe_mask(a, *sizes[i])
             for a, i in zip(annotations, self.image_of)
         ]
+        known = self.is_counted & (self.image_of >= 0)
+        self.polygon_boxes = self.boxes.copy()
+        for i in np.flatnonzero(known):
+            polygons = annotations[i].get('segmentation')
+            if isinstance(polygons, list) and not self.mask_faults[i]:
+                self.polygon_boxes[i] = _box_around(polygons)
 
 
 def _read_lists(path):
@@ -124,6 +131,11 @@ def describe_mask(annotation: dict, width: int, height: int) -> str:
     if max(map(max, filter(None, segmentation))) <= 1 < min(x + w, y + h) - 1:
         return 'a polygon within 0 and 1, instead of pixels'
     return ''
+
+
+def _box_around(polygons):
+    x, y = ([v for polygon in polygons for v in polygon[i::2]] for i in (0, 1))
+    return min(x), min(y), max(x) - min(x), max(y) - min(y)
 
 
 def _column(path, entries, key, convert, *args):

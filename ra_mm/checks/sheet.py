@@ -83,7 +83,7 @@ def _iter_masks(sample):
             yield mask > 0, _color(int(label), 0.5)
     if (semantic := getattr(sample, 'gt_sem_seg', None)) is not None:
         labels = semantic.data.squeeze().numpy()
-        for label in np.unique(labels):
+        for label in np.unique(labels) if labels.ndim == 2 else ():  # else RGB
             black = (0, 0, 0, 0.5)
             yield labels == label, black if label == 255 else _color(int(label), 0.5)
 

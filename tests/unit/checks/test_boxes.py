@@ -23,6 +23,26 @@ def test_boxes_of_another_form(refused, with_annotations, coco, change, expected
     assert expected in refused(with_annotations(change_boxes(coco, change)))
 
 
+def repeat(annotations):
+    return [*annotations, *({**a, 'id': a['id'] + 1000} for a in annotations)]
+
+
+def move_polygons(annotations):
+    for a in annotations:
+        a['segmentation'] = [[v + a['bbox'][2] for v in p] for p in a['segmentation']]
+    return annotations
+
+
+@pytest.mark.parametrize(
+    'change, expected',
+    [(repeat, ['repeat']), (move_polygons, ['polygons']), (list, [])],
+)
+def test_boxes_that_contradict_others(check, with_annotations, coco, change, expected):
+    coco['annotations'] = change(coco['annotations'])
+    text = '\n'.join(check(with_annotations(coco)))
+    assert [word for word in ('repeat', 'polygons') if word in text] == expected
+
+
 @pytest.mark.parametrize('num, is_error', [(1, False), (48, True)])
 def test_boxes_that_leave_their_images(
     check, refused, with_annotations, coco, num, is_error
