@@ -83,13 +83,8 @@ def estimate_plan(
         hook = cfg.default_hooks.checkpoint
         kept = max(hook.get('max_keep_ckpts', -1), 0) or steps // hook.interval
         estimate = Estimate(kept * params * 8 / 1e3)
-        finished = [
-            entry.wall_s / 3600 * setting.gpus
-            for run_id, entry in ledger.runs.items()
-            if entry.status == 'done' and run_id == f'{run.name}-seed{entry.seed}'
-        ]
-        if finished:
-            estimate.hours = median(finished)
+        if finished := ledger.seconds_of_others(run.id):
+            estimate.hours = median(finished) / 3600 * setting.gpus
         elif is_paper:
             toolbox = cfg.default_scope if cfg.default_scope in IMAGES else 'mmdet'
             estimate.taken_per_s = setting.gpus / (flops * seconds[toolbox])

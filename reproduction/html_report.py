@@ -5,6 +5,7 @@ from datetime import datetime
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
+from statistics import median
 
 from jinja2 import Environment, FileSystemLoader, Template
 
@@ -48,6 +49,8 @@ def render(ledger: Ledger) -> str:
         shown |= charts.keys()
         tables.append((number, table, new))
     entries = ledger.runs.values()
+    done = {id: run.wall_s for id, run in ledger.runs.items() if run.status == 'done'}
+    others = {run_id: ledger.seconds_of_others(run_id) for run_id in done}
     versions = {v for entry in entries for v in (entry.versions or {}).items() if v[1]}
     return _template().render(
         ledger=ledger,
@@ -55,6 +58,7 @@ def render(ledger: Ledger) -> str:
         titles=paper.titles(),
         states=Counter(entry.status for entry in entries),
         seconds=sum(entry.wall_s for entry in entries),
+        of_estimate=[s / median(others[id]) for id, s in done.items() if others[id]],
         versions=sorted(versions),
         commits=sorted({entry.commit for entry in entries if entry.commit}),
         now=datetime.now(),

@@ -244,6 +244,16 @@ class Ledger:
         entries = [self.runs[run_id] for run_id in row.runs if run_id in self.runs]
         return [entry for entry in entries if status in (None, entry.status)]
 
+    def seconds_of_others(self, run_id: str) -> list[float]:
+        """What the finished runs of the same row with other seeds took."""
+        name = run_id.rpartition('-seed')[0]
+        return [
+            entry.wall_s
+            for other, entry in self.runs.items()
+            if other.rpartition('-seed')[0] == name and other != run_id
+            if entry.status == 'done'
+        ]
+
 
 def format_duration(seconds: float) -> str:
     """Format as '12 s', '3.1 min' or '12.7 h'."""
