@@ -47,6 +47,6 @@ def _ratio(quota, period):
 
 
 if not {'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT'} & os.environ.keys():
-    os.environ['OMP_WAIT_POLICY'] = 'PASSIVE'
+    os.environ |= {'OMP_WAIT_POLICY': 'PASSIVE', 'GOMP_SPINCOUNT': '1000'}
 if count_cpus() < (os.cpu_count() or 1):
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, int(count_cpus()))))
