@@ -118,7 +118,13 @@ def get_weights(checkpoint: Mapping, path: str) -> Mapping:
 
 
 def unnest(checkpoint: Mapping) -> Mapping:
-    """Return what a checkpoint has in the usual places of weights, or itself."""
+    """Return what a checkpoint has in the usual places of weights, or itself.
+
+    Of a teacher and a student the prefix has to choose.
+    """
+    pair = {k: checkpoint[k] for k in ('teacher', 'student') if k in checkpoint}
+    if len(pair) == 2 and all(isinstance(value, Mapping) for value in pair.values()):
+        return {f'{k}.{name}': t for k, own in pair.items() for name, t in own.items()}
     for name in PLACES:
         if isinstance(checkpoint.get(name), Mapping):
             return unnest(checkpoint[name])

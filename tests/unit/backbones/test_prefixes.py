@@ -71,3 +71,18 @@ def test_nested_weights(cfg, place, prefix, tmp_path, randomise):
     own = init(cfg, checkpoint=str(tmp_path / 'a.pth'), prefix=prefix or None)
     own = own.state_dict()
     assert all(torch.equal(own[name], t) for name, t in weights.items())
+
+
+@pytest.mark.parametrize('cfg', BACKBONES[::2], ids=lambda cfg: cfg['type'])
+@pytest.mark.parametrize('nested', [True, False])
+def test_teacher_and_student(cfg, nested, tmp_path, randomise):
+    """The user chooses, whichever way they are saved."""
+    pair = {k: randomise(MODELS.build(dict(cfg))).state_dict() for k in 'ts'}
+    pair = dict(teacher=pair['t'], student=pair['s'])
+    flat = {f'{k}.{name}': t for k, own in pair.items() for name, t in own.items()}
+    torch.save(pair if nested else flat, path := tmp_path / 'a.pth')
+    with pytest.raises(UserError, match="prefix='teacher.'"):
+        init(cfg, checkpoint=str(path))
+    for name, weights in pair.items():
+        own = init(cfg, checkpoint=str(path), prefix=f'{name}.').state_dict()
+        assert torch.equal(own['conv1.weight'], weights['conv1.weight'])
