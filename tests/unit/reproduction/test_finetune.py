@@ -11,8 +11,9 @@ from ra_mm.errors import UserError
 from ra_mm.models import build_model
 from reproduction.finetune import ANNEALED, ATTENTION_OF
 from reproduction.job import make_job, write_initial_weights
+from reproduction.ledger import Ledger
 from reproduction.plan import Setting, make_plan, select_rows
-from reproduction.slurm import sbatch_command
+from reproduction.slurm import sbatch_command, submit
 from reproduction.user_data import read_data_folder
 
 
@@ -47,6 +48,12 @@ def test_variants_are_jobs_of_their_own(shapes):
     assert any(word.startswith(f'--job-name={name}@') for word in call)
     assert any(word.endswith(f'{name}-seed%a.log') for word in call)
     assert call[-1].endswith(f'--run {name}-seed$SLURM_ARRAY_TASK_ID')
+
+
+def test_a_machine_without_slurm(tmp_path, monkeypatch):
+    monkeypatch.setenv('PATH', '')
+    with pytest.raises(UserError, match='no sbatch'):
+        submit({}, Setting('demo', tmp_path), Ledger(tmp_path), [], {}, print)
 
 
 @pytest.mark.parametrize('variant, gates', [('head_alone', 0), ('gates_alone', 10)])
