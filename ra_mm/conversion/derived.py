@@ -22,6 +22,8 @@ from .rule_source import compile_rule, derive_source
 from .rules import Rule, find_rule, full_name
 from .tracing import NoSum, NotDerivable
 
+SHOW_INPUTS = 'Pass example=, an input of the model, which shows those that are used'
+
 
 def candidate_blocks(model: nn.Module, blocks: Any) -> dict[str, nn.Module]:
     """Find the modules that a rule may be derived for: known blocks, and those asked for.
@@ -130,10 +132,18 @@ def _derive(block, inputs, shortcut, proved):
     try:
         rule = compile_rule(_source_of(block, inputs, shortcut))
         channels = count_channels(block, rule, inputs, (type(block), rule) in proved)
+        if any(v is UNKNOWN for v in inputs.values()) and _looks_at_types(block):
+            raise NotDerivable(f'may have inputs of several types. {SHOW_INPUTS}')
     except NotDerivable as e:
         return e
     proved.add((type(block), rule))
     return rule._replace(channels=lambda block: channels)
+
+
+def _looks_at_types(block):
+    """Whether its forward pass asks isinstance, which a trace does not show."""
+    code = getattr(inspect.unwrap(type(block).forward), '__code__', None)
+    return code is not None and 'isinstance' in code.co_names
 
 
 def _record_calls(
@@ -189,10 +199,7 @@ def _inputs_of(block: nn.Module, call: tuple | None) -> dict[str, Any]:
     if call is None and len(names) == 1:
         return dict.fromkeys(names, UNKNOWN)
     if call is None:
-        raise NotDerivable(
-            'has several inputs. Pass example=, an input of the model, which shows '
-            'those that are used'
-        )
+        raise NotDerivable(f'has several inputs. {SHOW_INPUTS}')
     args, kwargs = call
     inputs = signature.bind(*args, **kwargs).arguments
     return tree_map_only(Tensor, lambda t: t.to('meta'), dict(inputs))

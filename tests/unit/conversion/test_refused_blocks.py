@@ -140,6 +140,14 @@ class Deceitful(Basic):
         return self.branch(x) + (x if isinstance(x, torch.Tensor) else 2 * x)
 
 
+class Parts(Basic):
+    """Also accepts parts of a map, as in DPN of segmentation_models_pytorch."""
+
+    def forward(self, x):
+        x = torch.cat(x, 1) if isinstance(x, tuple) else x
+        return self.branch(x) + x
+
+
 class OtherShape(Basic):
     def forward(self, x):
         return self.branch(x) + x.mean((2, 3), keepdim=True)
@@ -171,6 +179,7 @@ def compiled():
         (Parallel, Parallel, "Parallel.*conv1 and conv2.*shortcut='name'"),
         (Tokens, Tokens, 'Tokens.*tokens.*feature maps'),
         (Deceitful, Deceitful, 'Deceitful.*trace'),
+        (Parts, Parts, 'Parts.*types.*example='),
         (OtherShape, OtherShape, r'OtherShape.*\(2, 4, 1, 1\)'),
         (Constant, Constant, 'Constant.*neither a parameter nor a buffer'),
         (Basic, 'Bottleneck', "blocks='Bottleneck'.*Basic"),
