@@ -163,6 +163,22 @@ def test_timm(tmp_path):
     assert temps(model) == temps(ema) == {1}
 
 
+@pytest.mark.parametrize('name', ['ModelEmaV2', 'ModelEmaV3'])
+def test_averages_of_timm(name):
+    """Refused by convert; and temp lags in one that the schedule does not know."""
+    timm = pytest.importorskip('timm')
+    average = getattr(timm.utils, name)
+    model = timm.create_model('test_resnet')
+    with pytest.raises(ValueError, match=f'before.*{name}'):
+        ra_mm.convert(average(model))
+    ema = average(ra_mm.convert(model), decay=0.5)
+    schedule = ra_mm.TempSchedule(model, length=2, start=5)
+    with pytest.warns(UserWarning, match=r'TempSchedule\(\[model, average\]'):
+        schedule.step()
+    ema.update(model)
+    assert temps(model) == {3} and temps(ema) == {2}
+
+
 def test_transformers(tmp_path):
     transformers = pytest.importorskip('transformers')
     pytest.importorskip('accelerate')
