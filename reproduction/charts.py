@@ -219,28 +219,29 @@ def draw_panels(panels: list[Panel], names: list[str]) -> Figure:
 
 
 def _draw_curves(ax, panel):
-    """Draw thin lines for the seeds of each row, and a thick one for the mean."""
+    """Draw the mean of the seeds of each row, and a band of one standard deviation."""
     for i, curves in enumerate(panel.curves):
+        if not curves:
+            continue
         color = COLORS[i % len(COLORS)]
-        curves = [np.array(curve) for curve in curves]
-        if len(curves) > 1:
-            for curve in curves:
-                ax.plot(*curve.T, color=color, linewidth=0.6, alpha=0.7)
-            curves = [_mean(curves)]
-        for curve in curves:
-            marker = 'o' if len(curve) < MAX_MARKED_POINTS else None
-            ax.plot(*curve.T, color=color, linewidth=1.6, marker=marker, markersize=3)
+        steps, values = _align([np.array(curve) for curve in curves])
+        marker = 'o' if len(steps) < MAX_MARKED_POINTS else None
+        mean, std = values.mean(axis=0), values.std(axis=0)
+        ax.plot(steps, mean, color=color, linewidth=1.6, marker=marker, markersize=3)
+        if len(values) > 1:
+            band = mean - std, mean + std
+            ax.fill_between(steps, *band, color=color, alpha=0.15, lw=0)
     values = np.concatenate([line.get_ydata() for line in ax.lines])
     # On a linear scale, a diverged run would flatten the others.
     if panel.key == 'loss' and 0 < 100 * values.min() < values.max():
         ax.set_yscale('log')
 
 
-def _mean(curves):
-    """The mean of curves over the steps that all of them have."""
-    steps = sorted(set.intersection(*(set(curve[:, 0]) for curve in curves)))
-    values = [np.interp(steps, *curve.T) for curve in curves]
-    return np.stack([steps, np.mean(values, axis=0)], axis=1)
+def _align(curves):
+    """The steps up to the end of the shortest curve, and the values of all at these."""
+    last = min(curve[-1, 0] for curve in curves)
+    steps = [step for step in curves[0][:, 0] if step <= last]
+    return steps, np.stack([np.interp(steps, *curve.T) for curve in curves])
 
 
 def _draw_stages(ax, panel):
