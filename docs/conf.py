@@ -28,6 +28,7 @@ include_patterns = ['*.md', 'docs/**', 'examples/tutorial.ipynb']
 extensions = ['myst_nb', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
 extensions += ['sphinx.ext.viewcode', 'sphinx_copybutton']
 html_theme = 'furo'
+pygments_dark_style = 'github-dark'  # furo's underlines imports as if they were links
 html_extra_path = ['index.html']
 html_search_scorer = str(REPO / 'docs/search_scorer.js')
 
@@ -38,9 +39,11 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 3600  # a machine may be busy
 nb_merge_streams = True
 nb_output_stderr = 'remove'
+smartquotes_action = 'De'  # dashes and dots, not quotes: 'ra' is a value to copy
 
 autodoc_inherit_docstrings = False
 autodoc_mock_imports = ['lightning', 'transformers', 'ultralytics']  # of ra_mm.adapters
+autodoc_preserve_defaults = True
 autodoc_typehints = 'none'  # the docstrings have the types
 napoleon_use_ivar = True
 nitpicky = True  # a reference to a name of ra_mm that does not exist is an error
@@ -116,6 +119,8 @@ def describe(module, seen):
             # automodule has set the module of a bare name
             full_name = name if kind == 'data' else f'{module.__name__}.{name}'
             lines += ['', f'.. {kind}:: {full_name}']
+            if kind == 'data':
+                lines += ['', '   ' + ', '.join(f'``{item!r}``' for item in value)]
             if kind == 'autoclass':
                 lines += ['   :members:', '   :show-inheritance:']
     return lines
@@ -135,14 +140,25 @@ def write_api(app):
         for module in modules:
             name = module.__name__
             if name == page or (page != 'ra_mm' and name.startswith(f'{page}.')):
+                names = describe(module, seen)
+                if name != page and not names and '\n' not in module.__doc__:
+                    continue  # a sentence about names that the package offers
                 lines += ['', name, ('=' if name == page else '-') * len(name)]
-                lines += ['', f'.. automodule:: {name}', *describe(module, seen)]
+                lines += ['', f'.. automodule:: {name}', *names]
         (folder / f'{page}.rst').write_text('\n'.join(lines) + '\n')
-    index = ['API reference', '=' * 13, '', '.. toctree::', '   :maxdepth: 1', '']
-    index += [f'   {page}' for page in pages]
+    index = ['API reference', '=' * 13, '', '.. toctree::', '   :hidden:', '']
+    index += [*(f'   {page}' for page in pages), '']
+    about = {m.__name__: m.__doc__.partition('\n')[0] for m in modules}
+    index += [f'- :doc:`{page}`: {about[page]}' for page in pages]
     (folder / 'index.rst').write_text('\n'.join(index) + '\n')
 
 
+def skip_field(app, what, name, obj, skip, options):
+    """Leave out the fields of a named tuple, which its docstring describes."""
+    return True if type(obj).__name__ == '_tuplegetter' else None
+
+
 def setup(app):
+    app.connect('autodoc-skip-member', skip_field)
     app.connect('builder-inited', write_api)
     app.connect('source-read', add_contents)

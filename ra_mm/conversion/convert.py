@@ -61,7 +61,7 @@ def convert(
     that cannot be traced. Each block is traced by torch.fx, and its converted copy is
     compared with it before the model is changed. Blocks without a shortcut stay as
     they are. A block that adds two shortcuts one after the other gets an attention in
-    each sum. The logger 'ra_mm' gets the :func:`summarize` of the model, at the level
+    each sum. The logger 'ra_mm' gets the :func:`.summarize` of the model, at the level
     INFO.
 
     Args:
@@ -139,7 +139,7 @@ def match_block(layer: nn.Module, block: nn.Module) -> None:
 def build_attention(
     attention: str | Callable | Mapping, channels: int, **kwargs: Any
 ) -> ResidualSum:
-    """Build the attention of a block, see :func:`convert`."""
+    """Build the attention of a block, see :func:`ra_mm.convert`."""
     try:
         if isinstance(attention, Mapping):
             # OpenMMLab's registries, which are not needed otherwise

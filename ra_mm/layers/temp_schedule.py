@@ -35,7 +35,7 @@ class TempSchedule:
     step ``length`` on temp = end.
 
     Training that starts from trained weights, any gamma other than 0, goes on
-    from their temp, see :func:`first_temp`.
+    from their temp, see :func:`.first_temp`.
 
     Args:
         model (nn.Module or iterable of nn.Module): The model; or several, such

@@ -136,7 +136,8 @@ def compile_if_faster(
 
     Args:
         module (nn.Module): The backbone in training mode.
-        args (tuple), kwargs (dict, optional): What a training step calls it with.
+        args (tuple): What a training step calls it with.
+        kwargs (dict, optional): The same by keyword.
         steps (int): The training steps that remain.
         dynamic (bool): Whether the sizes of inputs vary. Otherwise, inputs of other
             sizes run eagerly. Defaults to False.
