@@ -185,6 +185,7 @@ def table(rows: dict) -> str:
         total = Counter(done) + Counter(row.get('left', {}))
         counts = ', '.join(f'{done.get(k, 0)} of {n} {k}' for k, n in total.items())
         reasons = '; '.join(f'{kind} {reason}' for kind, reason in why)
+        reasons = re.sub('(the shortcut): [^;]+', r'\1', reasons)  # the branches
         if total:
             lines.append(f'| {family} | `{row["model"]}` | {counts} | {reasons} |')
     return '\n'.join(lines)
