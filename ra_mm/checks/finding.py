@@ -39,7 +39,7 @@ class Findings(list[Finding]):
         return next((f.cause for f in self if f.cause is not None), None)
 
     def raise_errors(self) -> None:
-        """Raise one :class:`UserError` that lists all errors, if there are any."""
+        """Raise one :class:`.UserError` that lists all errors, if there are any."""
         lines = self.errors
         if len(lines) > 1:
             lines.insert(0, f'{len(lines)} things are missing or wrong:')

@@ -18,7 +18,7 @@ def IDENTITY(x: Tensor) -> Tensor:
 
 
 class Rule(NamedTuple):
-    """How a kind of block computes its sum, see :func:`add_rule`."""
+    """How a kind of block computes its sum, see :func:`.add_rule`."""
 
     operands: Callable[..., tuple]
     channels: Callable[[Any], int | tuple[int, ...]] = lambda block: 0

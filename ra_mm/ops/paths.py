@@ -11,7 +11,7 @@ All paths compute the same values to rounding, second derivatives included:
   exactly PyTorch's BatchNorm1d, 2d or 3d.
 
 :func:`resolve_path` takes the last of these that applies and that
-:func:`max_path` allows: the path of :func:`set_path`, if there is one; otherwise
+:func:`max_path` allows: the path of :func:`.set_path`, if there is one; otherwise
 'fused', but 'fused_sum' for gradients on a GPU, where it is faster, unless
 :func:`torch.compile` compiles the model.
 """
@@ -98,7 +98,7 @@ def resolve_path(
         norm (callable, optional): The norm that the path has to include.
 
     Returns:
-        str: One of :data:`PATHS`: 'reference' means that no operation of ours
+        str: One of :data:`ra_mm.ops.PATHS`: 'reference' means that no operation of ours
         computes it.
     """
     # Subclasses of Tensor, and proxies of torch.fx, go through the equations.

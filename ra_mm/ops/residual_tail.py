@@ -63,7 +63,7 @@ def fused_sum(
 
 
 class FusedSum(Function):
-    """The sum and its gradients, see :func:`fused_sum`."""
+    """The sum and its gradients, see :func:`.fused_sum`."""
 
     @staticmethod
     def forward(
@@ -157,7 +157,7 @@ def _update_running_stats(bn, mu, V, M):
 
 
 class BNTail(Function):
-    """Batch norm and sum with their gradients, see :func:`bn_tail`."""
+    """Batch norm and sum with their gradients, see :func:`.bn_tail`."""
 
     @staticmethod
     def forward(
