@@ -1,4 +1,4 @@
-"""Threads that wait without spinning, and no more of them than CPUs.
+"""Threads that hardly spin while they wait, and no more of them than CPUs.
 
 Import this module before PyTorch, whose OpenMP reads the environment once::
 
