@@ -152,11 +152,11 @@ class TempSchedule:
                 stacklevel=2,
             )
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, Any]:
         """The progress, to save with a checkpoint."""
         return {name: getattr(self, name) for name in STATE}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue as the schedule that was saved, with its length, start and end.
 
         Raises:
