@@ -45,8 +45,12 @@ class Classifier(lightning.LightningModule):
         right = (self.model(images).argmax(1) == labels).float().mean()
         self.log('accuracy', right, prog_bar=True)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), 2e-3, weight_decay=0.05)
+    def configure_optimizers(self) -> dict:
+        optimizer = torch.optim.AdamW(self.parameters(), weight_decay=0.05)
+        steps = self.trainer.estimated_stepping_batches
+        decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps)
+        scheduler = dict(scheduler=decay, interval='step')
+        return dict(optimizer=optimizer, lr_scheduler=scheduler)
 
 
 def main(argv: Sequence[str] | None = None) -> float:
@@ -61,9 +65,10 @@ def main(argv: Sequence[str] | None = None) -> float:
     folder = args.out / 'shapes'
     write_shapes(folder, 1, 1, classes_train=args.images, classes_val=args.images // 4)
     steps = [transforms.ToTensor(), transforms.Normalize(3 * [0.5], 3 * [0.25])]
+    flips = [transforms.RandomHorizontalFlip(), transforms.RandomVerticalFlip()]
     train, val = (
-        ImageFolder(folder / 'classes' / split, transforms.Compose(steps))
-        for split in ('train', 'val')
+        ImageFolder(folder / 'classes' / split, transforms.Compose(augment + steps))
+        for split, augment in (('train', flips), ('val', []))
     )
     loader = DataLoader(train, 32, shuffle=True, drop_last=True)
     annealed = max(1, args.epochs * len(loader) // 4)  # steps in which temp falls
