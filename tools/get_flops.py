@@ -24,7 +24,7 @@ from ra_mm.analysis import complexity
 from ra_mm.analysis.complexity import SHAPES, count_flops, count_params
 from ra_mm.cli import add_cfg_options, load_config, report_user_errors
 from ra_mm.cli.arguments import add_shape_argument
-from ra_mm.errors import UserError
+from ra_mm.errors import UserError, describe
 from ra_mm.models import build_model
 from reproduction import paper
 
@@ -85,7 +85,7 @@ def print_model(cfg: Config, shape: tuple[int, int] | None) -> None:
     except Exception as e:  # heads may need more than the sample they are given
         text = f'{cfg.filename}: {cfg.model.type} cannot be counted at '
         text += f'{shape[0]} x {shape[1]} pixels'
-        raise UserError(f'{text}: {type(e).__name__}: {e}') from e
+        raise UserError(f'{text}: {describe(e)}') from e
     parts = complexity.count_parts(model, analyzer)
     print(f'{cfg.filename}, {shape[0]} x {shape[1]} pixels (H x W)\n')
     print(f'{"":16}{"Param. (M)":>12}{"FLOPs (G)":>12}')

@@ -55,8 +55,9 @@ def _self_attention(inputs, outputs):
 
 _each = jit_handles.elementwise_flop_counter(0, 1)
 _each_input = jit_handles.elementwise_flop_counter(1, 0)
+_PRODUCTS = ['mul', 'div', 'addcmul', 'addcdiv', 'lerp']
 COUNTED = {
-    **{f'aten::{name}': _each for name in ('mul', 'mul_', 'div', 'div_')},
+    **{f'aten::{name}': _each for name in _PRODUCTS + [f'{n}_' for n in _PRODUCTS]},
     'aten::square': _each,
     'aten::pow': _each,
     'aten::mean': _each_input,
