@@ -3,6 +3,7 @@
 import os
 import os.path as osp
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from mmengine.dataset import BaseDataset
 
@@ -123,13 +124,26 @@ def _walk(folder):
         yield from (osp.normpath(osp.join(parent, name)) for name in names)
 
 
+def _key(path):
+    return osp.basename(path), osp.getsize(path) if osp.isfile(path) else 0
+
+
+def _identify(part, common):
+    """Yield images of these names and sizes, after what copies of them share."""
+    for path in part.scan.paths - {''}:
+        if (key := _key(path)) in common:
+            yield (key, hash(Path(path).read_bytes() if key[1] else path)), path
+
+
 def check_splits(parts: Sequence[Part]) -> Iterator[Finding]:
     """All classes occur in training, and no images to validate with."""
     train = [part for part in parts if part.is_train]
     others = [part for part in parts if not part.is_train]
-    trained = {path for part in train for path in part.scan.paths if path}
+    keys = [{_key(p) for x in s for p in x.scan.paths} for s in (train, others)]
+    common = keys[0] & keys[1]
+    trained = {id for part in train for id, _ in _identify(part, common)}
     for part in others:
-        if both := part.scan.paths & trained:
+        if both := [path for id, path in _identify(part, common) if id in trained]:
             n = f'{len(both)} of {len(part.scan.paths)} images'
             yield warning(f'{part.key}: {n} are trained on too, such as {min(both)}')
     if not train or not all(p.scan.is_complete and p.scan.objects for p in train):

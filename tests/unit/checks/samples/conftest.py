@@ -14,7 +14,8 @@ from ra_mm.checks.sample import load_parts
 def write_image(path, seed):
     """Write noise in colour, of 64 x 48 pixels."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    rng = np.random.default_rng([seed, *str(path.parent).encode()])  # no copies
+    pixels = rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
 
 

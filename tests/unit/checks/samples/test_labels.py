@@ -1,6 +1,8 @@
 """Folders and lists of labels, against the names of the classes."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -67,9 +69,20 @@ def test_multi_label_class_without_images(multi_label, warning):
     assert '(eel)' in warning(multi_label([0, 1], [1]))
 
 
-def test_validation_with_images_of_the_training(folders, warning):
-    text = warning(folders.build(), folders.build())
-    assert text.startswith('val_dataloader.dataset: 12 of 12 images')
+def copy(source, target):
+    shutil.copytree(source, target)
+    write = np.random.default_rng(0).integers(0, 255, (48, 64), dtype=np.uint8)
+    Image.fromarray(write).save(target / 'cat/0.png')
+
+
+@pytest.mark.parametrize('n, put', [(12, None), (12, os.symlink), (11, copy)])
+def test_validation_with_images_of_the_training(folders, warning, tmp_path, n, put):
+    val = folders.build()
+    if put:
+        put(folders.root, tmp_path / 'val')
+        val['data_root'] = str(tmp_path / 'val')
+    text = warning(folders.build(), val)
+    assert text.startswith(f'val_dataloader.dataset: {n} of 12 images')
 
 
 def test_dark_images_of_16_bits(folders, error):
