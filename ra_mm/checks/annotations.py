@@ -141,6 +141,7 @@ def _check_evaluated(coco):
     texts = [id for id in coco.ids if isinstance(id, str) and not id.isdecimal()]
     # It leaves crowds and negative areas out, and takes 0 for a small object (mAP_s).
     is_left_out = not (coco.is_counted & (coco.areas >= 0)).any() and len(coco.ids)
+    lost = (~coco.is_taken & coco.is_counted & (coco.areas > 0)).sum()
     small = 0 if is_left_out else (coco.areas <= 0).sum()
     ratios = coco.areas / np.maximum(coco.boxes[:, 2:].prod(1), 1e-6)
     odd = (((ratios < 0.002) | (ratios > 2)) & (coco.areas > 0)).sum()
@@ -151,6 +152,9 @@ def _check_evaluated(coco):
          '"no match", so that the AP is too low; number them from 1'),
         (True, is_left_out, 'are crowds ("iscrowd": 1) or have an area below 0, so that '
          'the AP is -1; correct these'),
+        (False, lost * (lost > 0.01 * len(coco.ids)), 'have an image that is not listed, or '
+         'a box outside of it or below a pixel, which no prediction matches'),
+        (False, coco.is_ignored.sum(), 'are ignored, but COCOeval reads iscrowd only'),
         (False, small, 'have an area of 0 or less, so that COCOeval leaves them out or '
          'takes them for small ones; set area to the number of pixels'),
         (False, odd * (2 * odd > len(coco.ids)), 'have an area that is not of their box, '

@@ -30,6 +30,7 @@ class CocoFile:
         boxes: (N, 4), x, y, width, height.
         areas: (N,).
         is_taken: Whether mmdet takes an annotation, if it has its category.
+        is_ignored: Whether it is ignored, but no crowd.
         is_counted: Whether it is neither a crowd nor ignored.
         mask_faults: See :func:`describe_mask`; '' for ignored annotations.
         polygon_boxes: (N, 4), around the polygons, or the boxes of those that have none.
@@ -64,6 +65,8 @@ class CocoFile:
         ends = np.minimum(corner + size, self.image_sizes[self.image_of])
         has_pixels = ((ends > np.maximum(corner, 0)) & (size >= 1)).all(1)
         self.is_taken = has_pixels & (self.image_of >= 0) & (self.areas > 0)
+        ignored = [a.get('ignore') and not a.get('iscrowd') for a in annotations]
+        self.is_ignored = np.array(ignored, dtype=bool)
         left_out = [bool(a.get('iscrowd') or a.get('ignore')) for a in annotations]
         self.is_counted = ~np.array(left_out, dtype=bool)
         has_crowd_flag = ['iscrowd' in a for a in annotations]

@@ -83,6 +83,23 @@ def as_box(a):
     return {'segmentation': [[x, y, x + w, y + h]]}
 
 
+@pytest.mark.parametrize(
+    'text, change',
+    [
+        ('not listed', lambda a: {'image_id': a['image_id'] + 1000}),
+        (
+            'below a pixel',
+            lambda a: {'bbox': [a['id'], 50, -20, -20], 'segmentation': []},
+        ),
+        ('iscrowd', lambda a: {'ignore': 1}),
+    ],
+)
+def test_objects_that_no_prediction_matches(check, with_validation, text, change):
+    cfg, path = with_validation(lambda a: change(a) if a['id'] % 2 else {})
+    found = [found for found in check(cfg) if str(path) in found]
+    assert len(found) == 1 and text in found[0]
+
+
 @pytest.mark.parametrize('metric', ['bbox', 'segm'])
 def test_sound_files(check, with_validation, truth, metric):
     cfg, path = with_validation(metric=metric)
