@@ -51,7 +51,7 @@ def check_mask_values(part: Part) -> Iterator[Finding]:
             f'ignored; one file is {_file_with(part, numbers[0])}. Change the masks, '
             'metainfo.classes, ignore_index or reduce_zero_label'
         )
-    elif part.is_train:
+    elif part.is_train or labels == {ignore}:
         yield from _check_classes(part, counts, ignore, first)
 
 

@@ -65,6 +65,12 @@ def test_most_pixels_are_ignored(masks, warning):
     assert '(255)' in text and '%' in text
 
 
+def test_validation_of_ignored_pixels(tmp_path, masks, error):
+    empty = type(masks)(tmp_path / 'empty')
+    empty.edit(lambda m: 0 * m + 255)
+    assert error(masks.build(), empty.build()).startswith('val_dataloader')
+
+
 def test_images_of_another_suffix(masks, look):
     for i in (1, 2, 3):
         path = masks.root / 'images' / f'{i:03}.jpg'
