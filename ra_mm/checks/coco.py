@@ -65,20 +65,18 @@ class CocoFile:
         ends = np.minimum(corner + size, self.image_sizes[self.image_of])
         has_pixels = ((ends > np.maximum(corner, 0)) & (size >= 1)).all(1)
         self.is_taken = has_pixels & (self.image_of >= 0) & (self.areas > 0)
-        ignored = [a.get('ignore') and not a.get('iscrowd') for a in annotations]
-        self.is_ignored = np.array(ignored, dtype=bool)
-        left_out = [bool(a.get('iscrowd') or a.get('ignore')) for a in annotations]
-        self.is_counted = ~np.array(left_out, dtype=bool)
-        has_crowd_flag = ['iscrowd' in a for a in annotations]
-        self.has_crowd_flag = np.array(has_crowd_flag, dtype=bool)
+        flags = [[bool(a.get(k)) for k in ('iscrowd', 'ignore')] for a in annotations]
+        is_crowd, is_ignored = np.array(flags, dtype=bool).reshape(-1, 2).T
+        self.is_ignored = is_ignored & ~is_crowd
+        self.is_counted = ~is_ignored & ~is_crowd
+        self.has_crowd_flag = np.array(['iscrowd' in a for a in annotations], bool)
         sizes = self.image_sizes.astype(int).tolist()
         self.mask_faults = [
             '' if a.get('ignore') or i < 0 else describe_mask(a, *sizes[i])
             for a, i in zip(annotations, self.image_of)
         ]
-        known = self.is_counted & (self.image_of >= 0)
         self.polygon_boxes = self.boxes.copy()
-        for i in np.flatnonzero(known):
+        for i in np.flatnonzero(self.is_counted & (self.image_of >= 0)):
             polygons = annotations[i].get('segmentation')
             if isinstance(polygons, list) and not self.mask_faults[i]:
                 self.polygon_boxes[i] = _box_around(polygons)

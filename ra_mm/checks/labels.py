@@ -124,26 +124,31 @@ def _walk(folder):
         yield from (osp.normpath(osp.join(parent, name)) for name in names)
 
 
-def _key(path):
-    return osp.basename(path), osp.getsize(path) if osp.isfile(path) else 0
+def _size(path):
+    return osp.getsize(path) if osp.isfile(path) else path
 
 
-def _identify(part, common):
-    """Yield images of these names and sizes, after what copies of them share."""
-    for path in part.scan.paths - {''}:
-        if (key := _key(path)) in common:
-            yield (key, hash(Path(path).read_bytes() if key[1] else path)), path
+def _content(path):
+    return hash(Path(path).read_bytes()) if osp.isfile(path) else path
+
+
+def _find_copies(trained, others):
+    """Return the others that are trained images: links, or copies of the same name."""
+    for kind in (osp.basename, _size, _content):  # the fewest files are read
+        keys = {path: (osp.basename(path), kind(path)) for path in trained | others}
+        both = {keys[path] for path in trained} & {keys[path] for path in others}
+        trained, others = ({p for p in s if keys[p] in both} for s in (trained, others))
+    return others
 
 
 def check_splits(parts: Sequence[Part]) -> Iterator[Finding]:
     """All classes occur in training, and no images to validate with."""
-    train = [part for part in parts if part.is_train]
-    others = [part for part in parts if not part.is_train]
-    keys = [{_key(p) for x in s for p in x.scan.paths} for s in (train, others)]
-    common = keys[0] & keys[1]
-    trained = {id for part in train for id, _ in _identify(part, common)}
+    train, others = ([p for p in parts if p.is_train == t] for t in (True, False))
+    trained = {path for part in train for path in part.scan.paths if path}
     for part in others:
-        if both := [path for id, path in _identify(part, common) if id in trained]:
+        same = part.scan.paths & trained
+        copies = _find_copies(trained - same, part.scan.paths - same - {''})
+        if both := same | copies:
             n = f'{len(both)} of {len(part.scan.paths)} images'
             yield warning(f'{part.key}: {n} are trained on too, such as {min(both)}')
     if not train or not all(p.scan.is_complete and p.scan.objects for p in train):

@@ -30,7 +30,6 @@ def load_weights(
     Raises:
         UserError: If a weight cannot be loaded for another reason.
     """
-    integers = find_integers(model, weights)
     shapes = {key: tuple(value.shape) for key, value in weights.items()}
     own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     wrong = [key for key in shapes if own.get(key, shapes[key]) != shapes[key]]
@@ -42,7 +41,7 @@ def load_weights(
         'missing': [key for key in missing if key not in resized],
         'unexpected': unexpected,
         'size mismatch': list(resized.values()),
-        'integer': integers,
+        'integer': find_integers(model, weights),
     }
 
 
