@@ -98,6 +98,8 @@ def convert(
             f'convert the model before it is wrapped in {", ".join(wrappers)}, which '
             'would not know the attentions'
         )
+    if kwargs.get('log', '') is None:  # no message, as it is now by default
+        del kwargs['log']
     chosen = _choose(
         model,
         _as_list(names),
