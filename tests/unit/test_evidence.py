@@ -41,15 +41,33 @@ def test_attention_put_into_trained_weights():
     assert read_table('Does it hurt to put it in?') == expected
 
 
+def format_comparison(comparison):
+    d, (low, high), p, corrected = comparison
+    return [
+        f'{d.mean():+.2f}',
+        f'{low:+.2f} to {high:+.2f}',
+        f'{(d > 0).sum()} of {len(d)}',
+        f'{p:.3f}',
+        f'{corrected:.3f}',
+    ]
+
+
 def test_fine_tuning():
     curves, table = read_curves('finetune_cifar10'), read_table('Does it help?')
     assert table.keys() == curves.keys()
-    for row, (*cells, differences) in table.items():
-        seeds = [curves[row].get(seed, []) for seed in range(len(cells))]
-        assert cells == [', '.join(f'{v:.2f}' for v in curve) for curve in seeds]
-        ends = zip(seeds, curves['plain'].values())
-        expected = ', '.join(f'{a[-1] - b[-1]:+.2f}' for a, b in ends if a)
-        assert differences == ('' if row == 'plain' else expected)
+    seeds = set.intersection(*(set(of_row) for of_row in curves.values()))
+    assert f'{len(seeds)} seeds' in TEXT.partition('Does it help?')[2].split('\n|')[0]
+    points = {row: {seed: curves[row][seed] for seed in seeds} for row in curves}
+    ends = {
+        row: {s: v[-1] for s, v in of_row.items()} for row, of_row in points.items()
+    }
+    compared = compare(ends, 'plain')
+    for row, cells in table.items():
+        v = np.array([*points[row].values()])
+        means = zip(v.mean(axis=0), v.std(axis=0, ddof=1))
+        assert cells[:3] == [f'{mean:.2f} ± {std:.2f}' for mean, std in means]
+        if row != 'plain':
+            assert cells[3:] == format_comparison(compared[row])
 
 
 @pytest.mark.parametrize(
@@ -75,11 +93,4 @@ def test_comparison(heading, name, metric):
         v = [*values[plain if row == 'plain' else row].values()]
         assert cells[0] == f'{np.mean(v):.2f} ± {np.std(v, ddof=1):.2f}'
         if row != 'plain':
-            d, (low, high), p, corrected = compared[row]
-            assert cells[1:] == [
-                f'{d.mean():+.2f}',
-                f'{low:+.2f} to {high:+.2f}',
-                f'{(d > 0).sum()} of {len(d)}',
-                f'{p:.3f}',
-                f'{corrected:.3f}',
-            ]
+            assert cells[1:] == format_comparison(compared[row])
