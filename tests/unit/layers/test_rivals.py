@@ -147,6 +147,8 @@ def test_static_gate():
     gamma = layer.gate.gamma[:, None, None]
     expected = F + (1 + gamma / 2.5) * x
     torch.testing.assert_close(layer(F, x), expected)
+    names = [name for name, _ in layer.named_parameters()]
+    assert names == [name for name, _ in ReverseAttention(6).named_parameters()]
     assert torch.equal(layer.gate(F), layer.gate(F.neg() * 3))
 
 

@@ -179,7 +179,6 @@ def test_a_schedule_that_is_hardly_stepped(recwarn, length, every, late):
 
 
 def test_gates_that_the_optimizer_lacks(recwarn):
-    own, schedule = None, None
     for optimized in (False, True):
         own = converted()
         schedule = TempSchedule(own, length=4)
