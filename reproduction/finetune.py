@@ -63,7 +63,7 @@ def make_variant(cfg: Config, variant: str) -> None:
         backbone.norm_eval = True
         cfg.optim_wrapper.paramwise_cfg = dict(custom_keys=FROZEN)
     if attention := ATTENTION_OF[variant]:
-        options = dict(backbone=backbone, attention=dict(type=attention))
+        options = dict(backbone=backbone, attention=dict(type=attention), **cfg.where)
         cfg.model.backbone = dict(type='ra_mm.Converted', **options)
     length = round(cfg.annealing * loop.max_iters)
     if variant in ANNEALED and length:

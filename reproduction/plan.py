@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,8 @@ def select_rows(tables: Sequence[str], texts: Sequence[str] = ()) -> list[paper.
             that is not in the paper.
         texts: If given, select only rows whose name (such as 'Table 4,
             ResNet50 + Faster R-CNN, +RA') contains one of these texts,
-            ignoring case.
+            ignoring case. With ``*``, which stands for anything, a text must be
+            the whole name: '*, +RA' leaves '+RA without annealing' out.
 
     Raises:
         UserError: If there is no such table, or no row with such a text.
@@ -107,7 +109,8 @@ def select_rows(tables: Sequence[str], texts: Sequence[str] = ()) -> list[paper.
     rows = [row for row in rows if _table_name(row) in tables]
     selected = [row for row in rows if not texts]
     for text in texts:
-        matches = [row for row in rows if text.lower() in str(row).lower()]
+        pattern = text.lower() if '*' in text else f'*{text.lower()}*'
+        matches = [row for row in rows if fnmatchcase(str(row).lower(), pattern)]
         if not matches:
             names = '\n'.join(f'  {row}' for row in rows)
             reason = 'no row has this in its name. The rows are'

@@ -73,7 +73,7 @@ def parse_args(argv: Sequence[str] | None) -> Namespace:
     add('tables', nargs='+', metavar='TABLE', help=what)
     what = 'demo: small models on drawn shapes, for a CPU; no numbers of the paper'
     add('--scale', choices=('full', 'demo'), default='full', help=what)
-    what = 'only rows with one of these texts, such as "Faster R-CNN" or +RA'
+    what = 'only rows with one of these texts: "Faster R-CNN", +RA, "*, +RA" (no more)'
     add('--rows', nargs='+', default=(), metavar='TEXT', help=what)
     add('--seeds', **number(default=1), metavar='K', help='runs for each row, 0 to K-1')
     what = 'your own dataset instead of COCO (annotations/ and images/) or ImageNet '

@@ -19,6 +19,8 @@ max_iters = 2000
 train_cfg = dict(_delete_=True, by_epoch=False, max_iters=max_iters, val_interval=500)
 # The fraction of the training in which temp falls to 1, in rows with annealing
 annealing = 0.1
+# Which blocks get the attention: names or skip of ra_mm.convert; all without
+where = {}
 optim_wrapper = dict(optimizer=dict(lr=0.005, weight_decay=1e-4))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=20),

@@ -37,6 +37,14 @@ def test_variants(configs):
         assert cfg.param_scheduler[-1].end == 60
 
 
+def test_blocks_of_one_stage(shapes):
+    data = read_data_folder(shapes / 'classes')
+    setting = Setting('full', Path('o'), data, options={'where.names': ['layer6']})
+    (run,) = make_plan(select_rows(['finetune'], ['*, +RA']), 1, data).values()
+    keys = build_model(make_job(run, setting).cfg).state_dict()
+    assert {k.split('.')[1] for k in keys if k.endswith('gamma')} == {'layer6'}
+
+
 def test_variants_are_jobs_of_their_own(shapes):
     """Although they have one config: by the job's name, its log and its run."""
     data = read_data_folder(shapes / 'classes')

@@ -70,6 +70,7 @@ def test_rows_are_selected_by_text():
     rows = select_rows(['table4'], ['faster r-cnn'])
     assert [row.name for row in rows] == ['Baseline', '+SE', '+CBAM', '+RA']
     assert len(select_rows(['table4', 'table5'], ['+RA', '+SE'])) == 8
+    assert [row.name for row in select_rows(['finetune'], ['*, +RA'])] == ['+RA']
     with pytest.raises(UserError, match='table11'):
         select_rows(['table11'])
     with pytest.raises(UserError, match=r"--rows 'RB'(.|\n)*Table 4, .*, \+RA"):
