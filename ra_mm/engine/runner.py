@@ -20,6 +20,7 @@ from ra_mm.engine.samples import name_samples
 from ra_mm.engine.strict_load import load_strict
 from ra_mm.errors import UserError, describe, translate_errors
 from ra_mm.registry import RUNNERS
+from ra_mm.validation import shorten
 
 
 @RUNNERS.register_module()
@@ -105,9 +106,22 @@ class SafeRunner(Runner):
         for pattern, replacement in revise_keys:
             weights = {re.sub(pattern, replacement, k): v for k, v in weights.items()}
         load_strict(self.model, weights, **self._load_options)
+        if self._load_options.get('scope') != 'backbone':
+            self._compare_classes(checkpoint.get('meta') or {}, filename)
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
+
+    def _compare_classes(self, meta: Mapping, filename: str) -> None:
+        """Refuse the same classes in another order, since a label is a number."""
+        trained, own = (
+            [*((data or {}).get('classes') or ())]
+            for data in (meta.get('dataset_meta'), self.visualizer.dataset_meta)
+        )
+        if trained != own and set(trained) == set(own):
+            text = f'{filename} was trained with the classes in another order than the'
+            text += f' dataset: {shorten(trained)}, not {shorten(own)}'
+            raise UserError(f'{text}; change metainfo.classes of the dataset')
 
     def train(self) -> nn.Module:
         self._load_options = dict(scope='backbone')

@@ -1,6 +1,7 @@
 """What SafeRunner saves, loads and reports."""
 
 import os
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -82,6 +83,18 @@ def test_new_heads_to_train_but_not_to_test(run, tmp_path):
     torch.save(dict(state_dict=weights), path)
     runner = run(tmp_path / 'work', epochs=1, load_from=str(path))
     with pytest.raises(UserError, match='head.x'):
+        runner.load_checkpoint(str(path))
+
+
+@pytest.mark.parametrize('trained, fits', [('ab', 1), ('ba', 0), ('xy', 1), ('', 1)])
+def test_classes_in_another_order(run, tmp_path, trained, fits):
+    """They would be scored as one another; new names may be those of a translation."""
+    path = tmp_path / 'trained.pth'
+    meta = dict(dataset_meta=dict(classes=(*trained,)))
+    torch.save(dict(state_dict={'weight': torch.ones(1)}, meta=meta), path)
+    runner = run(tmp_path / 'work', epochs=1, load_from=str(path))
+    runner.visualizer.dataset_meta = dict(classes=['a', 'b'])
+    with nullcontext() if fits else pytest.raises(UserError, match='another order'):
         runner.load_checkpoint(str(path))
 
 
