@@ -111,7 +111,9 @@ def get_weights(checkpoint: Mapping, path: str) -> Mapping:
         text = f'{path} holds no weights: expected tensors by name, at the top level'
         raise UserError(f'{text} or under one of {", ".join(PLACES)}')
     for key, value in weights.items():
-        if not value.isfinite().all():
+        with translate_errors(f'{path}: {key} is no dense tensor of numbers'):
+            is_finite = bool(value.isfinite().all())
+        if not is_finite:
             text = f'{path}: {key} is not finite (NaN or infinite)'
             raise UserError(f'{text}, so its run had diverged: use an earlier one')
     return weights

@@ -95,6 +95,19 @@ def test_other_file(refused, data):
     assert '\n' not in refused(data)
 
 
+@pytest.mark.parametrize(
+    'value, reason',
+    [
+        (torch.tensor(float('nan')), 'diverged'),
+        (torch.eye(2).to_sparse(), 'dense'),
+        (torch.ones(2, device='meta'), 'dense'),
+    ],
+)
+def test_weights_without_numbers(refused, value, reason):
+    message = refused(saved({'state_dict': {'bn.weight': value}}))
+    assert 'bn.weight' in message and reason in message
+
+
 # Code
 
 
