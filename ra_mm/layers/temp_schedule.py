@@ -65,10 +65,10 @@ class TempSchedule:
         self.start = first_temp(self.gates, start, end)
         self.end = end
         self.steps = 0
-        self._calls = 0
-        self._backward_passes = 0
+        self._calls = self._backward_passes = self._updates = self._version = 0
         if trained := [gate for gate in self.gates if gate.gamma.requires_grad]:
-            self._watch = trained[0].gamma.register_hook(self._count_backward_pass)
+            self._watched = trained[0].gamma
+            self._watch = self._watched.register_hook(self._count_backward_pass)
         self._apply()
 
     @property
@@ -81,9 +81,10 @@ class TempSchedule:
         self._calls += 1
         if self._calls == 1:
             self._follow_loaded_weights()
-            self._warn_of_gates()
         elif self._calls == 100:
             self._warn_of_optimizer()
+        if self._calls == 1 or self.steps == self.length:
+            self._warn_of_gates()
         self.steps += 1
         self._apply()
 
@@ -141,10 +142,12 @@ class TempSchedule:
     def _count_backward_pass(self, grad):
         """Warn if temp lags: an accumulated gradient has less than 64 passes a step."""
         self._backward_passes += 1
+        self._updates += self._watched._version != self._version
+        self._version = self._watched._version
         if self._backward_passes < self.length:
             return
         self._watch.remove()
-        if self._calls < self.length / 64:
+        if self._calls < max(self.length / 64, self._updates / 4):
             warnings.warn(
                 f'TempSchedule: step() was called {self._calls} times in {self.length} '
                 'backward passes, so temp hardly changes: call it after each step of '

@@ -166,13 +166,19 @@ def test_traced_models(kind):
         assert not torch.allclose(y, copies[0](x))
 
 
-@pytest.mark.parametrize('length, every, late', [(2, 9, 1), (140, 70, 1), (140, 7, 0)])
-def test_a_schedule_that_is_hardly_stepped(recwarn, length, every, late):
+@pytest.mark.parametrize(
+    'length, every, accumulated, late',
+    [(2, 9, 1, 1), (2, 9, 9, 1), (140, 70, 1, 1), (140, 7, 7, 0), (30, 6, 1, 1)],
+)
+def test_a_schedule_that_is_hardly_stepped(recwarn, length, every, accumulated, late):
     """Never, or once an epoch; gradients may be accumulated."""
     own = converted()
     schedule = TempSchedule(own, length)
+    optimizer = torch.optim.SGD(own.parameters(), lr=0.01)
     for i in range(2 * length):
         own(torch.randn(2, C, 4, 4)).sum().backward()
+        if i % accumulated == accumulated - 1:
+            optimizer.step()
         if i % every == every - 1:
             schedule.step()
     assert len([w for w in recwarn if 'step()' in str(w.message)]) == late
@@ -246,3 +252,8 @@ def test_an_average_that_is_not_annealed():
     (message,) = train(model, TempSchedule(model, length=4), steps=2)
     assert 'TempSchedule([' in message
     assert not train(model, TempSchedule([model, average], length=4), steps=2)
+    schedule = TempSchedule(model, length=4)
+    assert not train(model, schedule, steps=2)
+    average = torch.optim.swa_utils.AveragedModel(model)  # during the annealing
+    (message,) = train(model, schedule, steps=4)
+    assert 'TempSchedule([' in message
