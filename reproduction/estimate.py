@@ -20,8 +20,9 @@ from rich.table import Table
 from ra_mm.errors import UserError
 
 from .execute import count
-from .job import REPO, make_job
+from .job import make_job
 from .ledger import Ledger
+from .machine import REPO
 from .plan import Run, Setting
 
 IMAGES = {'mmpretrain': 1_281_167, 'mmdet': 117_266}  # of ImageNet-1K and COCO

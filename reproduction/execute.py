@@ -22,7 +22,7 @@ from ra_mm.threads import count_cpus
 
 from . import machine, process
 from .display import Display
-from .job import REPO, display_path, has_gates, make_job
+from .job import display_path, has_gates, make_job
 from .ledger import Entry, Ledger, format_duration
 from .plan import Run, Setting
 from .results import (
@@ -244,7 +244,7 @@ class Training:
             )
             return
         out = self.work_dir / 'gates'
-        tool = REPO / 'tools/visualize_gates.py'
+        tool = machine.REPO / 'tools/visualize_gates.py'
         command = [
             'python',
             *map(display_path, (tool, job.file, job.checkpoint, images)),

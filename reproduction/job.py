@@ -17,11 +17,9 @@ from ra_mm.models import build_model
 
 from .demo import shrink
 from .finetune import load_trained, make_variant
-from .paper import CONFIGS
+from .machine import REPO
 from .plan import Run, Setting
 from .user_data import set_data_folder, shapes_folder
-
-REPO = CONFIGS.parent
 
 
 @dataclass(frozen=True)
