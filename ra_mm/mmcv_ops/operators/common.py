@@ -54,14 +54,9 @@ def allow_nondeterministic() -> Iterator[None]:
     mode. mmcv's do the same and never check the mode, so configs with
     ``randomness=dict(deterministic=True)`` train with them.
     """
-    strict = (
-        torch.are_deterministic_algorithms_enabled()
-        and not torch.is_deterministic_algorithms_warn_only_enabled()
-    )
-    if strict:
-        torch.use_deterministic_algorithms(True, warn_only=True)
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode(min(mode, 1))  # 2 would raise, 1 warns
     try:
         yield
     finally:
-        if strict:
-            torch.use_deterministic_algorithms(True)
+        torch.set_deterministic_debug_mode(mode)
