@@ -65,13 +65,7 @@ class OptionsAction(Action):
     action keeps them verbatim or raises an error.
     """
 
-    def __call__(
-        self,
-        parser: ArgumentParser,
-        namespace: Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
+    def __call__(self, parser, namespace, values, option_string=None):
         options = dict(getattr(namespace, self.dest, None) or {})
         for text in values:
             key, _, value = text.partition('=')
@@ -120,13 +114,7 @@ def _parse_with_mmengine(value):
 class ShapeAction(Action):
     """One or two numbers, as a tuple of height and width."""
 
-    def __call__(
-        self,
-        parser: ArgumentParser,
-        namespace: Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
+    def __call__(self, parser, namespace, values, option_string=None):
         if len(values) > 2 or min(values) < 1:
             parser.error(
                 f'{option_string} {" ".join(map(str, values))}: expected height '
@@ -145,12 +133,5 @@ def add_shape_argument(
         help (str): What has this shape, and the default.
         default (tuple[int, int], optional): Height and width.
     """
-    parser.add_argument(
-        '--shape',
-        type=int,
-        nargs='+',
-        action=ShapeAction,
-        metavar='PIXELS',
-        default=default,
-        help=help,
-    )
+    numbers: dict = dict(type=int, nargs='+', action=ShapeAction, metavar='PIXELS')
+    parser.add_argument('--shape', default=default, help=help, **numbers)

@@ -250,14 +250,9 @@ def parse_args() -> argparse.Namespace:
     ):
         dest = name or flag[2:].replace('-', '_')
         parser.add_argument(flag, dest=dest, type=int, default=default, help=text)
-    parser.add_argument(
-        '--size',
-        dest='image_size',
-        type=int,
-        nargs='+',
-        default=[256],
-        help='side, or width and height, of the images in pixels',
-    )
+    text = 'side, or width and height, of the images in pixels'
+    sides: dict = dict(dest='image_size', type=int, nargs='+', default=[256])
+    parser.add_argument('--size', help=text, **sides)
     return parser.parse_args()
 
 
