@@ -10,8 +10,9 @@ and of mmcv and torchvision. Additions, comparisons and activations remain free.
 """
 
 from collections import Counter, defaultdict
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from mmengine.analysis import FlopAnalyzer
@@ -53,9 +54,8 @@ class TensorMode(nn.Module):
     def __init__(self, model: nn.Module, shape: tuple[int, int]) -> None:
         super().__init__()
         self.model = model
-        self.samples = [
-            BaseDataElement(metainfo=dict(img_shape=shape, batch_input_shape=shape))
-        ]
+        shapes = dict(img_shape=shape, batch_input_shape=shape)
+        self.samples = [BaseDataElement(metainfo=shapes)]
 
     def forward(self, image: Tensor) -> Any:
         return self.model(image, data_samples=self.samples, mode='tensor')
@@ -114,19 +114,11 @@ def not_counted(model: nn.Module, analyzer: FlopAnalyzer) -> dict[str, list[str]
     return dict(modules)
 
 
-@contextmanager
 def _all_proposals(model):
     """Keep NMS from suppressing proposals."""
     if not hasattr(model, 'rpn_head'):
-        yield
-        return
-    nms = model.rpn_head.test_cfg.nms
-    threshold = nms.iou_threshold
-    nms.iou_threshold = 1.0
-    try:
-        yield
-    finally:
-        nms.iou_threshold = threshold
+        return nullcontext()
+    return patch.dict(model.rpn_head.test_cfg.nms, iou_threshold=1.0)
 
 
 class Part(NamedTuple):
@@ -154,11 +146,7 @@ def count_parts(model: nn.Module, analyzer: FlopAnalyzer) -> list[Part]:
         Part(name, count_params(child), flops[f'model.{name}'])
         for name, child in model.named_children()
     ]
-    parts.append(
-        Part(
-            '',
-            count_params(model) - sum(part.params for part in parts),
-            flops['model'] - sum(part.flops for part in parts),
-        )
-    )
+    other_params = count_params(model) - sum(part.params for part in parts)
+    other_flops = flops['model'] - sum(part.flops for part in parts)
+    parts.append(Part('', other_params, other_flops))
     return [part for part in parts if part.params or part.flops]

@@ -8,6 +8,7 @@ Blocks without a shortcut have no gate.
 
 import re
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from functools import partial
 
 import matplotlib
@@ -104,27 +105,19 @@ def run_with_gates(
     Raises:
         UserError: If a gate is not finite.
     """
-    gates = {}
-
-    def keep_gate(name, gate, args, G):
-        if not G.isfinite().all():
-            raise UserError(f'{name}: G is not finite, so the training has diverged')
-        gates[name] = G.cpu()
 
     def report(name, layer, args, y):
-        on_gate(name, gates.pop(name), args[1])
+        F, x = args
+        G = layer.gate(F)
+        if not G.isfinite().all():
+            raise UserError(f'{name}: G is not finite, so the training has diverged')
+        on_gate(name, G.cpu(), x)
 
-    handles = []
-    try:
+    with ExitStack() as hooks:
         for name, layer in find_blocks(backbone).items():
-            handles += [
-                layer.gate.register_forward_hook(partial(keep_gate, name)),
-                layer.register_forward_hook(partial(report, name)),
-            ]
+            hook = layer.register_forward_hook(partial(report, name))
+            hooks.enter_context(hook)
         backbone(images)
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def measure_gates(

@@ -87,13 +87,9 @@ def get_reader(
         raise UserError(
             f'{cfg.filename} has no test_dataloader with a pipeline to read images'
         )
-    pipeline = Compose(
-        [
-            step
-            for step in dataset.pipeline
-            if not re.search(r'Load\w*Annotations\b', str(step['type']))
-        ]
-    )
+    labels = re.compile(r'Load\w*Annotations\b')
+    steps = [step for step in dataset.pipeline if not labels.search(str(step['type']))]
+    pipeline = Compose(steps)
 
     def read(path):
         try:
