@@ -1,10 +1,9 @@
 """Hooks that delete a checkpoint only after its successor, and validate on resume."""
 
-import bisect
 import os.path as osp
-from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
 
-from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
@@ -26,62 +25,44 @@ class SafeCheckpointHook(CheckpointHook):
     run's files alone.
     """
 
-    _previous_best: Mapping = {}
+    file_backend: Any
+    _is_validated = False
+
+    def before_train(self, runner: Runner) -> None:
+        super().before_train(runner)
+        self._backend = self.file_backend
+        self._outdated: list[str] = []
+        # mmengine asks whether there is a file or a folder to delete: None is a no.
+        answers: dict = dict(isfile=self._outdated.append, isdir=lambda path: None)
+        answers['join_path'] = self._backend.join_path
+        self.file_backend = SimpleNamespace(**answers)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        if self.save_best:  # mmengine deletes what these attributes name
-            self._previous_best = self._get_best()
-            self._set_best(dict.fromkeys(self._previous_best))
+        self._is_validated = True
         super()._save_best_checkpoint(runner, metrics)
-        self._delete_previous_best()  # if no other checkpoint was saved
+        self._is_validated = False
+        self._delete_outdated()  # if no other checkpoint was saved
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        if self._previous_best:  # this is after a validation with a new best
+        if self._is_validated:  # with a new best checkpoint, which is saved by now
             runner.message_hub.update_info(VALIDATED, runner.iter)
-            self._delete_previous_best()
-        outdated = None
-        if self.max_keep_ckpts > 0 and step not in list(self.keep_ckpt_ids)[-1:]:
-            if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
-                outdated = self.keep_ckpt_ids.popleft()
-            self.keep_ckpt_ids.append(step)  # mmengine then deletes nothing
-            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+            self._delete_outdated()
         super()._save_checkpoint_with_step(runner, step, meta)
-        if outdated is not None:
-            name = self.filename_tmpl.format(outdated)
-            path = self.file_backend.join_path(self.out_dir, name)
-            self._delete(path, self.last_ckpt)
+        self._delete_outdated()
 
-    def _get_best(self) -> dict:
-        """Return the path of the best checkpoint by metric."""
-        is_one = len(self.key_indicators) == 1
-        return {'': self.best_ckpt_path} if is_one else dict(self.best_ckpt_path_dict)
-
-    def _set_best(self, paths: dict) -> None:
-        if len(self.key_indicators) == 1:
-            self.best_ckpt_path = paths['']
-        else:
-            self.best_ckpt_path_dict.update(paths)
-
-    def _delete_previous_best(self) -> None:
-        """Delete each previous best checkpoint that has a successor by now."""
-        if not self._previous_best:
-            return
-        previous, self._previous_best = self._previous_best, {}
-        current = self._get_best()
-        self._set_best({key: current[key] or previous[key] for key in current})
-        for key, path in previous.items():
-            if path and current[key]:
-                self._delete(path, current[key])
-
-    def _delete(self, path: str, successor: str) -> None:
-        path, successor = _resolve(path), _resolve(successor)
-        is_ours = osp.dirname(path) == osp.dirname(successor)
-        if not is_main_process() or not is_ours or path == successor:
-            return
-        if self.file_backend.isfile(path):
-            self.file_backend.remove(path)
-        elif self.file_backend.isdir(path):  # as DeepSpeed saves them
-            self.file_backend.rmtree(path)
+    def _delete_outdated(self) -> None:
+        best = getattr(self, 'best_ckpt_path_dict', {}).values()
+        current = [self.last_ckpt, getattr(self, 'best_ckpt_path', None), *best]
+        kept = [_resolve(path) for path in current if path]
+        folder = osp.dirname(_resolve(self._backend.join_path(self.out_dir, 'any')))
+        for path in map(_resolve, self._outdated):
+            if path in kept or osp.dirname(path) != folder:
+                continue
+            if self._backend.isfile(path):
+                self._backend.remove(path)
+            elif self._backend.isdir(path):  # as DeepSpeed saves them
+                self._backend.rmtree(path)
+        self._outdated.clear()
 
 
 def _resolve(path: str) -> str:
@@ -116,10 +97,8 @@ class ValidateResumedHook(Hook):
             done, length = loop.epoch, loop.max_epochs
         else:
             return
-        # As the loops decide, whose next step is 1 ahead
-        phase = bisect.bisect(loop.dynamic_milestones, done + 1) - 1
-        interval = loop.dynamic_intervals[phase]
-        is_at_end = done % interval == 0 or done >= length
+        loop._decide_current_val_interval()
+        is_at_end = done % loop.val_interval == 0 or done >= length
         is_due = done >= max(1, loop.val_begin) and is_at_end
         is_done = runner.message_hub.get_info(VALIDATED, None) == runner.iter
         if any(isinstance(hook, EarlyStoppingHook) for hook in runner.hooks):

@@ -106,9 +106,8 @@ def test_validation_counts_once(run, names, tmp_path, scores, by_epoch):
     uninterrupted, killed = tmp_path / 'uninterrupted', tmp_path / 'killed'
     lrs = [], []
     scheduler = dict(type='ReduceOnPlateauLR', monitor='score', rule='greater')
-    settings = dict(
-        epochs=5, by_epoch=by_epoch, param_scheduler=dict(scheduler, patience=1)
-    )
+    scheduler['patience'] = 1
+    settings = dict(epochs=5, by_epoch=by_epoch, param_scheduler=scheduler)
     run(uninterrupted, hooks=[Watch(scores, lrs[0])], **settings)
     with pytest.raises(KeyboardInterrupt):
         run(killed, hooks=[Watch(scores, lrs[1], kill=2)], **settings)
