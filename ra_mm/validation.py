@@ -14,10 +14,8 @@ class Kind(NamedTuple):
     test: Callable[[Any], bool]
 
     def __or__(self, other: 'Kind') -> 'Kind':
-        return Kind(
-            f'{self.expected} or {other.expected}',
-            lambda v: self.test(v) or other.test(v),
-        )
+        expected = f'{self.expected} or {other.expected}'
+        return Kind(expected, lambda v: self.test(v) or other.test(v))
 
 
 def check_arg(kind: Kind, **values: Any) -> None:
@@ -47,23 +45,19 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def integer(minimum: int, maximum: float = math.inf) -> Kind:
     """An integer within the range; a bool is not one."""
-    return Kind(
-        f'an integer{_range(minimum, maximum)}',
-        lambda v: isinstance(v, Integral) and _number_in(v, minimum, maximum),
-    )
+    is_within = number(minimum, maximum).test
+    expected = f'an integer{_range(minimum, maximum)}'
+    return Kind(expected, lambda v: isinstance(v, Integral) and is_within(v))
 
 
 def number(minimum: float = -math.inf, maximum: float = math.inf) -> Kind:
     """A finite number within the range; a bool is not one."""
-    return Kind(
-        f'a number{_range(minimum, maximum)}',
-        lambda v: _number_in(v, minimum, maximum) and math.isfinite(v),
-    )
 
+    def test(v):
+        is_number = isinstance(v, Real) and not isinstance(v, bool)
+        return is_number and minimum <= v <= maximum and abs(v) < math.inf
 
-def _number_in(value, minimum, maximum):
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    return is_number and minimum <= value <= maximum
+    return Kind(f'a number{_range(minimum, maximum)}', test)
 
 
 def _range(minimum, maximum):
