@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from ra_mm.engine.samples import check_mask_shape
+from ra_mm.engine.samples import describe_mask_shape
 from ra_mm.errors import describe
 
 ORIENTATION = 0x0112  # the EXIF tag
@@ -59,16 +59,14 @@ def read_mask(
                 return None, 'it is a JPEG, which changes values: save masks as PNG'
             stored = np.array(image)
             if stored.ndim == 3:
-                text = (
-                    f'it has {stored.shape[2]} channels ({image.mode}), expected one:'
-                )
-                return None, f'{text} the number of the class at each pixel, no colours'
+                found = f'{stored.shape[2]} channels ({image.mode})'
+                one = 'one: the number of the class at each pixel, no colours'
+                return None, f'it has {found}, expected {one}'
     except OSError:  # the pipeline has its own reader
         pass
-    try:
-        check_mask_shape(loaded, image_shape)
-    except ValueError as e:  # the loader may have read a palette as colours
-        return None, str(e)
+    # The loader may have read a palette as colours.
+    if fault := describe_mask_shape(loaded, image_shape):
+        return None, fault
     stored = stored if stored.shape == loaded.shape else loaded
     if stored.dtype in SMALL and loaded.dtype in SMALL:  # much faster than sorting
         counts = np.bincount(stored.ravel().astype(np.int32) * 256 + loaded.ravel())

@@ -1,6 +1,5 @@
 """Find the configs, and values, types and datasets in them."""
 
-import functools
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,10 +66,8 @@ def iter_unwrapped(dataset: Any, key: str) -> Iterator[tuple[str, Any]]:
         dataset: A dataset or its config, possibly of a wrapper.
         key: The dotted path of this config.
     """
-    is_config = isinstance(dataset, dict)
-    get = dataset.get if is_config else functools.partial(getattr, dataset)
-    child, children = get('dataset', None), get('datasets', None)
-    if children is not None:
+    child = getattr(dataset, 'dataset', None)
+    if (children := getattr(dataset, 'datasets', None)) is not None:
         for i, each in enumerate(children):
             yield from iter_unwrapped(each, f'{key}.datasets.{i}')
     elif child is not None:

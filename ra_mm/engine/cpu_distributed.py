@@ -10,11 +10,9 @@ from mmengine.logging import print_log
 
 from ra_mm.engine.config import iter_dicts
 
-SLURM_VARIABLES = {
-    'RANK': 'SLURM_PROCID',
-    'LOCAL_RANK': 'SLURM_LOCALID',
-    'WORLD_SIZE': 'SLURM_NTASKS',
-}
+SLURM_VARIABLES = dict(
+    RANK='SLURM_PROCID', LOCAL_RANK='SLURM_LOCALID', WORLD_SIZE='SLURM_NTASKS'
+)
 
 
 def use_gloo(cfg: Config) -> None:

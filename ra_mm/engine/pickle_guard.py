@@ -60,7 +60,7 @@ def load_weights_only(path: str | os.PathLike, map_location: Any) -> Any:
 def forbidden_globals(path: str | os.PathLike, error: Exception) -> list[str]:
     """Name what kept :func:`load_weights_only` from reading a file, if known."""
     if isinstance(error, ForbiddenGlobal):
-        return [error.name]
+        return [*error.args]
     try:
         return serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # new in PyTorch 2.6; or the file is not a pickle at all

@@ -21,13 +21,8 @@ import torch
 class ForbiddenGlobal(pickle.UnpicklingError):
     """A pickle names a class or function that is not in the allow-list.
 
-    Attributes:
-        name (str): Its name with its module.
+    Its one argument is that name, with the module.
     """
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f'{name} is not in the allow-list')
-        self.name = name
 
 
 def load_restricted(

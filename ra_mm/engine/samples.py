@@ -48,7 +48,8 @@ class NamingCompose(Compose):
         mask = data.get('gt_seg_map')
         if mask is None:
             return
-        check_mask_shape(mask, data.get('ori_shape'))
+        if fault := describe_mask_shape(mask, data.get('ori_shape')):
+            raise ValueError(fault)
         n, ignored = len(self.classes), self.ignore_index
         if bad := find_unknown_labels(np.unique(mask), n, ignored):
             raise ValueError(
@@ -75,13 +76,12 @@ def run_step(step: Callable, data: dict) -> Any:
         raise UserError(f'{image} or {labels} cannot be loaded: {reason}') from e
 
 
-def check_mask_shape(mask: np.ndarray, image_shape: tuple | None) -> None:
-    """Raise a ValueError if a mask is not one label for each pixel of its image."""
-    if image_shape is not None and mask.shape != tuple(image_shape[:2]):
-        raise ValueError(
-            f'the mask has shape {mask.shape}, the image {tuple(image_shape[:2])}: '
-            'expected one label per pixel'
-        )
+def describe_mask_shape(mask: np.ndarray, image_shape: tuple | None) -> str | None:
+    """Say how a mask is not one label for each pixel of its image; None if it is."""
+    if image_shape is None or mask.shape == tuple(image_shape[:2]):
+        return None
+    found = f'the mask has shape {mask.shape}, the image {tuple(image_shape[:2])}'
+    return f'{found}: expected one label per pixel'
 
 
 def find_unknown_labels(
