@@ -27,11 +27,9 @@ def check_categories(context: Context) -> Iterator[Finding]:
             yield error(f'{text} its categories {shorten(names)} lack')
         others = [id for id in counts if id in names and names[id] not in classes]
         if others:
-            text = (
-                f'{path}: {sum(counts[id] for id in others)} annotations are left out'
-            )
-            lacking = shorten(names[id] for id in others)
-            yield warning(f'{text}: {key} lacks {lacking}')
+            n = sum(counts[id] for id in others)
+            lacking = f'{key} lacks {shorten(names[id] for id in others)}'
+            yield warning(f'{path}: {n} annotations are left out: {lacking}')
         # mmdet numbers classes in the file's order.
         if [name for name in names.values() if name in classes] != list(classes):
             yield error(

@@ -29,13 +29,8 @@ def check_resume(context: Context) -> Iterator[Finding]:
         yield error(f'--resume: {context.cfg.work_dir} has no checkpoint; {advice}')
 
 
-def check_files(context: Context) -> Iterator[Finding]:
-    """Checkpoint files can be read, and fit."""
-    yield from check_checkpoints(context, is_remote=False)
-
-
-def check_checkpoints(context: Context, is_remote: bool) -> Iterator[Finding]:
-    """Checkpoints can be read, or downloaded to MMEngine's cache, and fit."""
+def check_checkpoints(context: Context, is_remote: bool = False) -> Iterator[Finding]:
+    """Checkpoint files can be read, or downloaded to MMEngine's cache, and fit."""
     for key, path in _iter_checkpoints(context):
         if ('://' in path) == is_remote:
             try:

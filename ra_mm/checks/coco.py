@@ -146,17 +146,14 @@ def _column(path, entries, key, convert, *args):
         convert: Takes a list of values and ``args``. It raises a KeyError, TypeError
             or ValueError if one of the values is not valid.
     """
-    errors = KeyError, TypeError, ValueError
     try:
         return convert([entry[key] for entry in entries], *args)
-    except errors:
+    except (KeyError, TypeError, ValueError) as e:
+        if len(entries) == 1:
+            text = f'{path}: an entry has no valid {key}, expected {EXPECTED[convert]}'
+            raise UserError(f'{text}: {str(entries[0])[:100]}') from e
         for entry in entries:
-            try:
-                convert([entry[key]], *args)
-            except errors as e:
-                text = f'{path}: an entry has no valid {key}, expected'
-                found = str(entry)[:100]
-                raise UserError(f'{text} {EXPECTED[convert]}: {found}') from e
+            _column(path, [entry], key, convert, *args)
         raise
 
 

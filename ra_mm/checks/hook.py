@@ -2,7 +2,7 @@
 
 import time
 
-from mmengine.dist import is_main_process
+from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -19,10 +19,9 @@ class DataCheckHook(Hook):
 
     priority = 'LOWEST'
 
+    @master_only
     def before_run(self, runner: Runner) -> None:
         """Log warnings, and raise a :class:`.UserError` if something is wrong."""
-        if not is_main_process():
-            return
         start = time.monotonic()
         loops: dict = {'train': runner.train_loop, 'val': runner.val_loop}
         used = {k: v.dataloader.dataset for k, v in loops.items() if v is not None}

@@ -1,7 +1,7 @@
 """All rules, and the functions that apply them.
 
 A rule is a function ``check_...`` in the module of its subject, which yields each
-:class:`.Finding`. Its one argument says what it is about: ``context``, a config and the
+:class:`.Finding`. Its first argument says what it is about: ``context``, a config and the
 files that it names, before anything is built; or ``part``, samples of a built dataset.
 """
 
@@ -29,11 +29,11 @@ DATA = 'files annotations boxes labels classes ignore_index images masks'
 
 
 def get_rules(subject: str, modules: str = DATA) -> list[Callable]:
-    """Return the functions ``check_...(subject)`` of modules, in their order."""
+    """Return the functions ``check_...(subject, ...)`` of modules, in their order."""
     rules = []
     for module in modules.split():
         for name, rule in vars(import_module(f'ra_mm.checks.{module}')).items():
-            if name.startswith('check_') and [*signature(rule).parameters] == [subject]:
+            if name.startswith('check_') and subject in signature(rule).parameters:
                 rules.append(rule)
     return rules
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ra_mm.checks.context import Context
 from ra_mm.checks.finding import Finding, error, remedy, warning
-from ra_mm.engine.config import get_type, get_value
+from ra_mm.engine.config import get_type, get_value, iter_dicts
 
 # Schedules that reach their lowest learning rate at their end.
 DECAYING = ('CosineAnnealing', 'Poly', 'OneCycle')
@@ -32,18 +32,15 @@ def check_decay(context: Context) -> Iterator[Finding]:
     unit = 'epoch' if by_epoch else 'iteration'
     key = 'train_cfg.max_epochs' if by_epoch else 'train_cfg.max_iters'
     end = get_value(context.cfg, key)
-    found = context.cfg.get('param_scheduler')
-    nodes = {f'param_scheduler.{i}': node for i, node in enumerate(found or ())}
-    if isinstance(found, dict):
-        nodes = {'param_scheduler': found}
-    ends, options = [], {}
+    if not end:
+        return
+    found = iter_dicts(context.cfg.get('param_scheduler'), 'param_scheduler')
     # The length of an epoch is not known.
-    for path, node in list(nodes.items()):
-        if bool(node.get('by_epoch', True)) != by_epoch or not end:
-            del nodes[path]
-            continue
+    nodes = {k: v for k, v in found if bool(v.get('by_epoch', True)) == by_epoch}
+    ends, options = [], {}
+    for path, node in nodes.items():
         if any(m > end for m in node.get('milestones', ())):
-            late = f'{path}.milestones={node.milestones}'
+            late = f'{path}.milestones={node["milestones"]}'
             yield warning(f'{late}: the training ends before, at {key}={end}')
         if str(get_type(node)).startswith(DECAYING):
             begin, length = node.get('begin', 0), math.inf
