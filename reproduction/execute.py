@@ -183,10 +183,11 @@ class Training:
         entry.versions = machine.package_versions(PACKAGES)
         entry.commit = _describe_commit()
         self.save()
-        self.display.event(
-            self.run.id, f'resumed from {Path(last).name}' if last else 'started'
-        )
+        self._show(f'resumed from {Path(last).name}' if last else 'started')
         self._finish(job, self._wait_for(command, job.cfg))
+
+    def _show(self, text):
+        self.display.event(self.run.id, text)
 
     def _wait_for(self, command, cfg):
         """Run the training, keep its time, and return its exit status."""
@@ -220,7 +221,7 @@ class Training:
             entry.error = describe_exit(status, self.log)
         if entry.error:
             entry.status, entry.metrics = 'failed', {}
-            self.display.event(self.run.id, f'FAILED: {entry.error}')
+            self._show(f'FAILED: {entry.error}')
             return
         entry.status = 'done'
         entry.checkpoint = str(job.checkpoint.relative_to(self.setting.folder))
@@ -229,9 +230,7 @@ class Training:
         if self.run.shows_gates and has_gates(job.cfg):
             self._measure_gates(job)
         values = ', '.join(f'{k} {v:.1f}' for k, v in entry.metrics.items())
-        self.display.event(
-            self.run.id, f'done in {format_duration(entry.wall_s)}: {values}'
-        )
+        self._show(f'done in {format_duration(entry.wall_s)}: {values}')
 
     def _measure_gates(self, job):
         """Measure the gates of Fig. 5 on some images of the validation split."""
@@ -239,9 +238,7 @@ class Training:
         images = Path(dataset.data_root, dataset.get('data_prefix') or dataset.split)
         classes = sorted(path.name for path in images.glob('*') if path.is_dir())
         if not classes:
-            self.display.event(
-                self.run.id, f'gates not measured, since {images} has no class folders'
-            )
+            self._show(f'gates not measured, since {images} has no class folders')
             return
         out = self.work_dir / 'gates'
         tool = machine.REPO / 'tools/visualize_gates.py'
@@ -257,7 +254,7 @@ class Training:
                 if self.stop.wait(POLL_INTERVAL_S):
                     raise Stopped
         if drawing.returncode:
-            self.display.event(self.run.id, f'gates not measured:\n{read_tail(log)}')
+            self._show(f'gates not measured:\n{read_tail(log)}')
         else:
             gates = (out / 'gates.json').read_text(encoding='utf-8')
             self.entry.gates = json.loads(gates)

@@ -188,10 +188,9 @@ class Ledger:
             with atomic_write(path) as file:
                 json.dump(content, file, indent=1, allow_nan=False, default=vars)
         except OSError as e:
-            text = (
-                'The previous version is intact, and the same command continues from it'
-            )
-            raise UserError(f'{path} cannot be written: {e.strerror}. {text}') from e
+            text = f'{path} cannot be written: {e.strerror}. The previous version is'
+            advice = 'intact, and the same command continues from it'
+            raise UserError(f'{text} {advice}') from e
 
     def request(
         self, setting: Setting, rows: list[paper.Row], seeds: int, plan: dict[str, Run]

@@ -101,9 +101,9 @@ def titles() -> dict[str, str]:
 def _load(name):
     path = CONFIGS / name
     if not path.is_file():
-        text = (
-            'The configs come with ra_mm, whether it is installed from a wheel or from'
+        text = f'{path}: no such file. The configs come with ra_mm, whether it is'
+        raise UserError(
+            f'{text} installed from a wheel or from a clone: install it again'
         )
-        raise UserError(f'{path}: no such file. {text} a clone: install it again')
     # BaseLoader keeps numbers as the text that is printed.
     return yaml.load(path.read_text(encoding='utf-8'), yaml.BaseLoader)

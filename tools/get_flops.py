@@ -52,10 +52,8 @@ def parse_args(argv: Sequence[str] | None) -> Namespace:
     what += 'for a classifier, 800 1280 for a detector, 512 512 for a segmenter'
     add_shape_argument(parser, what)
     add_cfg_options(parser)
-    what = (
-        'instead of a config: compare the models of the given tables of the paper, by '
-    )
-    what += 'default 2, 3 and 4, with the printed numbers'
+    what = 'instead of a config: compare the models of the given tables of the paper, '
+    what += 'by default 2, 3 and 4, with the printed numbers'
     tables = dict(type=table_number, nargs='*', choices=(2, 3, 4), metavar='TABLE')
     parser.add_argument('--paper', help=what, **tables)
     args = parser.parse_args(argv)

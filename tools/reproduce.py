@@ -67,9 +67,8 @@ def parse_args(argv: Sequence[str] | None) -> Namespace:
     parser.convert_arg_line_to_args = split  # type: ignore[method-assign]
     add, number = parser.add_argument, functools.partial(dict, type=positive_int)
     what = 'table2 to table10, all of these, beyond_imagenet, beyond_coco, finetune or '
-    what += (
-        "finetune_detection; or, with a FOLDER: report, status, cancel (Slurm's jobs)"
-    )
+    what += 'finetune_detection; or, with a FOLDER: report, status, '
+    what += "cancel (Slurm's jobs)"
     add('tables', nargs='+', metavar='TABLE', help=what)
     what = 'demo: small models on drawn shapes, for a CPU; no numbers of the paper'
     add('--scale', choices=('full', 'demo'), default='full', help=what)
@@ -77,10 +76,8 @@ def parse_args(argv: Sequence[str] | None) -> Namespace:
     add('--rows', nargs='+', default=(), metavar='TEXT', help=what)
     add('--seeds', **number(default=1), metavar='K', help='runs for each row, 0 to K-1')
     what = 'your own dataset instead of COCO (annotations/ and images/) or ImageNet '
-    what += (
-        '(train/<class>/ and val/<class>/); within a seed, models start from the same '
-    )
-    what += 'weights, but for those of the attention, and see the same images'
+    what += '(train/<class>/ and val/<class>/); within a seed, models start from the '
+    what += 'same weights, but for those of the attention, and see the same images'
     add('--data', type=Path, metavar='DIR', help=what)
     what = 'weights of the plain network that fine-tuning starts from (default: none)'
     add('--weights', type=Path, metavar='FILE', help=what)

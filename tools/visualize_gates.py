@@ -48,10 +48,8 @@ def parse_args(argv: Sequence[str] | None) -> Namespace:
     add('config', help='config file of any of the toolboxes')
     add('checkpoint', help='checkpoint file or URL')
     add('images', help='folder with one folder of images per class')
-    what = (
-        'blocks to draw, such as RA_2_3; by default the last of each stage and all of '
-    )
-    what += 'the last stage'
+    what = 'blocks to draw, such as RA_2_3; by default the last of each stage and all '
+    what += 'of the last stage'
     add('--blocks', nargs='+', metavar='RA_STAGE_BLOCK', help=what)
     add('--classes', nargs='+', metavar='FOLDER', help='by default all')
     what = 'read the first N images of each class by name, by default 50'
