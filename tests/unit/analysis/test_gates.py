@@ -128,9 +128,8 @@ def test_numbers(measured):
         close = dict(rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(block['mean'], G.mean(), **close)
         np.testing.assert_allclose(block['spread'], G.mean(0).std(), **close)
-        np.testing.assert_allclose(
-            block['class_spread'], np.std(of_class, axis=0).mean(), **close
-        )
+        spread = np.std(of_class, axis=0).mean()
+        np.testing.assert_allclose(block['class_spread'], spread, **close)
         assert ('G' in block) == (name in ('RA_2_1', 'RA_5_2'))
         for label, expected in zip('abc', of_class):
             if 'G' in block:

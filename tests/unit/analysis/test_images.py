@@ -72,9 +72,8 @@ def test_read(model, tmp_path):
     image, picture = read(tmp_path / 'a.png')
     assert (picture == pixels).all()
     expected = torch.zeros(1, 3, 8, 16)
-    expected[..., :6, :10] = torch.tensor((pixels - [1.0, 2.0, 3.0]) / 2).permute(
-        2, 0, 1
-    )
+    normalized = torch.tensor((pixels - [1.0, 2.0, 3.0]) / 2)
+    expected[..., :6, :10] = normalized.permute(2, 0, 1)
     torch.testing.assert_close(image, expected)
     (tmp_path / 'b.png').write_bytes((tmp_path / 'a.png').read_bytes()[:-20])
     with pytest.raises(UserError, match='b.png'):

@@ -42,9 +42,8 @@ def test_classes_in_a_string(cfg, refused):
 
 def test_things_of_a_panoptic_dataset(load, installed, refused):
     """53 of its 133 classes have no boxes."""
-    message = refused(
-        load(installed('mmdet', 'panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py'))
-    )
+    config = installed('mmdet', 'panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py')
+    message = refused(load(config))
     assert 'data/coco/' in message
     assert 'num_classes' not in message
 

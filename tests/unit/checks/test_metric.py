@@ -32,19 +32,16 @@ def evaluate(path, truth, metric):
     for image in truth['images']:
         found = [a for a in truth['annotations'] if a['image_id'] == image['id']]
         boxes = torch.tensor([a['bbox'] for a in found])
-        masks = [coco_mask.frPyObjects(a['segmentation'], 128, 128) for a in found]
+        rles = [coco_mask.frPyObjects(a['segmentation'], 128, 128) for a in found]
+        masks = np.array([coco_mask.decode(coco_mask.merge(rle)) for rle in rles])
         instances = dict(
             bboxes=torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1),
             scores=torch.ones(len(found)),
             labels=torch.tensor([list(names).index(a['category_id']) for a in found]),
-            masks=torch.tensor(
-                np.array([coco_mask.decode(coco_mask.merge(m)) for m in masks]) > 0
-            ),
+            masks=torch.tensor(masks > 0),
         )
-        sample = dict(
-            img_id=image['id'], ori_shape=(128, 128), pred_instances=instances
-        )
-        evaluator.process({}, [sample])
+        sample = dict(img_id=image['id'], ori_shape=(128, 128))
+        evaluator.process({}, [sample | dict(pred_instances=instances)])
     values = evaluator.evaluate(len(truth['images']))
     return values[f'coco/{metric}_mAP'], values[f'coco/{metric}_mAP_m']
 

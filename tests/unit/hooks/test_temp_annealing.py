@@ -41,9 +41,8 @@ def test_resume_with_other_batches(run):
     """Epochs count, however many iterations they have."""
     run(TempAnnealingHook(length=3), stop_at=4)
     record, _ = run(TempAnnealingHook(length=3), batch=2, resume=True)
-    assert list(record.temps.values()) == pytest.approx(
-        list(linear(iters=18, total=24).values())[6:]
-    )
+    expected = list(linear(iters=18, total=24).values())[6:]
+    assert list(record.temps.values()) == pytest.approx(expected)
 
 
 def test_checkpoint_keeps_its_temp(run, tmp_path):

@@ -31,9 +31,8 @@ def test_requests_are_added(tmp_path):
     again = Ledger.read(tmp_path)
     assert again == ledger
     # In the order of the paper.
-    assert [row.group for row in again.rows] == 2 * ['RA-ResNet18'] + 2 * [
-        'RA-ResNet50'
-    ]
+    groups = 2 * ['RA-ResNet18'] + 2 * ['RA-ResNet50']
+    assert [row.group for row in again.rows] == groups
     assert again.rows[1].runs == ['ra_r18-seed0', 'ra_r18-seed1']
     assert again.rows[1].paper == {'top1': '71.2', 'top5': '90.1'}
     assert again.seeds == 2 and again.runs['ra_r50-seed0'].status == 'done'

@@ -161,9 +161,8 @@ def test_no_attention_is_frozen_untrained(shapes):
 
 def test_rows_beyond_the_paper_are_kept_apart():
     rows = select_rows(['beyond_imagenet', 'beyond_coco'])
-    assert [row.table for row in rows] == 10 * ['beyond_imagenet'] + 10 * [
-        'beyond_coco'
-    ]
+    tables = 10 * ['beyond_imagenet'] + 10 * ['beyond_coco']
+    assert [row.table for row in rows] == tables
     assert not any(row.paper or row.start for row in rows)
     assert not any(row.is_beyond for row in select_rows(['all']))
     # The plain model and the paper's attentions are trained once for both.

@@ -10,9 +10,8 @@ def cells(ledger, name):
     number = ledger.rows[0].table
     table = make_table(ledger, [row for row in ledger.rows if row.table == number])
     columns = next(columns for row, columns in table.rows if row.name == name)
-    assert [*map(len, columns)] == [
-        len(subheadings) for _, subheadings in table.columns
-    ]
+    lengths = [len(subheadings) for _, subheadings in table.columns]
+    assert [*map(len, columns)] == lengths
     return [f'{cell.text} {cell.small}'.strip() for cells in columns for cell in cells]
 
 

@@ -85,23 +85,21 @@ def test_masks_outside_the_image(coco, error):
     assert 'without a pixel' in error(coco.build(with_mask=True))
 
 
+def run_lengths(annotation, *size):
+    rle = coco_mask.merge(coco_mask.frPyObjects(annotation['segmentation'], *size))
+    return dict(size=rle['size'], counts=rle['counts'].decode())
+
+
 def test_run_lengths_of_another_size(coco, error):
     for annotation in coco.content['annotations']:
-        rles = coco_mask.frPyObjects(annotation['segmentation'], 64, 48)
-        rle = coco_mask.merge(rles)
-        annotation['segmentation'] = dict(
-            size=rle['size'], counts=rle['counts'].decode()
-        )
+        annotation['segmentation'] = run_lengths(annotation, 64, 48)
     assert 'size of an RLE' in error(coco.build(with_mask=True))
 
 
 @pytest.mark.parametrize('num', [1, 24])
 def test_run_lengths_that_polygons_cannot_hold(coco, look, num):
     for annotation in coco.content['annotations'][:num]:
-        rle = coco_mask.merge(coco_mask.frPyObjects(annotation['segmentation'], 48, 64))
-        annotation['segmentation'] = dict(
-            size=rle['size'], counts=rle['counts'].decode()
-        )
+        annotation['segmentation'] = run_lengths(annotation, 48, 64)
     found = look(coco.build(with_mask=True, poly2mask=False))
     assert [len(texts) for texts in found] == ([1, 0] if num == 24 else [0, 1])
     assert f'{num} with an RLE, which poly2mask=False ignores' in str(found)
