@@ -1,5 +1,6 @@
 """COCO annotation files, against the classes of the config, the model and the metric."""
 
+import math
 import os.path as osp
 from collections import Counter
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ import numpy as np
 from ra_mm.checks.coco import BAD_POLYGON
 from ra_mm.checks.context import Context, same_part
 from ra_mm.checks.finding import Finding, error, remedy, warning
+from ra_mm.engine.config import get_value
 from ra_mm.validation import shorten
 
 
@@ -116,6 +118,8 @@ def check_metric(context: Context) -> Iterator[Finding]:
             yield error(f'{known.path} has no annotations, which {key} needs')
         if set(_get_metrics(node)) - {'proposal_fast'}:
             yield from _check_evaluated(known)
+        if '.metrics.' in key:  # of a MultiDatasetsEvaluator, each for one dataset
+            continue
         for entry, coco in context.coco:
             # Ids alone do not tell images apart, as many files start at 1.
             if same_part(entry.key, key) and not _images(coco) <= _images(known):
@@ -123,6 +127,33 @@ def check_metric(context: Context) -> Iterator[Finding]:
                     f'{key}.ann_file is {known.path}, which lacks images of '
                     f'{entry.key}.ann_file, {coco.path}: give both the same file'
                 )
+        yield from _check_loaded(context, key, known)
+
+
+def _check_loaded(context, key, known):
+    """Check that each image of a metric's file is loaded once, with all its objects."""
+    loaded: Counter = Counter()
+    for entry, coco in context.coco:
+        if same_part(entry.key, key):
+            ids, taken = [*coco.file_names], entry.dataset._indices
+            if isinstance(taken, int):
+                taken = range(len(ids))[min(taken, 0) :][: max(taken, 0) or None]
+            loaded.update(ids if taken is None else [ids[i] for i in taken])
+    if twice := [id for id, n in loaded.items() if n > 1]:
+        text = f'{key}: several datasets have images of the same id {shorten(twice)}'
+        yield error(f'{text}; number them differently, in one ann_file of {key}')
+    if missed := known.file_names.keys() - loaded.keys():
+        text = f'{key}: {len(missed)} of {len(known.file_names)} images of {known.path}'
+        yield warning(f'{text} are not loaded, so that all their objects are missed')
+    part = 'rcnn.' if get_value(context.cfg, 'model.test_cfg.rcnn') else ''
+    limit = get_value(context.cfg, f'model.test_cfg.{part}max_per_img', math.inf)
+    images = known.image_of.tolist()
+    groups = (images, limit), (zip(images, known.category_of), 100)
+    lost = [sum(max(0, n - most) for n in Counter(g).values()) for g, most in groups]
+    if max(lost) > 0.01 * len(known.ids):
+        text = f'{known.path}: {max(lost)} of {len(known.ids)} objects are beyond those'
+        text += f' that count in an image: max_per_img={limit}, and 100 of a class'
+        yield warning(f'{text}, so that no model has an AP of 1')
 
 
 def _images(coco):

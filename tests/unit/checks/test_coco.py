@@ -209,8 +209,8 @@ def test_evaluator_of_other_images(cfg, shapes, refused, tmp_path):
 def test_each_file_is_read_once(check, cfg, shapes, tmp_path, monkeypatch):
     copy = tmp_path / 'copy.json'
     copy.write_bytes((shapes / 'annotations/val.json').read_bytes())
-    twice = [cfg.val_dataloader.dataset] * 2
-    cfg.val_dataloader.dataset = dict(type='ConcatDataset', datasets=twice)
+    halves = [dict(cfg.val_dataloader.dataset, indices=n) for n in (4, -4)]
+    cfg.val_dataloader.dataset = dict(type='ConcatDataset', datasets=halves)
     cfg.val_evaluator = [dict(cfg.val_evaluator, ann_file=str(copy))] * 2
     paths = []
 

@@ -189,3 +189,22 @@ def test_other_file_of_the_metric(cfg, refused, with_validation, truth, tmp_path
     with_validation()
     cfg.val_evaluator.ann_file = str(path)
     assert is_misread(path, truth, 'bbox') and str(path) in refused(cfg)
+
+
+def test_objects_that_are_not_reached(check, with_validation):
+    """All of the images that are not loaded, and those beyond a limit."""
+    cfg, path = with_validation()
+    cfg.val_dataloader.dataset.indices = -3
+    cfg.merge_from_dict({'model.test_cfg.rcnn.max_per_img': 1})
+    images, objects = (text for text in check(cfg) if str(path) in text)
+    assert '5 of 8 images' in images and 'max_per_img=1' in objects
+
+
+def test_images_that_are_loaded_twice(check, refused, with_validation):
+    cfg, _ = with_validation()
+    twice = [cfg.val_dataloader.dataset] * 2
+    cfg.val_dataloader.dataset = dict(type='ConcatDataset', datasets=twice)
+    assert 'the same id (1, 2' in refused(cfg)
+    metrics = [cfg.val_evaluator] * 2
+    cfg.val_evaluator = dict(type='MultiDatasetsEvaluator', metrics=metrics)
+    check(cfg)
