@@ -8,6 +8,7 @@ from mmengine.runner import Runner
 
 from ra_mm.checks.rules import check_samples
 from ra_mm.checks.sample import load_parts
+from ra_mm.errors import UserError
 
 
 class DataCheckHook(Hook):
@@ -24,6 +25,9 @@ class DataCheckHook(Hook):
         """Log warnings, and raise a :class:`.UserError` if something is wrong."""
         start = time.monotonic()
         loops: dict = {'train': runner.train_loop, 'val': runner.val_loop}
+        if not len(loader := runner.train_loop.dataloader):
+            text = f'train_dataloader: {len(loader.dataset)} images make no batch of'
+            raise UserError(f'{text} {loader.batch_size}; lower batch_size')
         used = {k: v.dataloader.dataset for k, v in loops.items() if v is not None}
         parts = load_parts({f'{k}_dataloader.dataset': v for k, v in used.items()})
         found = check_samples(parts)

@@ -4,6 +4,7 @@ import os
 import os.path as osp
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from xml.etree.ElementTree import parse
 
 from mmengine.dataset import BaseDataset
 
@@ -56,6 +57,21 @@ def check_label_lists(context: Context) -> Iterator[Finding]:
             yield error(f'{path}: {text}; one of them is of {labels[bad[0]]}')
         paths = [s['img_path'] for s in samples[:: max(1, len(samples) // MAX_LISTED)]]
         yield from find_missing(paths, f'images of {path}')
+
+
+def check_xml_names(context: Context) -> Iterator[Finding]:
+    """The objects in files of PASCAL VOC have the names of classes."""
+    datasets = (entry.dataset for entry in context.datasets)
+    for dataset in (d for d in datasets if hasattr(d, 'ann_subdir')):
+        folder, names = Path(dataset.sub_data_root, dataset.ann_subdir), []
+        for line in Path(dataset.ann_file).read_text().splitlines():
+            with translate_errors(f'{line}.xml in {folder} cannot be read'):
+                objects = parse(folder / f'{line}.xml').iter('object')
+            names += [element.findtext('name') for element in objects]
+        classes = dataset.metainfo['classes']
+        if others := [name for name in names if name not in classes]:
+            text = f'{len(others)} objects {shorten(sorted({*others}))} are left out'
+            yield warning(f'{dataset.ann_file}: {text}; classes are {shorten(classes)}')
 
 
 def check_class_folders(context: Context) -> Iterator[Finding]:

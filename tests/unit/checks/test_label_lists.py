@@ -1,8 +1,13 @@
 """Lists of labels and class folders, before mmpretrain reads them."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
+from torch.utils.data import DataLoader
+
+from ra_mm.checks.hook import DataCheckHook
+from ra_mm.errors import UserError
 
 
 @pytest.fixture
@@ -70,3 +75,24 @@ def test_hidden_folder(refused, classifier, copied, name):
     text = refused(classifier)
     assert f"rm -r '{copied}/train/{name}'" in text
     assert 'num_classes' not in text
+
+
+def test_names_in_xml(found, tmp_path):
+    (tmp_path / 'Annotations').mkdir()
+    (tmp_path / 'train.txt').write_text('1\n2\n')
+    for i, names in enumerate((['disc'], ['Disc', 'disc']), 1):
+        text = ''.join(f'<object><name>{name}</name></object>' for name in names)
+        (tmp_path / f'Annotations/{i}.xml').write_text(
+            f'<annotation>{text}</annotation>'
+        )
+    dataset = dict(type='mmdet.XMLDataset', data_root=str(tmp_path), _delete_=True)
+    dataset.update(ann_file='train.txt', metainfo=dict(classes=('disc',)))
+    dataset['data_prefix'] = dict(sub_data_root='.')
+    _, warnings = found('detector', {'train_dataloader.dataset': dataset})
+    assert any('1 objects (Disc) are left out' in text for text in warnings)
+
+
+def test_too_few_images_for_a_batch():
+    loop = SimpleNamespace(dataloader=DataLoader([1, 2], batch_size=4, drop_last=True))
+    with pytest.raises(UserError, match='2 images make no batch of 4'):
+        DataCheckHook().before_run(SimpleNamespace(train_loop=loop, val_loop=None))
