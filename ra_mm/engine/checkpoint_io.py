@@ -79,7 +79,10 @@ def _explain(path, error):
         return f'is not a complete safetensors file: {error}'
     is_zip = zipfile.is_zipfile(path)
     with open(path, 'rb') as f:
-        is_truncated_zip = f.read(2) == b'PK' and not is_zip
+        head = f.read(40)
+    is_truncated_zip = head.startswith(b'PK') and not is_zip
+    if re.fullmatch(rb'[ -~\s]{8,}', head):  # a web page, or a pointer of Git LFS
+        return f'is a text, {head.split()[:2]}, not a checkpoint: download it again'
     if is_truncated_zip or isinstance(error, EOFError):
         return 'is truncated: download or save it again'
     if is_zip and isinstance(error, pickle.UnpicklingError):

@@ -95,7 +95,13 @@ def find_prefix(
         known = rename(strip_prefix(weights, prefix) if prefix else weights)
         return sum(name in known for name in names)
 
-    return max(['', *large], key=count) or None
+    counts = {prefix: count(prefix) for prefix in ['', *large]}
+    best = max(counts, key=lambda prefix: counts[prefix])
+    equal = [prefix for prefix in counts if counts[prefix] == counts[best] > 0]
+    if len(equal) > 1:
+        text = f'{best!r} is loaded of the weights {shorten(equal)}, which fit alike'
+        print_log(text, 'current', WARNING)
+    return best or None
 
 
 def format_mismatch(found: Mapping[str, list[str]]) -> str:
@@ -150,6 +156,8 @@ def load_strict(
     if any(found.values()):
         advice = 'use one of the same backbone, attention and classes'
         text = f'the checkpoint does not fit the model: {format_mismatch(found)}'
+        if scope == 'backbone' and find_prefix(weights.keys(), model.state_dict()):
+            advice = 'give weights of a backbone as model.backbone.init_cfg.checkpoint'
         raise UserError(f'{text}; {advice}, or change the config')
 
 

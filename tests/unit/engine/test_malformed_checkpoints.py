@@ -71,6 +71,11 @@ def test_no_file(tmp_path, name):
         read_checkpoint(str(tmp_path / name))
 
 
+@pytest.mark.parametrize('text', ['<!DOCTYPE html><html>', 'version https://git-lfs'])
+def test_a_text_in_its_place(refused, text):
+    assert f'is a text, {text.encode().split()}' in refused(text.encode())
+
+
 @pytest.mark.parametrize('length', [0, 100, 0.5, -22, -1])
 def test_truncated(refused, length):
     data = saved(content())

@@ -163,3 +163,18 @@ def test_prefix_of_a_model(prefixes, expected):
     keys = {f'{prefixes[0]}{name}' for name in names[:1]}
     keys |= {f'{prefixes[-1]}{name}' for name in names}
     assert find_prefix(names, dict.fromkeys(keys)) == expected
+
+
+def test_two_models_in_a_checkpoint(monkeypatch):
+    texts = []
+    log = lambda text, *_: texts.append(text)  # noqa: E731
+    monkeypatch.setattr('ra_mm.engine.strict_load.print_log', log)
+    keys = (f'{owner}.{name}' for owner in ('student', 'teacher') for name in 'abc')
+    assert find_prefix('abc', dict.fromkeys(keys)) == 'student.'
+    assert 'student., teacher.' in texts[0]
+
+
+def test_weights_of_a_backbone_to_start_from():
+    weights = Detector().backbone.state_dict()
+    with pytest.raises(UserError, match='init_cfg'):
+        load_strict(Detector(), weights, 'backbone')
