@@ -1,6 +1,7 @@
 """The function that puts an attention into the residual blocks of a model."""
 
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -118,6 +119,12 @@ def convert(
             match_block(layer, block)
         insert_attentions(block, rule, layers)
     logger.info(summarize(model))
+    if any(p.is_meta for p in model.parameters()):
+        warnings.warn(
+            'on the meta device an attention has no values until weights of a converted '
+            'model are loaded: load those of a plain one before you convert it',
+            stacklevel=2,
+        )
     warn_without_schedule(model)
     return model
 

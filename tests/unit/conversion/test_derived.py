@@ -209,7 +209,7 @@ def test_signals_and_volumes(conv, norm, shape):
 
 def test_copies_for_the_proof():
     """Blocks that only run on GPUs, or have no values yet."""
-    with torch.device('meta'):
+    with torch.device('meta'), pytest.warns(UserWarning, match='no values'):
         model = ra_mm.convert(resnet.resnet18())
     assert model.layer1[0].attention.gate.gamma.is_meta
     plain = nn.Sequential(resnet.BasicBlock(4, 4, norm_layer=nn.SyncBatchNorm))
