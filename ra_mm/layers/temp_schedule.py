@@ -61,6 +61,8 @@ class TempSchedule:
         if not self.gates:
             raise ValueError('TempSchedule: the model has no reverse attention')
         ANNEALED.update(self.gates)
+        # A gate that is trained, frozen and at its end, as a teacher's, stays as it is.
+        self.gates = [g for g in self.gates if _is_open(g, end)] or self.gates
         self.length = length
         self.start = first_temp(self.gates, start, end)
         self.end = end
@@ -85,6 +87,12 @@ class TempSchedule:
             self._warn_of_optimizer()
         if self._calls == 1 or self.steps == self.length:
             self._warn_of_gates()
+        if self._calls == 100 * self.length:
+            warnings.warn(
+                f'TempSchedule: temp fell to {self.end:g} in {self.length} of '
+                f'{self._calls} steps: length is a number of steps, not of epochs',
+                stacklevel=2,
+            )
         self.steps += 1
         self._apply()
 
@@ -189,6 +197,10 @@ def find_gates(models: Iterable[nn.Module]) -> list[Any]:
 def _is_gate(module):
     gamma, temp = (getattr(module, name, None) for name in ('gamma', 'temp'))
     return isinstance(gamma, Tensor) and isinstance(temp, Tensor) and temp.dim() == 0
+
+
+def _is_open(gate, end):
+    return gate.gamma.requires_grad or not gate.gamma.any() or gate.temp > end
 
 
 def _find_other_gates():

@@ -257,3 +257,18 @@ def test_an_average_that_is_not_annealed():
     average = torch.optim.swa_utils.AveragedModel(model)  # during the annealing
     (message,) = train(model, schedule, steps=4)
     assert 'TempSchedule([' in message
+
+
+def test_a_trained_teacher_in_the_same_module():
+    """The student still begins at the start of the annealing."""
+    teacher, student = model(1.0).requires_grad_(False), model()
+    schedule = TempSchedule(nn.ModuleList([teacher, student]), length=4)
+    assert temps(student, schedule, 2) == [30, 22.75]
+    assert all(gate.temp == 1 for gate in teacher)
+
+
+def test_epochs_for_steps(recwarn):
+    schedule = TempSchedule(model(1.0), length=2)
+    for _ in range(300):
+        schedule.step()
+    assert len([w for w in recwarn if 'not of epochs' in str(w.message)]) == 1
