@@ -34,7 +34,10 @@ def build_model(cfg: Config) -> BaseModel:
 def count_channels(model: nn.Module) -> int:
     """Return the number of channels of the images that a model takes.
 
-    It is that of the first convolution; 3 if there is none.
+    It is that of the first convolution; 3 if there is none. mmdet's ``Focus`` makes
+    four times as many of them.
     """
-    convs = (m for m in model.modules() if isinstance(m, nn.Conv2d))
-    return next((conv.in_channels for conv in convs), 3)
+    layers = (m for m in model.modules() if isinstance(m, nn.Conv2d))
+    count = next((layer.in_channels for layer in layers), 3)
+    is_focused = any(type(m).__name__ == 'Focus' for m in model.modules())
+    return count // 4 if is_focused else count

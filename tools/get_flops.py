@@ -94,6 +94,12 @@ def print_model(cfg: Config, shape: tuple[int, int] | None) -> None:
     print()
     for operator, modules in complexity.not_counted(model, analyzer).items():
         print(f'not counted: {operator} in {", ".join(modules)}')
+    skipped = {name.removeprefix('model.') for name in analyzer.uncalled_modules()}
+    for name, module in model.named_modules():
+        # A module without children may be used through its weight.
+        is_first = name in skipped and name.rpartition('.')[0] not in skipped
+        if is_first and [*module.children()] and count_params(module):
+            print(f'not counted: {name}, which is not called')
     print('FLOPs are multiply-accumulates, see ra_mm/analysis/complexity.py.')
 
 

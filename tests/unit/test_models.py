@@ -1,6 +1,7 @@
 """Building models from configs."""
 
 import pytest
+from mmdet.models.backbones.csp_darknet import Focus
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import nn
@@ -74,3 +75,4 @@ def test_count_channels(cfg):
     cfg.model.backbone.in_channels = 1
     assert count_channels(build_model(cfg)) == 1
     assert count_channels(nn.Linear(2, 2)) == 3
+    assert count_channels(Focus(3, 8)) == 3  # of quarters of the image
