@@ -43,7 +43,8 @@ DEMO := configs/demo/faster_rcnn_ra_r18.py
 ONE_BOX := model.test_cfg.rcnn.nms.class_agnostic=True model.test_cfg.rcnn.nms.iou_threshold=0.3
 demo: install
 	$(BIN)/python -m ra_mm.datasets.shapes data/shapes
-	$(BIN)/python tools/train.py $(DEMO) --work-dir work_dirs/demo
+	$(BIN)/python tools/train.py $(DEMO) --work-dir work_dirs/demo \
+	    --cfg-options randomness.seed=0
 	$(BIN)/python tools/test.py $(DEMO) "$$(cat work_dirs/demo/last_checkpoint)" \
 	    --work-dir work_dirs/demo/test --show-dir $(CURDIR)/work_dirs/demo/pictures \
 	    --cfg-options $(ONE_BOX)
