@@ -60,6 +60,12 @@ class TempSchedule:
         self.gates = find_gates([model] if isinstance(model, nn.Module) else model)
         if not self.gates:
             raise ValueError('TempSchedule: the model has no reverse attention')
+        if any(gate in ANNEALED and gate.temp > end for gate in self.gates):
+            warnings.warn(
+                'TempSchedule: another schedule anneals these gates. If this one is made '
+                'in each epoch, make it once, before the training',
+                stacklevel=2,
+            )
         ANNEALED.update(self.gates)
         # A gate that is trained, frozen and at its end, as a teacher's, stays as it is.
         self.gates = [g for g in self.gates if _is_open(g, end)] or self.gates
@@ -121,7 +127,8 @@ class TempSchedule:
             warnings.warn(
                 'TempSchedule: all gates are frozen at gamma = 0, so the model stays a '
                 'plain residual network. Set requires_grad of the parameters named '
-                "'gamma', and give them to the optimizer",
+                "'gamma', and give them to the optimizer; if that is later, make the "
+                'schedule then',
                 stacklevel=3,
             )
         own, others = (
@@ -155,11 +162,13 @@ class TempSchedule:
         if self._backward_passes < self.length:
             return
         self._watch.remove()
-        if self._calls < max(self.length / 64, self._updates / 4):
+        is_rare = self._calls < max(self.length / 64, self._updates / 4)
+        if is_rare or self._calls > 2 * self._updates > 8:
             warnings.warn(
                 f'TempSchedule: step() was called {self._calls} times in {self.length} '
-                'backward passes, so temp hardly changes: call it after each step of '
-                'the optimizer',
+                f'backward passes and {self._updates} steps of the optimizer, so temp '
+                f'falls too {"slowly" if is_rare else "fast"}: call it after each step '
+                'of the optimizer',
                 stacklevel=2,
             )
 

@@ -168,10 +168,13 @@ def test_traced_models(kind):
 
 @pytest.mark.parametrize(
     'length, every, accumulated, late',
-    [(2, 9, 1, 1), (2, 9, 9, 1), (140, 70, 1, 1), (140, 7, 7, 0), (30, 6, 1, 1)],
+    [
+        *[(2, 9, 1, 1), (2, 9, 9, 1), (140, 70, 1, 1), (140, 7, 7, 0), (30, 6, 1, 1)],
+        (30, 1, 5, 1),
+    ],
 )
-def test_a_schedule_that_is_hardly_stepped(recwarn, length, every, accumulated, late):
-    """Never, or once an epoch; gradients may be accumulated."""
+def test_a_schedule_that_is_out_of_step(recwarn, length, every, accumulated, late):
+    """Never stepped, once an epoch, or too often; gradients may be accumulated."""
     own = converted()
     schedule = TempSchedule(own, length)
     optimizer = torch.optim.SGD(own.parameters(), lr=0.01)
@@ -272,3 +275,10 @@ def test_epochs_for_steps(recwarn):
     for _ in range(300):
         schedule.step()
     assert len([w for w in recwarn if 'not of epochs' in str(w.message)]) == 1
+
+
+def test_a_schedule_for_each_epoch():
+    gates = model()
+    TempSchedule(gates, length=4)
+    with pytest.warns(UserWarning, match='make it once'):
+        TempSchedule(gates, length=4)
