@@ -71,13 +71,22 @@ def check_training_objects(context: Context) -> Iterator[Finding]:
         if settings.get('filter_empty_gt'):
             empty = ~np.isin(np.arange(len(empty)), coco.image_of[is_used])
         n = (small | empty).sum()
-        if n > 0.5 * len(small):
+        if n > 0.5 * len(small) or small.sum() > 0.01 * len(small):
             yield Finding(
                 n == len(small),
                 f'{coco.path}: {entry.key}.filter_cfg leaves out {n} of {len(small)} '
                 f'images: {empty.sum()} have no annotation of its classes '
                 f'(filter_empty_gt), {small.sum()} are below min_size={minimum}',
             )
+
+
+def check_filters(context: Context) -> Iterator[Finding]:
+    """A metric is of all images."""
+    for key, _, dataset in context.datasets:
+        is_filtered = getattr(dataset, 'filter_cfg', None) and not dataset.test_mode
+        if is_filtered and not key.startswith('train'):
+            text = f'{key}.filter_cfg leaves images out of the metric'
+            yield warning(f'{text}: {remedy({f"{key}.test_mode": True})}')
 
 
 def check_masks(context: Context) -> Iterator[Finding]:

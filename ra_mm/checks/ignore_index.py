@@ -59,6 +59,9 @@ def check_evaluated_masks(context: Context) -> Iterator[Finding]:
     if get_toolbox(context.cfg) != 'mmseg':
         return
     metrics = [n for _, n in _iter_iou_metrics(context) if not n.get('format_only')]
+    for key, _, dataset in context.all_datasets if metrics else ():
+        if key.startswith(context.parts[-1]) and not dataset.metainfo.get('classes'):
+            yield error(f'{key}.metainfo has no classes, which IoUMetric needs')
     for key, pipeline in context.iter_pipelines():
         if not key.startswith(context.parts[-1]):
             continue

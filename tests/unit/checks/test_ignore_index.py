@@ -39,3 +39,10 @@ def test_evaluation_without_masks(found):
     pipeline = [dict(type='LoadImageFromFile'), dict(type='PackSegInputs')]
     (problem,), _ = found('segmenter', {'val_dataloader.dataset.pipeline': pipeline})
     assert 'IoUMetric' in problem
+
+
+def test_no_classes(found):
+    """The metric needs their names, after the first part of the training."""
+    none = dict(_delete_=True, palette=[])
+    errors, _ = found('segmenter', {'val_dataloader.dataset.metainfo': none})
+    assert any('val_dataloader.dataset.metainfo has no' in text for text in errors)

@@ -198,6 +198,8 @@ def test_objects_that_are_not_reached(check, with_validation):
     cfg.merge_from_dict({'model.test_cfg.rcnn.max_per_img': 1})
     images, objects = (text for text in check(cfg) if str(path) in text)
     assert '5 of 8 images' in images and 'max_per_img=1' in objects
+    cfg.val_dataloader.dataset.update(filter_cfg=dict(min_size=99), test_mode=False)
+    assert any('dataset.test_mode=True' in text for text in check(cfg))
 
 
 def test_images_that_are_loaded_twice(check, refused, with_validation):
