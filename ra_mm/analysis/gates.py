@@ -44,9 +44,8 @@ def find_blocks(backbone: nn.Module) -> dict[str, ReverseAttention]:
                 name = name if paper_name in blocks else paper_name
             blocks[name] = layer
     if not blocks:
-        raise UserError(
-            f'{type(backbone).__name__} has no reverse attention, so it has no gates'
-        )
+        name = type(backbone).__name__
+        raise UserError(f'{name} has no reverse attention, so it has no gates')
     return blocks
 
 
@@ -78,9 +77,8 @@ def choose_blocks(
         ]
     unknown = [name for name in names if name not in blocks]
     if unknown:
-        raise UserError(
-            f'no block {", ".join(unknown)}: the model has {", ".join(blocks)}'
-        )
+        known = f'the model has {", ".join(blocks)}'
+        raise UserError(f'no block {", ".join(unknown)}: {known}')
     return [block for block in blocks if block in names]
 
 

@@ -56,9 +56,8 @@ def find_images(
             if path.suffix.lower() in IMAGE_SUFFIXES
         )
         if not paths:
-            raise UserError(
-                f'{folders[name]} has no images ({", ".join(IMAGE_SUFFIXES)})'
-            )
+            text = f'{folders[name]} has no images'
+            raise UserError(f'{text} ({", ".join(IMAGE_SUFFIXES)})')
         images += [(name, path) for path in paths[:limit]]
     return images
 

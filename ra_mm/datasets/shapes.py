@@ -84,15 +84,8 @@ def write_shapes(
     """
     if not isinstance(image_size, (tuple, list)):
         image_size = (image_size, image_size)
-    parameters = dict(
-        num_train=num_train,
-        num_val=num_val,
-        image_size=list(image_size),
-        classes_train=classes_train,
-        classes_val=classes_val,
-        class_size=class_size,
-        seed=seed,
-    )
+    parameters = dict(locals(), image_size=list(image_size))
+    del parameters['out_dir']
     _check_parameters(parameters)
     parameters['version'] = VERSION
     out_dir = Path(out_dir)
@@ -114,12 +107,12 @@ def write_shapes(
             _write_classes(root, split, per_class, class_size, seed)
         (root / 'shapes.json').write_text(json.dumps(dict(parameters=parameters)))
         root.replace(target)
-    print(
-        f'{out_dir}: {num_train} + {num_val} images of '
-        f'{image_size[0]}x{image_size[1]} and, for each of the '
-        f'{len(CLASSES)} classes, {classes_train} + {classes_val} pictures, '
-        f'drawn in {time.time() - start:.1f} s.'
+    width, height = image_size
+    text = (
+        f'{out_dir}: {num_train} + {num_val} images of {width}x{height} and, for each'
     )
+    text += f' of the {len(CLASSES)} classes, {classes_train} + {classes_val} pictures,'
+    print(f'{text} drawn in {time.time() - start:.1f} s.')
 
 
 def _check_parameters(parameters):
@@ -147,36 +140,32 @@ def _is_complete(out_dir, parameters):
     try:
         found = dict(json.loads((out_dir / 'shapes.json').read_text())['parameters'])
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(
-            f'{out_dir} exists and was not written by this generator: it has no valid '
-            'shapes.json. Choose another folder.'
-        ) from None
+        text = (
+            f'{out_dir} exists and was not written by this generator: it has no valid'
+        )
+        raise UserError(f'{text} shapes.json. Choose another folder.') from None
     differences = ', '.join(
         f'{name}={found.get(name)} (requested: {value})'
         for name, value in parameters.items()
         if found.get(name) != value
     )
     if differences:
-        raise UserError(
-            f'{out_dir} was drawn with {differences}. Delete it, or choose another '
-            'folder.'
-        )
+        advice = 'Delete it, or choose another folder.'
+        raise UserError(f'{out_dir} was drawn with {differences}. {advice}')
     return True
 
 
 def _write_images(root, split, num, size, seed):
     """Write the images of a split with their COCO annotations and masks."""
     licence = 'https://www.apache.org/licenses/LICENSE-2.0'
+    classes = enumerate(CLASSES, 1)
     coco: dict = dict(
         info=dict(
             description='Shapes on textured backgrounds, drawn by ra_mm',
             version=str(VERSION),
         ),
         licenses=[dict(id=1, name='Apache-2.0', url=licence)],
-        categories=[
-            dict(id=i, name=name, supercategory='shape')
-            for i, name in enumerate(CLASSES, 1)
-        ],
+        categories=[dict(id=i, name=n, supercategory='shape') for i, n in classes],
         images=[],
         annotations=[],
     )
@@ -188,9 +177,8 @@ def _write_images(root, split, num, size, seed):
         name = f'{i:06d}.jpg'
         _write_image(root / f'images/{split}/{name}', image)
         _write_image(root / f'masks/{split}/{i:06d}.png', mask)
-        coco['images'].append(
-            dict(id=i + 1, file_name=name, width=width, height=height, license=1)
-        )
+        entry = dict(id=i + 1, file_name=name, width=width, height=height, license=1)
+        coco['images'].append(entry)
         for label, polygon in shapes:
             low, high = polygon.min(0), polygon.max(0)
             coco['annotations'].append(
@@ -237,9 +225,8 @@ def parse_args() -> argparse.Namespace:
         'detection, segmentation and classification',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument(
-        'out_dir', nargs='?', default='data/shapes', help='folder to write'
-    )
+    text = 'folder to write'
+    parser.add_argument('out_dir', nargs='?', default='data/shapes', help=text)
     for flag, name, default, text in (
         ('--train', 'num_train', 400, 'number of training images'),
         ('--val', 'num_val', 60, 'number of validation images'),
