@@ -163,7 +163,7 @@ class TempSchedule:
             return
         self._watch.remove()
         is_rare = self._calls < max(self.length / 64, self._updates / 4)
-        if is_rare or self._calls > 2 * self._updates > 8:
+        if is_rare or self._calls > 2 * self._updates > 2:
             warnings.warn(
                 f'TempSchedule: step() was called {self._calls} times in {self.length} '
                 f'backward passes and {self._updates} steps of the optimizer, so temp '
