@@ -92,22 +92,24 @@ def test_the_stand_in_of_an_uninstalled_mmcv_can_be_removed(folder):
     assert listing(folder) == {}
 
 
+def refuse(run, folder, match):
+    """The call is refused, and changes no file."""
+    before = listing(folder)
+    with pytest.raises(UserError, match=match):
+        run()
+    assert listing(folder) == before
+
+
 @pytest.mark.parametrize('run', [mmcv_ops.install, mmcv_ops.remove])
 def test_a_file_of_somebody_else_stays(folder, run):
     (folder / '_ext.py').write_text('# mine')
-    before = listing(folder)
-    with pytest.raises(UserError, match=r'_ext\.py is not from ra_mm'):
-        run()
-    assert listing(folder) == before
+    refuse(run, folder, r'_ext\.py is not from ra_mm')
     assert 'not from ra_mm' in mmcv_ops.status()
 
 
 def test_compiled_operators_stay(folder):
     (folder / COMPILED).touch()
-    before = listing(folder)
-    with pytest.raises(UserError, match='_ext.cpython-311.*compiled operators'):
-        mmcv_ops.install()
-    assert listing(folder) == before
+    refuse(mmcv_ops.install, folder, '_ext.cpython-311.*compiled operators')
     assert 'compiled operators' in mmcv_ops.status()
 
 
@@ -123,10 +125,7 @@ def test_compiled_operators_stay(folder):
 )
 def test_an_mmcv_that_does_not_fit(add_distribution, distributions, named):
     folder = [add_distribution(*each) for each in distributions][0]
-    before = listing(folder)
-    with pytest.raises(UserError, match=named):
-        mmcv_ops.install()
-    assert listing(folder) == before
+    refuse(mmcv_ops.install, folder, named)
 
 
 def test_nothing_to_remove(folder):
@@ -144,10 +143,7 @@ def test_no_mmcv(monkeypatch, tmp_path, run):
 
 def test_no_torchvision(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, 'torchvision', None)
-    before = listing(folder)
-    with pytest.raises(UserError, match='torchvision.*pip install'):
-        mmcv_ops.install()
-    assert listing(folder) == before
+    refuse(mmcv_ops.install, folder, 'torchvision.*pip install')
 
 
 def test_mistakes_end_in_one_message(folder):
