@@ -22,8 +22,7 @@ def script():
 @pytest.fixture(scope='module')
 def venv(tmp_path_factory):
     folder = tmp_path_factory.mktemp('venv')
-    command = [sys.executable, '-m', 'venv', '--without-pip', folder]
-    subprocess.run(command, check=True)
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', folder], check=True)
     return folder
 
 

@@ -91,9 +91,8 @@ def test_names_of_other_backbones():
 def test_wrong_names():
     with pytest.raises(UserError, match='RA_2_3, x: .* RA_2_1, RA_2_2'):
         gates.choose_blocks(['RA_2_1', 'RA_2_2'], ['RA_2_1', 'RA_2_3', 'x'])
-    plain = RAResNet(18, attention=dict(type='ra_mm.SE'))
     with pytest.raises(UserError, match='RAResNet has no reverse attention'):
-        gates.find_blocks(plain)
+        gates.find_blocks(RAResNet(18, attention=dict(type='ra_mm.SE')))
 
 
 def has_hooks(backbone):
@@ -109,8 +108,7 @@ def measured():
     backbone = small()
     torch.manual_seed(1)
     images = [(label, torch.randn(1, 3, 32, 48)) for label in ('a', 'b', 'a', 'c', 'a')]
-    chosen = ['RA_2_1', 'RA_5_2']
-    return backbone, images, gates.measure_gates(backbone, images, chosen)
+    return backbone, images, gates.measure_gates(backbone, images, ['RA_2_1', 'RA_5_2'])
 
 
 def test_numbers(measured):

@@ -181,8 +181,7 @@ def test_weights_that_no_pretraining_has(tmp_path):
     torch.save(MODELS.build(dict(cfg)).state_dict(), tmp_path / 'a.pth')
     plugin = dict(cfg=dict(type='ContextBlock', ratio=0.25), position='after_conv3')
     init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'))
-    model = build(backbone=dict(cfg, plugins=[plugin], init_cfg=init_cfg))
-    model.init_weights()
+    build(backbone=dict(cfg, plugins=[plugin], init_cfg=init_cfg)).init_weights()
 
 
 def test_loading_a_whole_model():

@@ -58,8 +58,7 @@ def test_table():
 
 
 def test_bars():
-    fig = plot_costs(document(results(), results(layout='nhwc')))
-    times, saved = fig.axes[:2]
+    times, saved = plot_costs(document(results(), results(layout='nhwc'))).axes[:2]
     (bar,) = times.patches
     assert bar.get_width() == pytest.approx(1.2)
     _, spread, printed = times.lines

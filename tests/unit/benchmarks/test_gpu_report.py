@@ -43,8 +43,7 @@ def test_gpu_report_within_its_budget(tmp_path):
     out = tmp_path / 'report.json'
     report = write_report(out, parts)
     assert json.loads(out.read_text()) == report
-    found = [(p['status'], p['results']) for p in report['parts']]
-    assert found == [
+    assert [(p['status'], p['results']) for p in report['parts']] == [
         ('failed', [dict(a=1)]),
         ('skipped', []),
         ('failed', []),

@@ -58,8 +58,7 @@ def test_wrapped_datasets(cfg, refused):
             datasets=[dataset, dict(dataset, ann_file='none.json')],
         ),
     )
-    option = 'train_dataloader.dataset.dataset.datasets.1.ann_file=PATH'
-    assert option in refused(cfg)
+    assert 'train_dataloader.dataset.dataset.datasets.1.ann_file=PATH' in refused(cfg)
 
 
 def test_images_that_no_file_lists(check, with_annotations, coco, tmp_path):

@@ -35,8 +35,7 @@ def cfg(cfg):
         dict(type='MultiStepLR', milestones=[1], gamma=0.1, end=2),
     ]
     optimizer = dict(type='SGD', lr=0.1, momentum=0.9)
-    clip_grad = dict(max_norm=1)
-    cfg.optim_wrapper = dict(optimizer=optimizer, clip_grad=clip_grad)
+    cfg.optim_wrapper = dict(optimizer=optimizer, clip_grad=dict(max_norm=1))
     return cfg
 
 

@@ -15,8 +15,7 @@ def end(capsys, error, work_dir=None):
     with pytest.raises(SystemExit) as stop, report_user_errors('a_tool') as run:
         run.work_dir = work_dir
         raise error
-    text = capsys.readouterr().err.strip()
-    message, _, path = text.partition('\n(traceback in ')
+    message, _, path = capsys.readouterr().err.strip().partition('\n(traceback in ')
     return stop.value.code, message, Path(path.removesuffix(')'))
 
 

@@ -23,5 +23,4 @@ def make_resnet():
 
 @pytest.fixture
 def images():
-    g = torch.Generator().manual_seed(0)
-    return torch.randn(2, 3, 32, 32, generator=g)
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -145,7 +145,6 @@ def test_split_norm():
 def test_examples_in_the_docs():
     """The code in docs/extending.md runs as it is printed."""
     text = (DOCS / 'extending.md').read_text()
-    blocks = re.findall(r'```python\n(.*?)```', text, re.S)
-    code = '\n'.join(blocks)
+    code = '\n'.join(re.findall(r'```python\n(.*?)```', text, re.S))
     assert 'add_rule' in code and 'ResidualSum' in code
     exec(compile(code, 'extending.md', 'exec'), {'__name__': 'extending'})

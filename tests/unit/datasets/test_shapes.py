@@ -118,8 +118,7 @@ def test_classes_are_balanced_and_sizes_spread():
     labels, sides = [], []
     for seed in range(100):
         rng = np.random.default_rng(seed)
-        wanted = rng.integers(4, size=5)
-        _, _, shapes = paint(rng, wanted, (100, 100), (0.16, 0.45))
+        _, _, shapes = paint(rng, rng.integers(4, size=5), (100, 100), (0.16, 0.45))
         labels += [label for label, _ in shapes]
         sides += [np.ptp(polygon, axis=0).max() for _, polygon in shapes]
     counts = np.bincount(labels, minlength=4)

@@ -166,8 +166,7 @@ def test_early_stop_is_resumed(run, names, tmp_path):
 
 def test_several_best(run, names, tmp_path):
     """Only the best checkpoint of the metric that improved is replaced."""
-    scores = [2, 3, 1]
-    run(tmp_path, hooks=[Watch(scores, [])], save_best=['score', 'loss'])
+    run(tmp_path, hooks=[Watch([2, 3, 1], [])], save_best=['score', 'loss'])
     assert names(tmp_path) == {
         'epoch_3.pth',
         'best_score_epoch_2.pth',

@@ -111,8 +111,7 @@ def test_attention_of_the_plain_model():
     """Only a ResidualSum may be absent, whatever its name is."""
     own = Detector(RA)
     own.backbone['attention'] = nn.Linear(2, 2)  # as in CSPNeXt
-    weights = own.state_dict()
-    load_strict(own, {k: v for k, v in weights.items() if 'gamma' not in k})
+    load_strict(own, {k: v for k, v in own.state_dict().items() if 'gamma' not in k})
     with pytest.raises(UserError, match=r'2 missing \(backbone.attention.weight'):
         load_strict(own, Detector().state_dict())
 
@@ -175,6 +174,5 @@ def test_two_models_in_a_checkpoint(monkeypatch):
 
 
 def test_weights_of_a_backbone_to_start_from():
-    weights = Detector().backbone.state_dict()
     with pytest.raises(UserError, match='init_cfg'):
-        load_strict(Detector(), weights, 'backbone')
+        load_strict(Detector(), Detector().backbone.state_dict(), 'backbone')

@@ -145,8 +145,7 @@ def test_static_gate():
     """It does not look at F; otherwise it is reverse attention."""
     layer, F, x = layer_and_inputs(StaticGate)
     gamma = layer.gate.gamma[:, None, None]
-    expected = F + (1 + gamma / 2.5) * x
-    torch.testing.assert_close(layer(F, x), expected)
+    torch.testing.assert_close(layer(F, x), F + (1 + gamma / 2.5) * x)
     names = [name for name, _ in layer.named_parameters()]
     assert names == [name for name, _ in ReverseAttention(6).named_parameters()]
     assert torch.equal(layer.gate(F), layer.gate(F.neg() * 3))

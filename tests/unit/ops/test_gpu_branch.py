@@ -28,8 +28,7 @@ def test_sizes_of_one(path, shape, affine, tail_and_inputs, monkeypatch):
 
     expected = run('reference')
     monkeypatch.setattr(cpu_reductions, 'as_on_gpu', True)
-    found = run(path)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(run(path), expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize('memory_format', FORMATS)

@@ -23,8 +23,7 @@ def test_tracing_and_export(training, monkeypatch, tail_and_inputs, path_of):
     torch.testing.assert_close(traced(z, x), expected)
     exported = torch.export.export(module, (z, x)).module()
     torch.testing.assert_close(exported(z, x), expected)
-    graph = torch.fx.symbolic_trace(module)
-    torch.testing.assert_close(graph(z, x), expected)
+    torch.testing.assert_close(torch.fx.symbolic_trace(module)(z, x), expected)
     monkeypatch.setattr(torch.onnx, 'is_in_onnx_export', lambda: True)
     y = module(z, x)
     assert path_of(y) == 'reference'

@@ -19,8 +19,7 @@ def axes_of(panel, names=('ResNet18', '+SE', '+CBAM', '+RA')):
 
 
 def test_mean_of_the_seeds_and_their_band(make_ledger, add_curves):
-    ledger = add_curves(make_ledger(8, seeds=2))
-    panels = panels_of(ledger)
+    panels = panels_of(add_curves(make_ledger(8, seeds=2)))
     assert list(panels) == ['loss', 'val/top1', 'temp', 'G']
     # Seed 1 was stopped early and is higher by 1; the mean covers what both have.
     (first, second), *_ = (row for row in panels['loss'].curves if row)

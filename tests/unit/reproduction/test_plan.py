@@ -166,8 +166,7 @@ def test_rows_beyond_the_paper_are_kept_apart():
     assert not any(row.paper or row.start for row in rows)
     assert not any(row.is_beyond for row in select_rows(['all']))
     # The plain model and the paper's attentions are trained once for both.
-    both = plan_of('table2', 'beyond_imagenet', rows=['ResNet18'])
-    assert len(both) == 4 + 6
+    assert len(plan_of('table2', 'beyond_imagenet', rows=['ResNet18'])) == 4 + 6
 
 
 def test_all_rows_of_a_seed_come_before_the_next_seed():

@@ -71,8 +71,7 @@ def test_missing_numbers_say_why(make_ledger, make_entry):
 
 
 def test_hours_need_the_baseline_on_the_same_hardware(trained_ledger):
-    hardware = dict(device='Other GPU', count=2)
-    trained_ledger.runs['ra_r18-seed2'].hardware = hardware
+    trained_ledger.runs['ra_r18-seed2'].hardware = dict(device='Other GPU', count=2)
     ra = cells(trained_ledger, '+RA')
     assert ra[12:14] == ['×1.02 12.7 h', '– 13.0 h']
     assert ra[-1] == '2 × Other GPU, 2 × Test GPU'

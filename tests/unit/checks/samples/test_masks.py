@@ -88,8 +88,7 @@ def test_masks_beside_their_images(masks, look):
     for path in (masks.root / 'masks').iterdir():
         path.rename(masks.root / 'images' / f'{path.stem}_mask.png')
     prefix = dict(img_path='images', seg_map_path='images')
-    settings = masks.build(data_prefix=prefix, seg_map_suffix='_mask.png')
-    assert look(settings) == ([], [])
+    assert look(masks.build(data_prefix=prefix, seg_map_suffix='_mask.png')) == ([], [])
 
 
 def with_palette(mask):
