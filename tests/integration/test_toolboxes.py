@@ -15,8 +15,7 @@ def test_mmseg(train, test, configs, tmp_path):
     """With SyncBN in the config, on a CPU."""
     config = configs / 'segmenter.py'
     train(config)
-    checkpoint = tmp_path / 'work/iter_2.pth'
-    options = [config, checkpoint, '--out', tmp_path / 'out.pkl']
+    options = [config, tmp_path / 'work/iter_2.pth', '--out', tmp_path / 'out.pkl']
     # A second visualizer of one name in one process would be the first.
     argv = '--cfg-options', 'visualizer.name=second'
     plain = test(*options, '--show-dir', tmp_path / 'pictures', *argv)
@@ -24,8 +23,7 @@ def test_mmseg(train, test, configs, tmp_path):
     predictions = pickle.loads((tmp_path / 'out.pkl').read_bytes())
     assert [p['pred_sem_seg']['data'].shape for p in predictions] == [(1, 64, 64)] * 8
 
-    tta = test(*options, '--tta')
-    assert plain.keys() == tta.keys()
+    assert test(*options, '--tta').keys() == plain.keys()
     assert plain['mIoU'] > 0
 
 
@@ -47,8 +45,7 @@ def test_syncbn_of_processes_on_the_cpu(train, configs, tmp_path, capsys, monkey
 def test_mmpretrain(message, train, test, configs, tmp_path):
     config = configs / 'classifier.py'
     train(config)
-    checkpoint = tmp_path / 'work/epoch_1.pth'
-    options = [config, checkpoint, '--out', tmp_path / 'out.pkl']
+    options = [config, tmp_path / 'work/epoch_1.pth', '--out', tmp_path / 'out.pkl']
     accuracy = test(*options, '--show-dir', tmp_path / 'pictures')
     # Pictures with the same name in several class folders: the last one remains.
     assert len(pictures(tmp_path / 'pictures')) == 2
