@@ -105,6 +105,12 @@ def use_compiler(monkeypatch):
 
 
 @pytest.fixture(scope='session')
+def randomise():
+    """Gives every weight and statistic, including batch norm's, an effect."""
+    return _randomise
+
+
+@pytest.fixture(scope='session')
 def configs(shapes, tmp_path_factory):
     """A folder with detector.py, segmenter.py and classifier.py."""
     folder = tmp_path_factory.mktemp('configs')
@@ -134,8 +140,7 @@ def message(capsys, tmp_path_factory, monkeypatch):
 
     Its traceback is in a file.
     """
-    folder = tmp_path_factory.mktemp('tracebacks')
-    monkeypatch.setattr(tempfile, 'tempdir', str(folder))
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path_factory.mktemp('tracebacks')))
 
     def run(tool, *argv):
         capsys.readouterr()
@@ -178,6 +183,16 @@ def checkpoint(configs, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp('trained')
     _tool('train', '--work-dir', work_dir)(configs / 'detector.py')
     return work_dir / 'epoch_1.pth'
+
+
+def _randomise(model):
+    g = torch.Generator().manual_seed(0)
+    for name, t in model.state_dict().items():
+        if name.endswith('running_var'):
+            t.uniform_(0.5, 2, generator=g)
+        elif t.ndim == 1:
+            t.add_(torch.randn(t.shape, generator=g), alpha=0.1)
+    return model
 
 
 def _scalars(work_dir):

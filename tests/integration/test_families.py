@@ -144,18 +144,11 @@ FAMILIES = [
 
 
 @pytest.fixture(params=FAMILIES)
-def family(request):
+def family(request, randomise):
     """A plain model of each family, randomised, and its number of blocks."""
     build, blocks = request.param
     torch.manual_seed(0)
-    model = build()
-    g = torch.Generator().manual_seed(0)
-    for name, t in model.state_dict().items():
-        if name.endswith('running_var'):
-            t.uniform_(0.5, 2, generator=g)
-        elif t.ndim == 1:
-            t.add_(torch.randn(t.shape, generator=g), alpha=0.1)
-    return model.double(), blocks
+    return randomise(build()).double(), blocks
 
 
 EXACT = dict(rtol=0, atol=0)

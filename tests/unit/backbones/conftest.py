@@ -1,7 +1,6 @@
-"""Small backbones of each family, with weights that all have an effect."""
+"""Small backbones of each family."""
 
 import pytest
-import torch
 from mmengine.registry import MODELS
 
 import ra_mm.backbones
@@ -16,16 +15,6 @@ SMALL = dict(
 )
 
 
-def _randomise(model):
-    g = torch.Generator().manual_seed(0)
-    for name, t in model.state_dict().items():
-        if name.endswith('running_var'):
-            t.uniform_(0.5, 2, generator=g)
-        elif t.ndim == 1:
-            t.add_(torch.randn(t.shape, generator=g), alpha=0.1)
-    return model
-
-
 def _pretrained(type, path, prefix=None, **kwargs):
     cfg = dict(type='Pretrained', checkpoint=str(path))
     if prefix:
@@ -37,10 +26,6 @@ def _pretrained(type, path, prefix=None, **kwargs):
 
 def _build(family, **kwargs):
     return getattr(ra_mm.backbones, family)(**{**SMALL[family], **kwargs})
-
-
-def _attentions(model):
-    return [m for m in model.modules() if isinstance(m, ResidualSum)]
 
 
 @pytest.fixture(scope='session')
@@ -58,13 +43,7 @@ def build():
 @pytest.fixture(scope='session')
 def attentions():
     """Lists the attentions of a model."""
-    return _attentions
-
-
-@pytest.fixture
-def randomise():
-    """Gives every weight and statistic, including batch norm's, an effect."""
-    return _randomise
+    return lambda model: [m for m in model.modules() if isinstance(m, ResidualSum)]
 
 
 @pytest.fixture
