@@ -45,21 +45,17 @@ model = dict(test_cfg=dict(score_thr=0.1))
 
 
 @pytest.mark.parametrize(
-    'options',
+    'option, value',
     [
-        {'train_cfg.max_epochs': 3},  # not in this config, but a key of the runner
-        {'model.test_cfg.score_thr': 0.5},
-        {'custom_hooks.0.length': 2},
-        {'train_dataloader.dataset.data_root': '/elsewhere'},
+        ('train_cfg.max_epochs', 3),  # not in this config, but a key of the runner
+        ('model.test_cfg.score_thr', 0.5),
+        ('custom_hooks.0.length', 2),
+        ('train_dataloader.dataset.data_root', '/elsewhere'),
     ],
 )
-def test_options(tmp_path, options):
-    cfg = load_config(write(tmp_path, OPTIONS), dict(options))
-    for key, value in options.items():
-        node = cfg
-        for name in key.split('.'):
-            node = node[int(name) if name.isdigit() else name]
-        assert node == value
+def test_options(tmp_path, option, value):
+    cfg = load_config(write(tmp_path, OPTIONS), {option: value})
+    assert get_value(cfg, option) == value
 
 
 @pytest.mark.parametrize(
