@@ -158,18 +158,6 @@ class Constant(Basic):
         return self.branch(x) * torch.ones(4, 1, 1) + x
 
 
-def averaged():
-    return AveragedModel(make(Basic))
-
-
-def averaged_by_mmengine():
-    return ExponentialMovingAverage(make(Basic))
-
-
-def compiled():
-    return torch.compile(make(Basic))
-
-
 @pytest.mark.parametrize(
     'model, blocks, message',
     [
@@ -186,9 +174,9 @@ def compiled():
         (Basic, resnet.Bottleneck, 'blocks=.*Bottleneck.*Basic'),
         (Tokens, 'auto', 'Tokens.*tokens'),
         (lambda: DataParallel(Basic()), Basic, 'before.*DataParallel'),
-        (averaged, Basic, 'before.*AveragedModel'),
-        (averaged_by_mmengine, Basic, 'before.*AveragedModel'),
-        (compiled, Basic, 'before.*OptimizedModule'),
+        (lambda: AveragedModel(make(Basic)), Basic, 'before.*AveragedModel'),
+        (lambda: ExponentialMovingAverage(make(Basic)), Basic, 'before.*AveragedModel'),
+        (lambda: torch.compile(make(Basic)), Basic, 'before.*OptimizedModule'),
         (lambda: ra_mm.convert(make(Basic), blocks=Basic), Basic, 'already: .*0'),
     ],
 )
