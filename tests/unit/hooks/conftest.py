@@ -62,12 +62,7 @@ def _run(
     **kwargs,
 ):
     sampler = DefaultSampler if by_epoch else InfiniteSampler
-    data = dict(inputs=torch.ones(3, 4, 4))
-    loop = (
-        dict(by_epoch=True, max_epochs=epochs)
-        if by_epoch
-        else dict(by_epoch=False, max_iters=3 * epochs)
-    )
+    length = dict(max_epochs=epochs) if by_epoch else dict(max_iters=3 * epochs)
     record = record or Record(stop_at)
     runner = Runner(
         model=model or RAModel(),
@@ -77,9 +72,9 @@ def _run(
             collate_fn=dict(type='default_collate'),
             num_workers=0,
             sampler=dict(type=sampler, shuffle=True),
-            dataset=[data] * IMAGES,
+            dataset=[dict(inputs=torch.ones(3, 4, 4))] * IMAGES,
         ),
-        train_cfg=loop,
+        train_cfg=dict(length, by_epoch=by_epoch),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01), **(wrapper or {})),
         default_hooks=dict(
             checkpoint=dict(type='CheckpointHook', interval=1, by_epoch=by_epoch)
