@@ -127,6 +127,10 @@ def check_metric(context: Context) -> Iterator[Finding]:
             yield error(f'{known.path} has no annotations, which {key} needs')
         if set(_get_metrics(node)) - {'proposal_fast'}:
             yield from _check_evaluated(known)
+        numbers = node.get('proposal_nums') or (100, 300, 1000)
+        if (len(numbers) < 3 or 100 not in numbers) and not node.get('use_mp_eval'):
+            text = f'{key}.proposal_nums={numbers}: AP needs three numbers, one of them'
+            yield error(f'{text} 100, such as (100, 300, 1000)')
         if '.metrics.' in key:  # of a MultiDatasetsEvaluator, each for one dataset
             continue
         for entry, coco in context.coco:

@@ -118,7 +118,8 @@ def check_left_out(part: Part) -> Iterator[Finding]:
     folder = getattr(dataset, 'data_prefix', {}).get('img_path')
     suffixes = getattr(dataset, 'img_suffix', getattr(dataset, 'extensions', None))
     has_list = osp.isfile(getattr(dataset, 'ann_file', '') or '')
-    is_part = getattr(dataset, '_indices', None) is not None
+    is_fold = hasattr(part.root, 'num_splits')  # of mmpretrain's KFoldDataset
+    is_part = is_fold or getattr(dataset, '_indices', None) is not None
     if not folder or not suffixes or has_list or is_part or not scan.is_complete:
         return
     left_out = describe_left_out(_walk(folder), scan.paths | scan.masks)

@@ -174,9 +174,8 @@ def test_the_tool_names_what_is_not_counted(get_flops):
     """The samples of RoIAlign depend on the boxes, and those on the weights."""
     out = get_flops(paper.CONFIGS / 'faster_rcnn_r50.py', '--shape', 64)
     assert 'RoIAlignFunction in roi_head.bbox_roi_extractor.roi_layers.0' in out
-    configs = Path(mmdet.__path__[0], '.mim/configs')
-    point_rend = configs / 'point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py'
-    out = get_flops(point_rend, '--shape', 64)
+    name = '.mim/configs/point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py'
+    out = get_flops(Path(mmdet.__path__[0], name), '--shape', 64)
     assert 'not counted: roi_head.point_head' in out
 
 

@@ -80,11 +80,9 @@ def test_hidden_folder(refused, classifier, copied, name):
 def test_names_in_xml(found, tmp_path):
     (tmp_path / 'Annotations').mkdir()
     (tmp_path / 'train.txt').write_text('1\n2\n')
-    for i, names in enumerate((['disc'], ['Disc', 'disc']), 1):
-        text = ''.join(f'<object><name>{name}</name></object>' for name in names)
-        (tmp_path / f'Annotations/{i}.xml').write_text(
-            f'<annotation>{text}</annotation>'
-        )
+    for i, name in ((1, 'disc'), (2, 'Disc')):
+        text = f'<annotation><object><name>{name}</name></object></annotation>'
+        (tmp_path / f'Annotations/{i}.xml').write_text(text)
     dataset = dict(type='mmdet.XMLDataset', data_root=str(tmp_path), _delete_=True)
     dataset.update(ann_file='train.txt', metainfo=dict(classes=('disc',)))
     dataset['data_prefix'] = dict(sub_data_root='.')

@@ -202,6 +202,12 @@ def test_objects_that_are_not_reached(check, with_validation):
     assert any('dataset.test_mode=True' in text for text in check(cfg))
 
 
+def test_numbers_of_proposals(refused, with_validation):
+    cfg, _ = with_validation()
+    cfg.val_evaluator.proposal_nums = (1, 10, 300)  # AP is -1
+    assert 'proposal_nums=(1, 10, 300)' in refused(cfg)
+
+
 def test_images_that_are_loaded_twice(check, refused, with_validation):
     cfg, _ = with_validation()
     twice = [cfg.val_dataloader.dataset] * 2
