@@ -118,8 +118,9 @@ def attention_keys(model: nn.Module) -> set[str]:
 
 def is_attention_absent(model: nn.Module, missing: list[str]) -> bool:
     """Whether the missing weights include all parameters of all attentions."""
-    parameters = attention_keys(model) & {name for name, _ in model.named_parameters()}
-    return bool(parameters) and parameters <= set(missing)
+    keys = attention_keys(model)
+    needed = keys & {name for name, _ in model.named_parameters()} or keys
+    return bool(needed) and needed <= set(missing)
 
 
 def load_strict(

@@ -8,6 +8,7 @@ have it after the 3x3 convolution of a block; on a map of one pixel, where the
 variance is 0/0, it is 0; and sums are in float32, since they overflow in float16.
 """
 
+import torch
 from torch import Tensor
 
 from ra_mm.ops.cpu_reductions import accum_dtype, plane_size, spatial_dims
@@ -32,6 +33,8 @@ class SimAM(ResidualSum):
         check_arg(POSITIVE, lam=lam)
         super().__init__()
         self.lam = lam
+        # By this name, the weights of a network with it do not fit one without.
+        self.register_buffer('variant simam', torch.ones(()))
 
     def forward(self, F: Tensor, x: Tensor) -> Tensor:
         t = F.to(accum_dtype(F))

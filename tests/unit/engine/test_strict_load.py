@@ -12,7 +12,7 @@ from ra_mm.engine.strict_load import (
     strip_prefix,
 )
 from ra_mm.errors import UserError
-from ra_mm.layers import SE, ReverseAttention
+from ra_mm.layers import SE, ReverseAttention, SimAM
 
 
 def model():
@@ -31,6 +31,7 @@ class Detector(nn.Module):
 
 RA = ReverseAttention(2)
 RIVAL = SE(2)
+SIMAM = SimAM(2)  # without parameters
 
 
 def test_weights_that_fit_are_loaded():
@@ -95,6 +96,8 @@ def test_nothing_in_common(scope):
         (RA, dict(scope='backbone'), True),
         (RIVAL, dict(scope='model'), False),
         (RIVAL, dict(scope='backbone'), True),
+        (SIMAM, dict(scope='model'), False),
+        (SIMAM, dict(scope='backbone'), True),
     ],
 )
 def test_plain_weights(attention, options, fits):
@@ -118,9 +121,10 @@ def test_attention_of_the_plain_model():
 
 @pytest.mark.parametrize('scope', ['model', 'backbone'])
 @pytest.mark.parametrize('own', [None, RIVAL])
-def test_weights_of_another_attention(own, scope):
+@pytest.mark.parametrize('trained', [RA, SIMAM])
+def test_weights_of_another_attention(own, trained, scope):
     with pytest.raises(UserError, match='attention'):
-        load_strict(Detector(own), Detector(RA).state_dict(), scope)
+        load_strict(Detector(own), Detector(trained).state_dict(), scope)
 
 
 def test_wrappers():
