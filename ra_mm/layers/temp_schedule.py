@@ -138,7 +138,7 @@ class TempSchedule:
         if own <= others:
             warnings.warn(
                 'TempSchedule: there is another model with the same gates, whose temp '
-                'stays as it is. If it is a moving average or a copy of this one, '
+                'stays as it is. If it is a moving average that follows this model, '
                 'anneal both: TempSchedule([model, average], ...)',
                 stacklevel=3,
             )

@@ -168,10 +168,7 @@ def test_traced_models(kind):
 
 @pytest.mark.parametrize(
     'length, every, accumulated, late',
-    [
-        *[(2, 9, 1, 1), (2, 9, 9, 1), (140, 70, 1, 1), (140, 7, 7, 0), (30, 6, 1, 1)],
-        (30, 1, 5, 1),
-    ],
+    [(2, 9, 1, 1), (2, 9, 9, 1), (140, 7, 7, 0), (30, 6, 1, 1), (30, 1, 5, 1)],
 )
 def test_a_schedule_that_is_out_of_step(recwarn, length, every, accumulated, late):
     """Never stepped, once an epoch, or too often; gradients may be accumulated."""
