@@ -66,10 +66,8 @@ def lock(folder: Path) -> Iterator[Lock]:
         UserError: If another process has the lock.
     """
     if fcntl is None:
-        raise UserError(
-            f'training needs Linux or macOS, this is {sys.platform}; '
-            '`tools/reproduce.py report FOLDER` works here'
-        )
+        advice = '`tools/reproduce.py report FOLDER` works here'
+        raise UserError(f'training needs Linux or macOS, not {sys.platform}; {advice}')
     host, owner = socket.gethostname(), folder / '.host'
     with open(folder / '.lock', 'a+', encoding='utf-8') as file:
         try:

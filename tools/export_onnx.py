@@ -141,10 +141,9 @@ def main(argv: Sequence[str] | None = None) -> float:
             print_interface(network, dtype, names, cfg)
             error = compare(path, images, expected)
             if error > TOLERANCE[dtype]:
-                raise UserError(
-                    f'the exported model differs from PyTorch by {error:.1e}, more '
-                    f'than {TOLERANCE[dtype]}; {args.out} was not written'
-                )
+                text = f'the exported model differs from PyTorch by {error:.1e}, more'
+                text += f' than {TOLERANCE[dtype]}'
+                raise UserError(f'{text}; {args.out} was not written')
         print(f'written: {args.out}')
         return error
 

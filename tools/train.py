@@ -54,11 +54,9 @@ def merge_args(cfg: Config, args: Namespace) -> None:
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
         if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
-            raise UserError(
-                '--auto-scale-lr: the config does not say for which batch size its '
-                'learning rate was chosen; pass --cfg-options '
-                'auto_scale_lr.base_batch_size=NUMBER'
-            )
+            text = '--auto-scale-lr: the config does not say for which batch size its'
+            advice = 'pass --cfg-options auto_scale_lr.base_batch_size=NUMBER'
+            raise UserError(f'{text} learning rate was chosen; {advice}')
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
         cfg.resume = True

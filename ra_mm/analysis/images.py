@@ -47,9 +47,8 @@ def find_images(
     images = []
     for name in dict.fromkeys(classes or folders):
         if name not in folders:
-            raise UserError(
-                f'class {name}: no such folder in {root}, which has {shorten(folders)}'
-            )
+            known = f'which has {shorten(folders)}'
+            raise UserError(f'class {name}: no such folder in {root}, {known}')
         paths = sorted(
             path
             for path in folders[name].rglob('[!.]*')
@@ -83,9 +82,8 @@ def get_reader(
     root: Any = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     _, dataset = next(iter_unwrapped(root, 'test_dataloader.dataset'), ('', root))
     if not dataset.get('pipeline'):
-        raise UserError(
-            f'{cfg.filename} has no test_dataloader with a pipeline to read images'
-        )
+        text = f'{cfg.filename} has no test_dataloader with a pipeline'
+        raise UserError(f'{text} to read images')
     labels = re.compile(r'Load\w*Annotations\b')
     steps = [step for step in dataset.pipeline if not labels.search(str(step['type']))]
     pipeline = Compose(steps)

@@ -91,14 +91,11 @@ def parse_value(text: str) -> Any:
         if ',' not in value:
             return value if is_text else _parse_with_mmengine(value)
         if '/' in value:
-            raise ArgumentTypeError(
-                f'write [{value}] for a list, or "\'{value}\'" for a path with commas'
-            )
+            advice = f'or "\'{value}\'" for a path with commas'
+            raise ArgumentTypeError(f'write [{value}] for a list, {advice}')
     if re.search(r'[^\s,(\[] +[^\s,)\]]', value):
-        raise ArgumentTypeError(
-            'the spaces within an item of a list would be lost; for one text with '
-            f'commas, write "\'{value}\'"'
-        )
+        text = 'the spaces within an item of a list would be lost; for one text with'
+        raise ArgumentTypeError(f'{text} commas, write "\'{value}\'"')
     try:
         return _parse_with_mmengine(value)
     except AssertionError as e:
