@@ -52,11 +52,15 @@ def format_comparison(comparison):
     ]
 
 
-def test_fine_tuning():
-    curves, table = read_curves('finetune_cifar10'), read_table('Does it help?')
+@pytest.mark.parametrize(
+    'heading, name',
+    [('MobileNetV2', 'cifar10'), ('EfficientNet-Lite0', 'cifar10_efficientnet')],
+)
+def test_fine_tuning(heading, name):
+    curves, table = read_curves(f'finetune_{name}'), read_table(heading)
     assert table.keys() == curves.keys()
     seeds = set.intersection(*(set(of_row) for of_row in curves.values()))
-    assert f'{len(seeds)} seeds' in TEXT.partition('Does it help?')[2].split('\n|')[0]
+    assert f'{len(seeds)} seeds' in TEXT.partition(f'{heading}\n')[2].split('\n|')[0]
     points = {row: {seed: curves[row][seed] for seed in seeds} for row in curves}
     ends = {
         row: {s: v[-1] for s, v in of_row.items()} for row, of_row in points.items()
@@ -68,6 +72,28 @@ def test_fine_tuning():
         assert cells[:3] == [f'{mean:.2f} ± {std:.2f}' for mean, std in means]
         if row != 'plain':
             assert cells[3:] == format_comparison(compared[row])
+
+
+def test_what_can_be_chosen():
+    table, base = read_table('How long do I anneal?'), read_curves('finetune_cifar10')
+    changes = 'annealing_05 annealing_30 gamma_lr_10 gamma_lr_01 gamma_decay_0'.split()
+    changes.append('last_stage')
+    others = [read_curves(f'finetune_cifar10_{change}')['RA'] for change in changes]
+    pairs = zip(table, [base['RA'], base['RA without annealing'], *others], strict=True)
+    ends = {row: {s: of[s][-1] for s in range(4)} for row, of in pairs}
+    compared = compare(ends, 'RA as above')
+    for row, (end, *cells) in table.items():
+        v = [*ends[row].values()]
+        assert end == f'{np.mean(v):.2f} ± {np.std(v, ddof=1):.2f}'
+        if row != 'RA as above':
+            assert cells == format_comparison(compared[row])
+
+
+def test_linear_classifiers():
+    for kind in ('', '_random'):
+        for name in ('mobilenetv2', 'efficientnet'):
+            (end,) = read_curves(f'probe_{name}{kind}')['plain'].values()
+            assert f'{end[-1]:.1f} %' in TEXT
 
 
 @pytest.mark.parametrize(
