@@ -66,8 +66,10 @@ def lock(folder: Path) -> Iterator[Lock]:
         UserError: If another process has the lock.
     """
     if fcntl is None:
-        advice = '`tools/reproduce.py report FOLDER` works here'
-        raise UserError(f'training needs Linux or macOS, not {sys.platform}; {advice}')
+        raise UserError(
+            f'training needs Linux or macOS, this is {sys.platform}; '
+            '`tools/reproduce.py report FOLDER` works here'
+        )
     host, owner = socket.gethostname(), folder / '.host'
     with open(folder / '.lock', 'a+', encoding='utf-8') as file:
         try:
