@@ -168,7 +168,10 @@ class MGRN(nn.Module):
         return ACTIVATIONS[self.activation](self.gamma * N / self.temp)  # Eq. 8
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        state_dict.setdefault(prefix + 'temp', torch.ones_like(self.temp))
+        # Plain weights leave temp to its schedule.
+        has_gate = prefix + 'gamma' in state_dict
+        temp = torch.ones_like(self.temp) if has_gate else self.temp
+        state_dict.setdefault(prefix + 'temp', temp)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
