@@ -34,10 +34,9 @@ def check_categories(context: Context) -> Iterator[Finding]:
             yield warning(f'{path}: {n} annotations are left out: {lacking}')
         # mmdet numbers classes in the file's order.
         if [name for name in names.values() if name in classes] != list(classes):
-            yield error(
-                f'{path} has the classes {shorten(names.values())}, but {key} is '
-                f"{shorten(classes)}: make them the same, in the file's order"
-            )
+            text = f'{path} has the classes {shorten(names.values())}, but {key} is'
+            advice = "make them the same, in the file's order"
+            yield error(f'{text} {shorten(classes)}: {advice}')
         listed = Counter(coco.file_names.values())
         if twice := [name for name, n in listed.items() if n > 1]:
             text = f'{path} lists files as several images each'
@@ -51,11 +50,9 @@ def check_training_objects(context: Context) -> Iterator[Finding]:
             continue
         left_out = np.array(coco.ids, dtype=object)[~coco.is_taken]
         if len(left_out):
-            yield warning(
-                f'{coco.path}: {len(left_out)} annotations are left out, with an image '
-                'that is not listed, a box outside of it or below a pixel, or without '
-                f'area: {shorten(left_out)}'
-            )
+            text = 'are left out, with an image that is not listed, a box outside of it'
+            text += f' or below a pixel, or without area: {shorten(left_out)}'
+            yield warning(f'{coco.path}: {len(left_out)} annotations {text}')
         classes = entry.dataset.metainfo['classes']
         used = {id for id, name in coco.categories.items() if name in classes}
         # Categories that the config lacks are a fault of their own.
@@ -134,12 +131,17 @@ def check_metric(context: Context) -> Iterator[Finding]:
         if '.metrics.' in key:  # of a MultiDatasetsEvaluator, each for one dataset
             continue
         for entry, coco in context.coco:
+            if not same_part(entry.key, key):
+                continue
             # Ids alone do not tell images apart, as many files start at 1.
-            if same_part(entry.key, key) and not _images(coco) <= _images(known):
-                yield error(
-                    f'{key}.ann_file is {known.path}, which lacks images of '
-                    f'{entry.key}.ann_file, {coco.path}: give both the same file'
-                )
+            if not _images(coco) <= _images(known):
+                text = f'{key}.ann_file is {known.path}, which lacks images of'
+                advice = f'{entry.key}.ann_file, {coco.path}: give both the same file'
+                yield error(f'{text} {advice}')
+            is_equal = np.array_equal(coco.boxes, known.boxes)
+            if _images(coco) == _images(known) and not is_equal:
+                text = f'{key}.ann_file is {known.path}, with other boxes than'
+                yield warning(f'{text} {coco.path}, which {entry.key} reads')
         yield from _check_loaded(context, key, known)
 
 

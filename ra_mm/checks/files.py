@@ -71,10 +71,8 @@ def check_unlisted_images(context: Context) -> Iterator[Finding]:
         names = os.listdir(folder) if osp.isdir(folder) else ()
         left_out = describe_left_out((osp.join(folder, n) for n in names), listed)
         if left_out:
-            yield warning(
-                f'{left_out} are left out: no annotation file of the config lists '
-                f'these images in {folder}'
-            )
+            text = f'{left_out} are left out: no annotation file of the config lists'
+            yield warning(f'{text} these images in {folder}')
 
 
 def describe_left_out(paths: Iterable[str], taken: Iterable[str]) -> str:

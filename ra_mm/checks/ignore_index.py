@@ -69,10 +69,9 @@ def check_evaluated_masks(context: Context) -> Iterator[Finding]:
         resizing = [i for i, name in enumerate(types) if name in RESIZING]
         if 'LoadAnnotations' in types[: min(resizing, default=0)]:
             i, j = types.index('LoadAnnotations'), resizing[0]
-            yield error(
-                f'{key} resizes the masks too, but predictions have the size of the '
-                f'image: put LoadAnnotations (step {i}) after {types[j]} (step {j})'
-            )
+            text = f'{key} resizes the masks too, but predictions have the size of the'
+            text += f' image: put LoadAnnotations (step {i}) after {types[j]}'
+            yield error(f'{text} (step {j})')
         is_loaded = any('Load' in name and 'Ann' in name for name in types)
         if metrics and not is_loaded and 'PackSegInputs' in types:
             yield error(f'{key} has no LoadAnnotations, which IoUMetric needs')

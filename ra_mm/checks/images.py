@@ -19,10 +19,9 @@ def check_pixel_range(context: Context) -> Iterator[Finding]:
         mean, std = (get_value(context.cfg, name) or [0] for name in names)
         if 0 < max(mean) <= 1 and max(std) < 1:
             scaled = ([round(255 * x, 3) for x in values] for values in (mean, std))
-            yield warning(
-                f'{key}.mean={list(mean)} and std={list(std)} are for pixels of 0 to '
-                f'1, but images have 0 to 255: {remedy(dict(zip(names, scaled)))}'
-            )
+            text = f'{key}.mean={list(mean)} and std={list(std)} are for pixels of 0'
+            advice = remedy(dict(zip(names, scaled)))
+            yield warning(f'{text} to 1, but images have 0 to 255: {advice}')
 
 
 def check_readable_images(part: Part) -> Iterator[Finding]:
@@ -90,10 +89,9 @@ def check_orientation(part: Part) -> Iterator[Finding]:
     placed = [s for s in loaded if s.boxes is not None or s.mask_values is not None]
     files = [(s.path, s.stored) for s in placed if s.stored and s.size == s.stored.size]
     if turned := [path for path, file in files if file.orientation not in (0, 1)]:
-        yield warning(
-            f'{part.share(turned)} are turned by EXIF and keep their size, such as '
-            f'{turned[0]}. Make sure that they were annotated as they are shown'
-        )
+        text = f'{part.share(turned)} are turned by EXIF and keep their size, such as'
+        advice = 'Make sure that they were annotated as they are shown'
+        yield warning(f'{text} {turned[0]}. {advice}')
 
 
 def check_brightness(part: Part) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 import os
 import os.path as osp
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import parse
@@ -51,6 +52,10 @@ def check_label_lists(context: Context) -> Iterator[Finding]:
         if not samples:
             yield error(f'{path} is empty: {expected}')
         labels = {sample['gt_label']: sample['img_path'] for sample in samples}
+        pairs = {(s['img_path'], s['gt_label']) for s in samples}
+        named = Counter(image for image, _ in pairs)
+        if twice := sorted(image for image, n in named.items() if n > 1):
+            yield warning(f'{path}: {len(twice)} images have two classes: {twice[0]}')
         count = len(dataset.metainfo.get('classes') or ()) or number
         bad, text = describe_bad_labels(labels, count)
         if bad:
@@ -124,10 +129,9 @@ def check_left_out(part: Part) -> Iterator[Finding]:
         return
     left_out = describe_left_out(_walk(folder), scan.paths | scan.masks)
     if left_out:
-        yield warning(
-            f'{left_out} are left out in {folder}: this dataset takes {suffixes}, '
-            f'{len(scan.paths)} images. Rename, convert or move them'
-        )
+        text = f'{left_out} are left out in {folder}: this dataset takes {suffixes}'
+        advice = 'Rename, convert or move them'
+        yield warning(f'{text}, {len(scan.paths)} images. {advice}')
     suffix = getattr(dataset, 'seg_map_suffix', '')
     masks = set(_walk(dataset.data_prefix.get('seg_map_path') or ''))
     masks = {p for p in masks if p.endswith(suffix)} - {*map(osp.normpath, scan.masks)}

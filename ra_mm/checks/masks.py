@@ -68,10 +68,9 @@ def _check_classes(part, counts, ignore, first):
     is_enough = masks == part.scan.num_images or masks >= 8 * len(part.classes)
     if missing and is_one and ignored and masks >= 8:
         numbers = shorten(f'{i} for {n}' for i, n in enumerate(part.classes, first))
-        yield error(
-            f'in {masks} masks no pixel of {shorten(missing)} reaches the loss{because}'
-            f'. Save each class with its own number, {numbers}'
-        )
+        text = f'no pixel of {shorten(missing)} reaches the loss{because}'
+        advice = f'Save each class with its own number, {numbers}'
+        yield error(f'in {masks} masks {text}. {advice}')
     elif missing and (is_enough or is_one):
         lacking = f'there is no pixel of {shorten(missing)}'
         yield warning(f'in {masks} masks {lacking}{because}')

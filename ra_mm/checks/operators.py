@@ -25,10 +25,11 @@ def check_model(model: nn.Module) -> None:
             places[operator].append(f'{name} ({type(module).__name__})')
     if places:
         lacking = '; '.join(f'{k}, in {", ".join(at[:3])}' for k, at in places.items())
-        raise UserError(
-            f"the stand-in for mmcv's operators lacks {lacking}: install an mmcv with "
-            'compiled operators (`make OPS=compiled`, or a wheel: see docs/install.md)'
+        text = (
+            f"the stand-in for mmcv's operators lacks {lacking}: install an mmcv with"
         )
+        advice = '(`make OPS=compiled`, or a wheel: see docs/install.md)'
+        raise UserError(f'{text} compiled operators {advice}')
 
 
 def _lacking(module):

@@ -57,10 +57,10 @@ def check_decay(context: Context) -> Iterator[Finding]:
         effect = 'has not decayed at the end'
         if last < end:
             effect = f'stays at its last value from {unit} {last} on'
-        yield warning(
-            f'the learning rate {effect}: the schedule ends after {last} {unit}s, the '
-            f'training after {end} ({key}); {remedy(options)}'
+        text = (
+            f'the schedule ends after {last} {unit}s, the training after {end} ({key})'
         )
+        yield warning(f'the learning rate {effect}: {text}; {remedy(options)}')
 
 
 def check_learning_rate(context: Context) -> Iterator[Finding]:
@@ -75,12 +75,10 @@ def check_learning_rate(context: Context) -> Iterator[Finding]:
     images, lr = per_gpu * processes * steps, get_value(cfg, key)
     options: dict = {key: f'{lr * images / base:g}' if lr else 'NUMBER'}
     if not cfg.auto_scale_lr.get('enable'):
-        yield warning(
-            f'the learning rate is meant for {base} images per step, this run has '
-            f'{images} ({processes} process(es) x {per_gpu} images x {steps} '
-            f'accumulated batches): {remedy(options)}'
-            + ('' if steps > 1 else ' or --auto-scale-lr')
-        )
+        factors = f'{processes} process(es) x {per_gpu} images x {steps} accumulated'
+        advice = remedy(options) + ('' if steps > 1 else ' or --auto-scale-lr')
+        text = f'is meant for {base} images per step, this run has {images}'
+        yield warning(f'the learning rate {text} ({factors} batches): {advice}')
     elif steps > 1:
         text = f'auto_scale_lr.enable=True ignores accumulative_counts={steps}'
         yield error(f'{text}: {remedy({**options, "auto_scale_lr.enable": False})}')

@@ -52,11 +52,9 @@ class NamingCompose(Compose):
             raise ValueError(fault)
         n, ignored = len(self.classes), self.ignore_index
         if bad := find_unknown_labels(np.unique(mask), n, ignored):
-            raise ValueError(
-                f'the mask has values {shorten(bad)}, but the {n} classes are 0 to '
-                f'{n - 1} and {ignored} is ignored: change the mask, metainfo.classes '
-                'or reduce_zero_label'
-            )
+            text = f'the mask has values {shorten(bad)}, but the {n} classes are 0 to'
+            advice = 'change the mask, metainfo.classes or reduce_zero_label'
+            raise ValueError(f'{text} {n - 1} and {ignored} is ignored: {advice}')
 
 
 def run_step(step: Callable, data: dict) -> Any:

@@ -44,6 +44,8 @@ def with_list(classifier, copied):
 
 def test_list(check, with_list):
     check(with_list(lambda path, label: f'{path} {label}'), 'train')
+    twice = check(with_list(lambda path, label: f'{path} {label}\n{path} 0'), 'train')
+    assert any('images have two classes' in text for text in twice)
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,9 @@ def test_one_bad_polygon(refused, with_validation, truth):
     assert '(id 2)' in refused(cfg) and 'val_evaluator.metric=[bbox]' in refused(cfg)
 
 
-def test_other_file_of_the_metric(cfg, refused, with_validation, truth, tmp_path):
+def test_other_file_of_the_metric(
+    cfg, check, refused, with_validation, truth, tmp_path
+):
     """Its categories in another order swap the classes of all predictions."""
     coco, path = copy.deepcopy(truth), tmp_path / 'other.json'
     coco['categories'].reverse()
@@ -189,6 +191,8 @@ def test_other_file_of_the_metric(cfg, refused, with_validation, truth, tmp_path
     with_validation()
     cfg.val_evaluator.ann_file = str(path)
     assert is_misread(path, truth, 'bbox') and str(path) in refused(cfg)
+    cfg.val_evaluator.ann_file = cfg.test_evaluator.ann_file  # half as large
+    assert any('with other boxes than' in text for text in check(cfg))
 
 
 def test_objects_that_are_not_reached(check, with_validation):
