@@ -76,9 +76,8 @@ def test_fine_tuning(heading, name):
 
 def test_what_can_be_chosen():
     table, base = read_table('How long do I anneal?'), read_curves('finetune_cifar10')
-    changes = 'annealing_05 annealing_30 gamma_lr_10 gamma_lr_01 gamma_decay_0'.split()
-    changes.append('last_stage')
-    others = [read_curves(f'finetune_cifar10_{change}')['RA'] for change in changes]
+    names = 'annealing_05 annealing_30 gamma_lr_10 gamma_lr_01 gamma_decay_0 last_stage'
+    others = [read_curves(f'finetune_cifar10_{name}')['RA'] for name in names.split()]
     pairs = zip(table, [base['RA'], base['RA without annealing'], *others], strict=True)
     ends = {row: {s: of[s][-1] for s in range(4)} for row, of in pairs}
     compared = compare(ends, 'RA as above')
