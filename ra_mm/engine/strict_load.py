@@ -99,7 +99,7 @@ def find_prefix(
     best = max(counts, key=lambda prefix: counts[prefix])
     equal = [prefix for prefix in counts if counts[prefix] == counts[best] > 0]
     if len(equal) > 1:
-        text = f'{best!r} is loaded of the weights {shorten(equal)}, which fit alike'
+        text = f'{best!r} is taken of the prefixes {shorten(equal)}, which fit alike'
         print_log(text, 'current', WARNING)
     return best or None
 
