@@ -134,12 +134,12 @@ def check_metric(context: Context) -> Iterator[Finding]:
             if not same_part(entry.key, key):
                 continue
             # Ids alone do not tell images apart, as many files start at 1.
-            if not _images(coco) <= _images(known):
+            loaded, evaluated = _images(coco), _images(known)
+            if not loaded <= evaluated:
                 text = f'{key}.ann_file is {known.path}, which lacks images of'
                 advice = f'{entry.key}.ann_file, {coco.path}: give both the same file'
                 yield error(f'{text} {advice}')
-            is_equal = np.array_equal(coco.boxes, known.boxes)
-            if _images(coco) == _images(known) and not is_equal:
+            if loaded == evaluated and not np.array_equal(coco.boxes, known.boxes):
                 text = f'{key}.ann_file is {known.path}, with other boxes than'
                 yield warning(f'{text} {coco.path}, which {entry.key} reads')
         yield from _check_loaded(context, key, known)
