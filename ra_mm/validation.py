@@ -43,27 +43,22 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f', did you mean {similar[0]!r}?' if similar else ''
 
 
-def integer(minimum: int, maximum: float = math.inf) -> Kind:
-    """An integer within the range; a bool is not one."""
-    is_within = number(minimum, maximum).test
-    expected = f'an integer{_range(minimum, maximum)}'
-    return Kind(expected, lambda v: isinstance(v, Integral) and is_within(v))
+def integer(minimum: int) -> Kind:
+    """An integer that is not below the minimum; a bool is not one."""
+    is_high = number(minimum).test
+    expected = f'an integer >= {minimum}'
+    return Kind(expected, lambda v: isinstance(v, Integral) and is_high(v))
 
 
-def number(minimum: float = -math.inf, maximum: float = math.inf) -> Kind:
-    """A finite number within the range; a bool is not one."""
+def number(minimum: float = -math.inf) -> Kind:
+    """A finite number that is not below the minimum; a bool is not one."""
 
     def test(v):
         is_number = isinstance(v, Real) and not isinstance(v, bool)
-        return is_number and minimum <= v <= maximum and abs(v) < math.inf
+        return is_number and v >= minimum and abs(v) < math.inf
 
-    return Kind(f'a number{_range(minimum, maximum)}', test)
-
-
-def _range(minimum, maximum):
-    if minimum == -math.inf:
-        return ''
-    return f' >= {minimum}' if maximum == math.inf else f' from {minimum} to {maximum}'
+    at_least = '' if minimum == -math.inf else f' >= {minimum}'
+    return Kind(f'a number{at_least}', test)
 
 
 def one_of(*choices: Any) -> Kind:
@@ -74,18 +69,17 @@ def one_of(*choices: Any) -> Kind:
     )
 
 
-def list_of(kind: Kind, length: int | None = None) -> Kind:
-    """A sequence, but no string, of one or more or exactly ``length`` items."""
+def list_of(kind: Kind) -> Kind:
+    """A sequence, but no string, of one or more items."""
 
     def test(v):
         is_list = isinstance(v, Sequence) and not isinstance(v, str) and len(v) > 0
-        return is_list and len(v) == (length or len(v)) and all(map(kind.test, v))
+        return is_list and all(map(kind.test, v))
 
-    return Kind(f'a list of {length or "one or more"}, each {kind.expected}', test)
+    return Kind(f'a list of one or more, each {kind.expected}', test)
 
 
 POSITIVE = Kind('a number > 0', lambda v: number(0).test(v) and v > 0)
-BELOW_1 = Kind('a number >= 0 and < 1', lambda v: number(0, 1).test(v) and v < 1)
 BOOL = Kind('True or False', lambda v: isinstance(v, bool))
 STR = Kind('a string', lambda v: isinstance(v, str))
 NONE = Kind('None', lambda v: v is None)

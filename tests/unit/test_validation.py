@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from ra_mm.validation import (
-    BELOW_1,
     BOOL,
     BUILD_CFG,
     NONE,
@@ -25,15 +24,12 @@ nan, inf = math.nan, math.inf
 TYPED = OrderedDict(type='A')
 CASES = [
     (integer(1), [1, 10**9, np.int64(3)], [0, -1, 2.0, '1', True, None, nan, inf, [1]]),
-    (integer(-1, 4), [-1, 0, 4], [-2, 5]),
     (number(), [-1, 0.5, np.float32(2)], ['1', True, None, nan, inf, -inf, 1j, [1]]),
-    (number(0, 1), [0, 0.5, 1], [-0.1, 1.1]),
+    (number(0), [0, 0.5], [-0.1, inf]),
     (POSITIVE, [1e-9, 2], [0, -1, nan, inf, '1', True]),
-    (BELOW_1, [0, 0.99], [1, -0.1, nan]),
     (one_of('a', 1), ['a', 1], ['b', True, 1.0, None, ['a'], nan]),
     (one_of(None, False), [None, False], [0, '']),
     (list_of(integer(0)), [[0], (1, 2), range(3)], [[], '12', 1, [-1], [None], {}]),
-    (list_of(STR, 2), [['a', 'b']], [['a'], 'ab', ['a', 'b', 'c']]),
     (BOOL, [True, False], [0, 1, 'no', None, []]),
     (STR, ['', 'a'], [None, 1, b'a']),
     (NONE, [None], [0, False, '']),
@@ -53,9 +49,9 @@ def test_kind(kind, valid, invalid):
 
 def test_ranges_in_messages():
     assert integer(1).expected == 'an integer >= 1'
-    assert number(0, 1).expected == 'a number from 0 to 1'
+    assert number(0).expected == 'a number >= 0'
     assert number().expected == 'a number'
-    assert list_of(integer(0), 4).expected == 'a list of 4, each an integer >= 0'
+    assert list_of(STR).expected == 'a list of one or more, each a string'
     assert (NONE | STR).expected == 'None or a string'
 
 
