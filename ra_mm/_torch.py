@@ -9,22 +9,13 @@ import torch
 from torch.utils._pytree import tree_flatten
 
 try:  # whether torch.compile or torch.export traces this call
-    from torch.compiler import is_compiling
+    from torch.compiler import is_compiling as is_compiling
 except ImportError:  # before PyTorch 2.3
-    from torch._dynamo import is_compiling
+    from torch._dynamo import is_compiling as is_compiling
 
 # Whether torch.compile serves our functions: 2.1 compiles them anew for each shape,
 # and does not understand autograd functions.
 COMPILES_FUNCTIONS = torch.__version__ >= (2, 5)  # type: ignore[operator]
-
-__all__ = [
-    'COMPILES_FUNCTIONS',
-    'cpu_mixes_dtypes',
-    'is_compiling',
-    'legacy_exporter',
-    'set_stance',
-    'tree_leaves',
-]
 
 
 @functools.cache
