@@ -17,9 +17,9 @@ from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.table import Table
 
+from ra_mm.analysis.complexity import count_config
 from ra_mm.errors import UserError
 
-from .execute import count
 from .job import make_job
 from .ledger import Ledger
 from .machine import REPO
@@ -78,7 +78,7 @@ def estimate_plan(
         backbone = cfg.model.backbone
         key = cfg.model.type, backbone.get('depth'), backbone.get('widen_factor')
         if key not in sizes:
-            sizes[key] = count(cfg, is_paper)
+            sizes[key] = count_config(cfg, is_paper)
         params, flops = sizes[key]
         steps = cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters
         hook = cfg.default_hooks.checkpoint

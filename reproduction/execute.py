@@ -13,11 +13,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
 
-from ra_mm.analysis.complexity import SHAPES, count_flops, count_params, paper_params
+from ra_mm.analysis.complexity import count_config
 from ra_mm.engine.checkpoint_io import latest_checkpoint
-from ra_mm.models import build_model
 from ra_mm.threads import count_cpus
 
 from . import machine, process
@@ -226,7 +224,7 @@ class Training:
         entry.status = 'done'
         entry.checkpoint = str(job.checkpoint.relative_to(self.setting.folder))
         with ONE_AT_A_TIME:
-            entry.params, entry.flops = count(job.cfg, job.is_paper_config)
+            entry.params, entry.flops = count_config(job.cfg, job.is_paper_config)
         if self.run.shows_gates and has_gates(job.cfg):
             self._measure_gates(job)
         values = ', '.join(f'{k} {v:.1f}' for k, v in entry.metrics.items())
@@ -258,27 +256,6 @@ class Training:
         else:
             gates = (out / 'gates.json').read_text(encoding='utf-8')
             self.entry.gates = json.loads(gates)
-
-
-def count(cfg: Config, is_paper_config: bool) -> tuple[float, float]:
-    """Count parameters in millions and multiply-accumulates in billions.
-
-    Args:
-        cfg: Config of the run.
-        is_paper_config: Whether this is an unchanged config of the paper. If
-            so, both are counted as in the paper's tables.
-    """
-    scope = cfg.default_scope
-    shape = SHAPES[scope]
-    if not is_paper_config:
-        steps = {step.type: step for step in cfg.test_dataloader.dataset.pipeline}
-        is_classifier = scope == 'mmpretrain'
-        size = steps['CenterCrop'].crop_size if is_classifier else steps['Resize'].scale
-        shape = (size, size) if isinstance(size, int) else tuple(size[::-1])
-    model = build_model(cfg).train().eval()  # train() freezes stages
-    as_paper = is_paper_config and scope == 'mmdet'
-    params = paper_params(model, 4) if as_paper else count_params(model)
-    return params / 1e6, count_flops(model, shape).total() / 1e9
 
 
 def _describe_commit():

@@ -94,24 +94,9 @@ def print_model(cfg: Config, shape: tuple[int, int] | None) -> None:
     print()
     for operator, modules in complexity.not_counted(model, analyzer).items():
         print(f'not counted: {operator} in {", ".join(modules)}')
-    skipped = {name.removeprefix('model.') for name in analyzer.uncalled_modules()}
-    for name, module in model.named_modules():
-        # A module without children may be used through its weight.
-        is_first = name in skipped and name.rpartition('.')[0] not in skipped
-        if is_first and [*module.children()] and count_params(module):
-            print(f'not counted: {name}, which is not called')
+    for name in complexity.not_called(model, analyzer):
+        print(f'not counted: {name}, which is not called')
     print('FLOPs are multiply-accumulates, see ra_mm/analysis/complexity.py.')
-
-
-def count_row(row: paper.Row) -> dict[str, Decimal]:
-    """Count the parameters (millions) and multiply-accumulates (billions) of a row."""
-    cfg = Config.fromfile(row.config)
-    model = build_model(cfg).eval()
-    flops = count_flops(model, SHAPES[cfg.default_scope]).total()
-    return dict(
-        params=Decimal(complexity.paper_params(model, row.table)) / 10**6,
-        flops=Decimal(flops) / 10**9,
-    )
 
 
 def print_paper(tables: list[int]) -> None:
@@ -126,7 +111,8 @@ def print_paper(tables: list[int]) -> None:
             print(f'{"":20}{headings["params"]:>16}{headings["flops"]:>27}')
             print(f'{"":20}' + 2 * f'{"paper":>9}{"ours":>9}{"diff.":>9}')
         cells = ''
-        for metric, value in count_row(row).items():
+        counted = complexity.count_config(Config.fromfile(row.config), as_paper=True)
+        for metric, value in zip(('params', 'flops'), map(Decimal, counted)):
             printed = row.paper[metric]
             value = value.quantize(printed)  # to as many digits
             mark = '*' if metric in row.misprints else ' '

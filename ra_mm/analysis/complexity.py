@@ -6,7 +6,7 @@ convolutions, linear layers, norms, adaptive pooling and upsampling.
 :mod:`ra_mm.analysis.operators` adds those of attention layers (products,
 quotients, squares, means and L2 norms, at one multiply-accumulate per element)
 and of mmcv and torchvision. Additions, comparisons and activations remain free.
-:func:`not_counted` names all others.
+:func:`not_counted` names all others, and :func:`not_called` the modules not called.
 """
 
 from collections import Counter, defaultdict
@@ -16,11 +16,12 @@ from unittest.mock import patch
 
 import torch
 from mmengine.analysis import FlopAnalyzer
+from mmengine.config import Config
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from ra_mm.analysis.operators import COUNTED, MMCV, is_free, results_without_kernels
-from ra_mm.models import count_channels
+from ra_mm.models import build_model, count_channels
 
 # Default input (height, width) in pixels: the paper's for classifiers and
 # detectors, the crop size of UperNet's config for segmenters.
@@ -42,6 +43,27 @@ def paper_params(model: nn.Module, table: int) -> int:
     if table == 4:
         return count_params(model, trainable=True) + CLASSIFIER
     return count_params(model)
+
+
+def count_config(cfg: Config, as_paper: bool) -> tuple[float, float]:
+    """Count parameters in millions and multiply-accumulates in billions.
+
+    Args:
+        cfg (Config): A complete config.
+        as_paper (bool): Whether to count as the paper's tables do. Otherwise all
+            parameters count, and the image has the size that a test has.
+    """
+    scope = cfg.default_scope
+    shape = SHAPES[scope]
+    if not as_paper:
+        steps = {step.type: step for step in cfg.test_dataloader.dataset.pipeline}
+        is_classifier = scope == 'mmpretrain'
+        size = steps['CenterCrop'].crop_size if is_classifier else steps['Resize'].scale
+        shape = (size, size) if isinstance(size, int) else tuple(size[::-1])
+    model = build_model(cfg).eval()  # freezes stages as the config says
+    is_in_table_4 = as_paper and scope == 'mmdet'
+    params = paper_params(model, 4) if is_in_table_4 else count_params(model)
+    return params / 1e6, count_flops(model, shape).total() / 1e9
 
 
 class TensorMode(nn.Module):
@@ -112,6 +134,20 @@ def not_counted(model: nn.Module, analyzer: FlopAnalyzer) -> dict[str, list[str]
             name = name.removeprefix('model.')
             modules[operator.removeprefix(MMCV)].append(name)
     return dict(modules)
+
+
+def not_called(model: nn.Module, analyzer: FlopAnalyzer) -> list[str]:
+    """List the outermost modules with parameters that the forward pass leaves out.
+
+    A module without children is none of them, as it may be used through its weight.
+    """
+    skipped = {name.removeprefix('model.') for name in analyzer.uncalled_modules()}
+    return [
+        name
+        for name, module in model.named_modules()
+        if name in skipped and name.rpartition('.')[0] not in skipped
+        if [*module.children()] and count_params(module)
+    ]
 
 
 def _all_proposals(model):

@@ -12,6 +12,7 @@ from ra_mm.analysis.complexity import (
     count_flops,
     count_params,
     count_parts,
+    not_called,
     not_counted,
     paper_params,
 )
@@ -143,6 +144,15 @@ def test_what_is_not_counted_is_named():
     pooling = 4 * 9 * (HEIGHT - 2) * (WIDTH - 2)
     expected = CONV + 4 * pixels * 4 * 4 + 2 * products + pooling + 2 * 4 * pixels
     assert analyzer.total() == expected
+    assert not_called(model, analyzer) == []
+
+
+def test_what_is_not_called_is_named():
+    model = Small()
+    model.neck = nn.Sequential(nn.Sequential(nn.Conv2d(1, 1, 1)), nn.ReLU())
+    model.dropout = nn.Sequential(nn.Dropout())  # without parameters
+    analyzer = count_flops(model, (HEIGHT, WIDTH))
+    assert not_called(model, analyzer) == ['neck']
 
 
 def test_model_is_left_as_it_was():

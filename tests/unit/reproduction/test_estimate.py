@@ -9,7 +9,8 @@ from reproduction.plan import Setting, make_plan, select_rows
 
 
 def test_cost_of_a_table(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(estimate, 'count', lambda *_: (25.6, 4.12))  # of ResNet-50
+    resnet50 = 25.6, 4.12
+    monkeypatch.setattr(estimate, 'count_config', lambda *_: resnet50)
     monkeypatch.setattr(estimate, 'measure_loading', lambda _: 100.0)
     rows = select_rows(['table4'], ['Faster R-CNN, Baseline'])
     plan = make_plan(rows, 2)

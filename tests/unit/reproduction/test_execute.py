@@ -85,7 +85,7 @@ def executor(tmp_path, monkeypatch):
         return failed, Ledger.read(tmp_path).runs
 
     monkeypatch.setattr(execute, 'make_job', make_job)
-    monkeypatch.setattr(execute, 'count', lambda *_: (1.0, 2.0))
+    monkeypatch.setattr(execute, 'count_config', lambda *_: (1.0, 2.0))
     execute_all.behaviours = behaviours
     execute_all.folder = tmp_path
     return execute_all
