@@ -128,47 +128,49 @@ def check_metric(context: Context) -> Iterator[Finding]:
         if (len(numbers) < 3 or 100 not in numbers) and not node.get('use_mp_eval'):
             text = f'{key}.proposal_nums={numbers}: AP needs three numbers, one of them'
             yield error(f'{text} 100, such as (100, 300, 1000)')
-        if '.metrics.' in key:  # of a MultiDatasetsEvaluator, each for one dataset
-            continue
-        for entry, coco in context.coco:
-            if not same_part(entry.key, key):
-                continue
-            # Ids alone do not tell images apart, as many files start at 1.
-            loaded, evaluated = _images(coco), _images(known)
-            if not loaded <= evaluated:
-                text = f'{key}.ann_file is {known.path}, which lacks images of'
-                advice = f'{entry.key}.ann_file, {coco.path}: give both the same file'
-                yield error(f'{text} {advice}')
-            if loaded == evaluated and not np.array_equal(coco.boxes, known.boxes):
-                text = f'{key}.ann_file is {known.path}, with other boxes than'
-                yield warning(f'{text} {coco.path}, which {entry.key} reads')
-        yield from _check_loaded(context, key, known)
+        if '.metrics.' not in key:  # of a MultiDatasetsEvaluator, each for one dataset
+            yield from _compare_with_loaded(context, key, known)
 
 
-def _check_loaded(context, key, known):
-    """Check that each image of a metric's file is loaded once, with all its objects."""
+def _compare_with_loaded(context, key, known):
+    """Check that the datasets of a metric load each image of its file once."""
     loaded: Counter = Counter()
     for entry, coco in context.coco:
-        if same_part(entry.key, key):
-            ids, taken = [*coco.file_names], entry.dataset._indices
-            if isinstance(taken, int):
-                taken = range(len(ids))[min(taken, 0) :][: max(taken, 0) or None]
-            loaded.update(ids if taken is None else [ids[i] for i in taken])
+        if not same_part(entry.key, key):
+            continue
+        # Ids alone do not tell images apart, as many files start at 1.
+        own, evaluated = _images(coco), _images(known)
+        if not own <= evaluated:
+            text = f'{key}.ann_file is {known.path}, which lacks images of'
+            advice = f'{entry.key}.ann_file, {coco.path}: give both the same file'
+            yield error(f'{text} {advice}')
+        if own == evaluated and not np.array_equal(coco.boxes, known.boxes):
+            text = f'{key}.ann_file is {known.path}, with other boxes than'
+            yield warning(f'{text} {coco.path}, which {entry.key} reads')
+        ids, taken = [*coco.file_names], entry.dataset._indices
+        if isinstance(taken, int):
+            taken = range(len(ids))[min(taken, 0) :][: max(taken, 0) or None]
+        loaded.update(ids if taken is None else [ids[i] for i in taken])
     if twice := [id for id, n in loaded.items() if n > 1]:
         text = f'{key}: several datasets have images of the same id {shorten(twice)}'
         yield error(f'{text}; number them differently, in one ann_file of {key}')
     if missed := known.file_names.keys() - loaded.keys():
         text = f'{key}: {len(missed)} of {len(known.file_names)} images of {known.path}'
         yield warning(f'{text} are not loaded, so that all their objects are missed')
+
+
+def check_max_per_img(context: Context) -> Iterator[Finding]:
+    """As many objects count in an image as the file of a metric has."""
     part = 'rcnn.' if get_value(context.cfg, 'model.test_cfg.rcnn') else ''
     limit = get_value(context.cfg, f'model.test_cfg.{part}max_per_img', math.inf)
-    images = known.image_of.tolist()
-    groups = (images, limit), (zip(images, known.category_of), 100)
-    lost = [sum(max(0, n - most) for n in Counter(g).values()) for g, most in groups]
-    if max(lost) > 0.01 * len(known.ids):
-        text = f'{known.path}: {max(lost)} of {len(known.ids)} objects are beyond those'
-        text += f' that count in an image: max_per_img={limit}, and 100 of a class'
-        yield warning(f'{text}, so that no model has an AP of 1')
+    for _, _, known in context.metrics:
+        images = known.image_of.tolist()
+        groups = (images, limit), (zip(images, known.category_of), 100)
+        lost = [sum(max(0, n - k) for n in Counter(g).values()) for g, k in groups]
+        if max(lost) > 0.01 * len(known.ids):
+            text = f'{known.path}: {max(lost)} of {len(known.ids)} objects are beyond'
+            text += f' those that count in an image: max_per_img={limit}, and 100 of a'
+            yield warning(f'{text} class, so that no model has an AP of 1')
 
 
 def _images(coco):
