@@ -103,18 +103,22 @@ def run_with_gates(
     Raises:
         UserError: If a gate is not finite.
     """
+    gates: dict[str, Tensor] = {}
+
+    def keep(name, gate, args, G):
+        gates[name] = G
 
     def report(name, layer, args, y):
-        F, x = args
-        G = layer.gate(F)
+        G = gates[name]
         if not G.isfinite().all():
             raise UserError(f'{name}: G is not finite, so the training has diverged')
-        on_gate(name, G.cpu(), x)
+        on_gate(name, G.cpu(), args[1])
 
     with ExitStack() as hooks:
         for name, layer in find_blocks(backbone).items():
-            hook = layer.register_forward_hook(partial(report, name))
-            hooks.enter_context(hook)
+            for module, hook in ((layer.gate, keep), (layer, report)):
+                handle = module.register_forward_hook(partial(hook, name))
+                hooks.enter_context(handle)
         backbone(images)
 
 
@@ -151,8 +155,7 @@ def measure_gates(
     sums: dict[str, dict] = {name: {} for name in blocks}
 
     def add(name, G, x):
-        sums[name].setdefault(label, 0)
-        sums[name][label] += G.double().sum(dim=0)
+        sums[name][label] = sums[name].get(label, 0) + G.double().sum(dim=0)
 
     for label, batch in images:
         run_with_gates(backbone, batch, add)
