@@ -84,10 +84,10 @@ def write_shapes(
     """
     if not isinstance(image_size, (tuple, list)):
         image_size = (image_size, image_size)
-    parameters = dict(locals(), image_size=list(image_size))
-    del parameters['out_dir']
+    parameters = dict(num_train=num_train, num_val=num_val, image_size=[*image_size])
+    parameters |= dict(classes_train=classes_train, classes_val=classes_val)
+    parameters |= dict(class_size=class_size, seed=seed, version=VERSION)
     _check_parameters(parameters)
-    parameters['version'] = VERSION
     out_dir = Path(out_dir)
     if _is_complete(out_dir, parameters):
         print(f'{out_dir} is already complete: nothing to draw.')
@@ -108,11 +108,9 @@ def write_shapes(
         (root / 'shapes.json').write_text(json.dumps(dict(parameters=parameters)))
         root.replace(target)
     width, height = image_size
-    text = (
-        f'{out_dir}: {num_train} + {num_val} images of {width}x{height} and, for each'
-    )
-    text += f' of the {len(CLASSES)} classes, {classes_train} + {classes_val} pictures,'
-    print(f'{text} drawn in {time.time() - start:.1f} s.')
+    text = f'{out_dir}: {num_train} + {num_val} images of {width}x{height} and, for'
+    text += f' each of the {len(CLASSES)} classes, {classes_train} + {classes_val}'
+    print(f'{text} pictures, drawn in {time.time() - start:.1f} s.')
 
 
 def _check_parameters(parameters):
@@ -140,10 +138,8 @@ def _is_complete(out_dir, parameters):
     try:
         found = dict(json.loads((out_dir / 'shapes.json').read_text())['parameters'])
     except (OSError, ValueError, KeyError, TypeError):
-        text = (
-            f'{out_dir} exists and was not written by this generator: it has no valid'
-        )
-        raise UserError(f'{text} shapes.json. Choose another folder.') from None
+        text = f'{out_dir} exists and was not written by this generator: it has no'
+        raise UserError(f'{text} valid shapes.json. Choose another folder.') from None
     differences = ', '.join(
         f'{name}={found.get(name)} (requested: {value})'
         for name, value in parameters.items()
