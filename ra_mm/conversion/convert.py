@@ -14,7 +14,7 @@ from ra_mm.layers.temp_schedule import warn_without_schedule
 from ra_mm.validation import shorten
 
 from .block import AttentionBlock, insert_attentions, used_attribute
-from .derived import candidate_blocks, derive_rules
+from .derived import as_list, candidate_blocks, derive_rules
 from .rules import Rule, find_rule, full_name
 
 logger = logging.getLogger('ra_mm')
@@ -99,16 +99,7 @@ def convert(
             f'convert the model before it is wrapped in {", ".join(wrappers)}, which '
             'would not know the attentions'
         )
-    if kwargs.get('log', '') is None:  # no message, as it is now by default
-        del kwargs['log']
-    chosen = _choose(
-        model,
-        _as_list(names),
-        _as_list(skip),
-        blocks,
-        shortcut=shortcut,
-        example=example,
-    )
+    chosen = _choose(model, as_list(names), as_list(skip), blocks, shortcut, example)
     # First what may fail, so that a model is converted as a whole or not at all.
     attentions = [
         [build_attention(attention, n, **kwargs) for n in _channels(rule, block)]
@@ -189,7 +180,12 @@ def _find_blocks(model: nn.Module) -> dict[str, tuple[Any, Any]]:
 
 
 def _choose(
-    model: nn.Module, names: list[str], skip: list[str], blocks: Any, **options: Any
+    model: nn.Module,
+    names: list[str],
+    skip: list[str],
+    blocks: Any,
+    shortcut: str,
+    example: Any,
 ) -> list[tuple[nn.Module, Rule]]:
     """The blocks to convert, with their rules."""
     known = _find_blocks(model)
@@ -208,7 +204,7 @@ def _choose(
 
     chosen = {name: block for name, block in known.items() if is_chosen(name)}
     traced = {name: block for name, block in traced.items() if is_chosen(name)}
-    rules, refused = derive_rules(model, traced, blocks, **options)
+    rules, refused = derive_rules(model, traced, blocks, shortcut, example)
     if refused and blocks != 'auto':
         raise ValueError(refused)
     chosen |= {name: (traced[name], rule) for name, rule in rules.items()}
@@ -231,10 +227,6 @@ def _choose(
                 'its own, so it cannot be converted'
             )
     return list(chosen.values())
-
-
-def _as_list(patterns):
-    return [patterns] if isinstance(patterns, str) else list(patterns or [])
 
 
 def _matches(name, patterns):

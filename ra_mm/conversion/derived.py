@@ -37,7 +37,7 @@ def candidate_blocks(model: nn.Module, blocks: Any) -> dict[str, nn.Module]:
         ValueError: If the model has no module of one of the classes.
     """
     modules = {n: m for n, m in model.named_modules() if list(m.children())}
-    classes = _as_classes(blocks)
+    classes = as_list(blocks)
     for cls in classes:
         if cls != 'auto' and not any(_is_a(m, cls) for m in modules.values()):
             names = {type(m).__name__ for m in modules.values()}
@@ -53,8 +53,9 @@ def candidate_blocks(model: nn.Module, blocks: Any) -> dict[str, nn.Module]:
     }
 
 
-def _as_classes(blocks):
-    return [blocks] if isinstance(blocks, str | type) else list(blocks or [])
+def as_list(value: Any) -> list:
+    """A name, a class or several of them, or None, as a list."""
+    return [value] if isinstance(value, str | type) else list(value or [])
 
 
 def _is_a(module, cls):
@@ -90,7 +91,7 @@ def derive_rules(
         have such blocks alone.
     """
     calls = {} if example is None else _record_calls(model, candidates, example)
-    classes = [cls for cls in _as_classes(blocks) if cls != 'auto']
+    classes = [cls for cls in as_list(blocks) if cls != 'auto']
     found: dict[str, Rule] = {}
     results: dict[tuple, Rule | NotDerivable] = {}  # by structure
     proved: set[tuple] = set()
