@@ -9,12 +9,10 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
-from ra_mm.engine.config import find_configs
 from ra_mm.layers import ATTENTIONS
 from ra_mm.models import build_model
 from reproduction import paper
 
-CONFIG_DIR = find_configs()
 CONFIGS = dict(
     resnet18='r18', resnet50='r50', resnet101='r101', mobilenetv2='mobilenetv2_1.0'
 )
@@ -87,7 +85,7 @@ class Case:
             attention = 'ra'
         name = f'{attention}_{CONFIGS[self.model]}.py'.removeprefix('_')
         folder = dict(detector='faster_rcnn_', segmenter='upernet_')
-        return CONFIG_DIR / (folder.get(self.what, 'imagenet/') + name)
+        return paper.CONFIGS / (folder.get(self.what, 'imagenet/') + name)
 
     def build(self, attention: str) -> nn.Module:
         """Build the untrained model."""

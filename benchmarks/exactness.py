@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ra_mm.layers import ReverseAttention
-from ra_mm.ops import force_path
+from ra_mm.ops import PATHS, force_path
 
 DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
 LAYOUTS = dict(nchw=torch.contiguous_format, nhwc=torch.channels_last)
@@ -76,7 +76,7 @@ def without_switches(tail: RandomTail, z: Tensor, x: Tensor, dy: Tensor) -> Tens
 
 
 def tail_errors(
-    device: str, paths: list[str], shape: tuple[int, int, int, int] = (16, 256, 28, 28)
+    device: str, shape: tuple[int, int, int, int] = (16, 256, 28, 28)
 ) -> Iterator[dict]:
     """Compare each path with the reference path in float64.
 
@@ -86,7 +86,6 @@ def tail_errors(
 
     Args:
         device (str): 'cpu' or 'cuda'.
-        paths (list[str]): Paths of :func:`ra_mm.ops.force_path`.
         shape (tuple): (N, C, H, W).
 
     Yields:
@@ -102,7 +101,7 @@ def tail_errors(
         dy = without_switches(tail, z, x, dy)
         doubles = [t.double() for t in (z, x, dy)]
         exact = copy.deepcopy(tail).double().outputs('reference', *doubles)
-        for path in paths:
+        for path in PATHS:
             outputs = copy.deepcopy(tail).outputs(path, z, x, dy)
             yield dict(
                 path=path,

@@ -22,8 +22,6 @@ from benchmarks.measuring import measure_case
 from benchmarks.recording import write_results
 from ra_mm.errors import UserError
 
-EAGER_PATHS = ['reference', 'fused_sum', 'fused']
-
 
 @dataclass(frozen=True)
 class ReportPart:
@@ -66,7 +64,7 @@ def report_parts(device: str, tiny: bool = False) -> list[ReportPart]:
         return ReportPart(name, estimate_s, results)
 
     shape = (2, 8, 6, 6) if tiny else (16, 256, 28, 28)
-    errors = partial(tail_errors, device, EAGER_PATHS, shape)
+    errors = partial(tail_errors, device, shape)
     eager = ['ra-naive', 'ra-fused_sum', 'ra-fused']
     chosen = ['ra', 'plain-chosen']
     main = ['ra-fused_sum', *chosen]
