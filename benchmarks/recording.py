@@ -32,11 +32,10 @@ def describe_environment(
         device (str): 'cpu' or 'cuda'.
         commit (str, optional): The commit, where git cannot tell it.
     """
-    head, is_dirty = machine.git_state()
     cuda = device == 'cuda'
     return dict(
         command=shlex.join(['python', prog, *argv]),
-        commit=commit or (f'{head} (changed)' if is_dirty else head),
+        commit=commit or machine.describe_commit(),
         date=time.strftime('%Y-%m-%d %H:%M %z'),
         platform=platform.platform(),
         cpu=machine.cpu_name(),

@@ -179,7 +179,7 @@ class Training:
         entry.started = time.time() - entry.wall_s
         entry.command, entry.scaling = shlex.join(command), job.scaling
         entry.versions = machine.package_versions(PACKAGES)
-        entry.commit = _describe_commit()
+        entry.commit = machine.describe_commit()
         self.save()
         self._show(f'resumed from {Path(last).name}' if last else 'started')
         self._finish(job, self._wait_for(command, job.cfg))
@@ -256,9 +256,3 @@ class Training:
         else:
             gates = (out / 'gates.json').read_text(encoding='utf-8')
             self.entry.gates = json.loads(gates)
-
-
-def _describe_commit():
-    """The commit, shortened, and whether tracked files were changed."""
-    commit, changed = machine.git_state()
-    return commit and commit[:10] + (' (changed)' if changed else '')

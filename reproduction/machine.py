@@ -10,14 +10,13 @@ from pathlib import Path
 REPO = Path(__file__).parents[1]
 
 
-def git_state() -> tuple[str | None, bool | None]:
+def describe_commit() -> str | None:
     """The commit of ra_mm's checkout, and whether tracked files were changed."""
     # Installed as a wheel, ra_mm may lie inside the repository of another project.
     if not (REPO / '.git').exists():
-        return None, None
-    commit = _output('git', 'rev-parse', 'HEAD')
-    changes = _output('git', 'status', '--porcelain', '--untracked-files=no')
-    return commit, None if changes is None else bool(changes)
+        return None
+    flags = '--always', '--exclude=*', '--abbrev=10', '--dirty= (changed)'
+    return _output('git', 'describe', *flags)
 
 
 def cpu_name() -> str:

@@ -3,12 +3,11 @@ import re
 from reproduction import machine
 
 
-def test_git_state(tmp_path, monkeypatch):
-    commit, dirty = machine.git_state()
-    assert commit is None or re.fullmatch('[0-9a-f]{40}', commit)
-    assert (commit is None) == (dirty is None)
+def test_commit(tmp_path, monkeypatch):
+    commit = machine.describe_commit()
+    assert commit is None or re.fullmatch(r'[0-9a-f]{10,}( \(changed\))?', commit)
     monkeypatch.setattr(machine, 'REPO', tmp_path)  # not a checkout
-    assert machine.git_state() == (None, None)
+    assert machine.describe_commit() is None
 
 
 def test_missing_packages_have_no_version():
