@@ -80,24 +80,22 @@ def _make_row(table, config, start=None, paper=None, **others):
     )
 
 
-@lru_cache
 def metrics() -> dict[str, str]:
     """The column headings, with units, by metric."""
     return _load('paper.yml')['metrics']
 
 
-@lru_cache
 def logged_metrics() -> dict[str, dict[str, str]]:
     """The metrics by their names in the logs of each toolbox, the main one first."""
     return _load('paper.yml')['logged']
 
 
-@lru_cache
 def titles() -> dict[str, str]:
     """What each table is about, by its number or name."""
     return _load('paper.yml')['titles'] | _load('beyond.yml')['titles']
 
 
+@lru_cache
 def _load(name):
     path = CONFIGS / name
     if not path.is_file():
