@@ -13,11 +13,7 @@ from unittest import mock
 import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from ra_mm.engine.pickle_guard import (
-    allow_records,
-    forbidden_globals,
-    load_weights_only,
-)
+from ra_mm.engine import pickle_guard
 from ra_mm.errors import UserError, translate_errors
 from ra_mm.validation import shorten
 
@@ -45,7 +41,7 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Mapping:
         UserError: If the file is missing or cannot be read as a checkpoint.
     """
     if '://' in path:
-        allow_records()
+        pickle_guard.allow_records()
         advice = 'give a file instead, or init_cfg=None to train from scratch'
         # MMEngine would fall back to full unpickling.
         forced = mock.patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD='1')
@@ -62,7 +58,7 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Mapping:
 
                 checkpoint = load_file(path, str(map_location))
             else:
-                checkpoint = load_weights_only(path, map_location)
+                checkpoint = pickle_guard.load_weights_only(path, map_location)
         except ImportError as e:
             raise UserError(f'{path} needs safetensors: pip install safetensors') from e
         except Exception as e:  # errors of zip, pickle and decoding of all kinds
@@ -86,7 +82,7 @@ def _explain(path, error):
     if is_truncated_zip or isinstance(error, EOFError):
         return 'is truncated: download or save it again'
     if is_zip and isinstance(error, pickle.UnpicklingError):
-        found = forbidden_globals(path, error)
+        found = pickle_guard.forbidden_globals(path, error)
         names = f'{shorten(found)} ' if found else ''
         text = f'holds more than tensors and plain records {names}and is not unpickled'
         return f'{text} since that may run code; save its state_dict() instead'
