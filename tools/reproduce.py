@@ -139,10 +139,8 @@ def get_setting(args: Namespace) -> Setting:
     is_elsewhere = launcher == 'slurm' or nodes > 1 or (args.submit and not args.run)
     if not is_elsewhere and not args.dry_run and gpus > available:
         text = f'--gpus {gpus}: this machine has {torch.cuda.device_count()}; --scale'
-        text += (
-            ' demo trains small models on the CPU, and --dry-run prints the commands'
-        )
-        raise UserError(f'{text} for another machine')
+        text += ' demo trains small models on the CPU, and --dry-run prints the'
+        raise UserError(f'{text} commands for another machine')
     options = args.cfg_options or {}
     return Setting(
         args.scale, folder, data, gpus, launcher, nodes, options, args.weights

@@ -187,10 +187,8 @@ def refuse_mismatch(
     found = {**found, 'missing': missing, 'unexpected': surplus}
     if not any(found.values()):
         return
-    remedy = (
-        'give a checkpoint of the same backbone (depth, stem, width, attention), or '
-    )
-    remedy += f'none to train from scratch{advice}'
+    remedy = 'give a checkpoint of the same backbone (depth, stem, width, attention),'
+    remedy += f' or none to train from scratch{advice}'
     if nothing_fits and (prefix := find_prefix(own, weights, rename)):
         remedy = f'add prefix={prefix!r} to init_cfg'
     raise UserError(

@@ -25,11 +25,9 @@ def check_model(model: nn.Module) -> None:
             places[operator].append(f'{name} ({type(module).__name__})')
     if places:
         lacking = '; '.join(f'{k}, in {", ".join(at[:3])}' for k, at in places.items())
-        text = (
-            f"the stand-in for mmcv's operators lacks {lacking}: install an mmcv with"
-        )
+        text = f"the stand-in for mmcv's operators lacks {lacking}: install an mmcv"
         advice = '(`make OPS=compiled`, or a wheel: see docs/install.md)'
-        raise UserError(f'{text} compiled operators {advice}')
+        raise UserError(f'{text} with compiled operators {advice}')
 
 
 def _lacking(module):

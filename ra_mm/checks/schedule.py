@@ -57,10 +57,9 @@ def check_decay(context: Context) -> Iterator[Finding]:
         effect = 'has not decayed at the end'
         if last < end:
             effect = f'stays at its last value from {unit} {last} on'
-        text = (
-            f'the schedule ends after {last} {unit}s, the training after {end} ({key})'
-        )
-        yield warning(f'the learning rate {effect}: {text}; {remedy(options)}')
+        ends_at = f'the schedule ends after {last} {unit}s, the training after {end}'
+        text = f'the learning rate {effect}: {ends_at} ({key})'
+        yield warning(f'{text}; {remedy(options)}')
 
 
 def check_learning_rate(context: Context) -> Iterator[Finding]:

@@ -281,9 +281,8 @@ def run_torch(
 
 def describe_preprocessing(cfg: Config) -> str:
     """Describe the input that the network expects, from the config."""
-    steps: Any = (
-        cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
-    )
+    own = cfg.model.get('data_preprocessor')
+    steps: Any = own or cfg.get('data_preprocessor') or {}
     rgb = steps.get('bgr_to_rgb') or steps.get('to_rgb')
     text = f'{"RGB" if rgb else "BGR"} from 0 to 255'
     if steps.get('mean') is not None:
