@@ -5,41 +5,25 @@ import torch
 
 
 @pytest.fixture
-def gpus(monkeypatch):
-    """Pretend that there are GPUs."""
-
-    def pretend(count):
-        monkeypatch.setattr(torch.cuda, 'is_available', lambda: count > 0)
-        monkeypatch.setattr(torch.cuda, 'device_count', lambda: count)
-
-    return pretend
-
-
-@pytest.fixture
-def processes(cfg, monkeypatch):
-    """Pretend that torchrun started this many processes."""
-
-    def pretend(count):
-        cfg.launcher = 'pytorch'
-        monkeypatch.setenv('RANK', '0')
-        monkeypatch.setenv('WORLD_SIZE', str(count))
-        monkeypatch.setenv('LOCAL_WORLD_SIZE', str(count))
-
-    return pretend
+def cfg_of_four(cfg, monkeypatch):
+    """The config of four processes with GPUs, of 2 images each instead of 4."""
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setenv('WORLD_SIZE', '4')
+    cfg.launcher = 'pytorch'
+    cfg.auto_scale_lr.base_batch_size = 16
+    cfg.train_dataloader.batch_size = 2
+    cfg.optim_wrapper.optimizer.lr = 0.02
+    return cfg
 
 
-def test_no_gpu(check, cfg, gpus):
-    gpus(0)
+def test_no_gpu(check, cfg, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     (warning,) = check(cfg, 'test')
     assert 'no GPU' in warning
 
 
-def test_learning_rate_for_another_batch_size(check, cfg, gpus, processes):
-    gpus(4)
-    processes(4)
-    cfg.auto_scale_lr.base_batch_size = 16
-    cfg.train_dataloader.batch_size = 2
-    cfg.optim_wrapper.optimizer.lr = 0.02
+def test_learning_rate_for_another_batch_size(check, cfg_of_four):
+    cfg = cfg_of_four
     (warning,) = check(cfg, 'train')
     assert '16 images' in warning and ' 8 ' in warning
     assert 'optimizer.lr=0.01 ' in warning and '--auto-scale-lr' in warning
@@ -49,12 +33,8 @@ def test_learning_rate_for_another_batch_size(check, cfg, gpus, processes):
     assert check(cfg, 'train') == []
 
 
-def test_learning_rate_with_accumulation(check, cfg, gpus, processes, refused):
-    gpus(4)
-    processes(4)
-    cfg.auto_scale_lr.base_batch_size = 16
-    cfg.train_dataloader.batch_size = 2
-    cfg.optim_wrapper.optimizer.lr = 0.02
+def test_learning_rate_with_accumulation(check, cfg_of_four, refused):
+    cfg = cfg_of_four
     cfg.optim_wrapper.accumulative_counts = 2
     assert check(cfg, 'train') == []
     cfg.optim_wrapper.accumulative_counts = 4
@@ -69,8 +49,7 @@ def test_learning_rate_with_accumulation(check, cfg, gpus, processes, refused):
     assert check(cfg, 'train') == []
 
 
-def test_launcher(cfg, gpus, monkeypatch, refused):
-    gpus(0)
+def test_launcher(cfg, monkeypatch, refused):
     monkeypatch.setenv('WORLD_SIZE', '2')
     assert 'pass --launcher pytorch' in refused(cfg)
 
