@@ -1,7 +1,5 @@
 """TempAnnealingHook in real runs of mmengine's Runner."""
 
-import math
-
 import pytest
 import torch
 
@@ -96,14 +94,7 @@ def test_start_in_the_middle_of_an_annealing(run, make_model):
 
 
 @pytest.mark.parametrize(
-    'kwargs, message',
-    [
-        (dict(start=1.0, end=30.0), 'start=1.0, end=30.0'),
-        (dict(end=0.0), 'end=0.0.*start >= end > 0'),
-        (dict(start=math.inf), 'start=inf'),
-        (dict(length=0), 'length=0'),
-        (dict(length=2.5, by_epoch=False), 'length=2.5'),
-    ],
+    'kwargs, message', [(dict(length=0), 'length=0'), (dict(by_epoch=1), 'by_epoch=1')]
 )
 def test_wrong_arguments(kwargs, message):
     with pytest.raises(ValueError, match=message):

@@ -1,6 +1,7 @@
 """TempSchedule, in a training loop without OpenMMLab."""
 
 import copy
+import math
 import pickle
 import warnings
 
@@ -100,7 +101,9 @@ def test_trained_weights(temp, first):
     'kwargs, message',
     [
         (dict(length=0), 'length=0'),
+        (dict(length=2.5), 'length=2.5'),
         (dict(start=0.5), 'start=0.5'),
+        (dict(start=math.inf), 'start=inf'),
         (dict(end=0.0), 'end=0.0'),
         (dict(model=nn.Linear(1, 1)), 'no reverse attention'),
     ],
