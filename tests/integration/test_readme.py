@@ -31,13 +31,8 @@ PAGES = {
 }
 MIM = re.compile(r'\$\(python -c "import (\w+); .*"\)/\.mim/tools')
 TRAIN = 'python tools/train.py configs/faster_rcnn_ra_r50.py'
-OTHERS = (
-    'git',
-    'pip',
-    'pre-commit',
-    'source',
-    'tensorboard',
-)  # programs that are not checked here
+# Programs that are not checked here
+OTHERS = 'git', 'pip', 'pre-commit', 'source', 'tensorboard'
 
 
 def find_blocks(page, language):

@@ -16,15 +16,8 @@ from reproduction.process import lock
 REPO = Path(__file__).parents[2]
 
 # The first two rows of Table 9 on 16 pictures: 10 epochs of one iteration each.
-COMMAND = [
-    sys.executable,
-    REPO / 'tools/reproduce.py',
-    'table9',
-    '--rows',
-    'ResNet18',
-    '--scale',
-    'demo',
-]
+ROWS = 'table9', '--rows', 'ResNet18', '--scale', 'demo'
+COMMAND = [sys.executable, REPO / 'tools/reproduce.py', *ROWS]
 FIRST, SECOND = 'ra_r18_no_annealing-seed0', 'ra_r18-seed0'
 
 
