@@ -25,12 +25,9 @@ PROG = 'tools/check_data.py'
 
 
 def parse_args(argv: Sequence[str] | None) -> Namespace:
-    parser = ArgumentParser(
-        prog=PROG,
-        description='Load a sample of the training and validation data as the network '
-        'gets it, compare it with the files, and exit with status 1 if something is '
-        'wrong',
-    )
+    what = 'Load a sample of the training and validation data as the network gets it, '
+    what += 'compare it with the files, and exit with status 1 if something is wrong'
+    parser = ArgumentParser(prog=PROG, description=what)
     add = parser.add_argument
     add('config', help='config file of any of the toolboxes')
     what = 'number of images to load from each dataset, 200 by default'

@@ -44,12 +44,10 @@ PROG = 'tools/export_onnx.py'
 
 
 def parse_args(argv: Sequence[str] | None) -> Namespace:
-    parser = ArgumentParser(
-        prog=PROG,
-        description='Export a model to ONNX and compare it with PyTorch. Only '
-        'backbone and neck of a detector are exported; use MMDeploy for its '
-        'heads. The preprocessing is not exported.',
-    )
+    what = 'Export a model to ONNX and compare it with PyTorch. Only backbone and neck '
+    what += 'of a detector are exported; use MMDeploy for its heads. The preprocessing '
+    what += 'is not exported.'
+    parser = ArgumentParser(prog=PROG, description=what)
     add = parser.add_argument
     add('config', help='config file of any of the toolboxes')
     add('checkpoint', help='checkpoint file or URL')

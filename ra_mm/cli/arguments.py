@@ -13,22 +13,17 @@ QUOTED = re.compile(r"""(["'])(.*)\1""", re.DOTALL)
 def get_parser(prog: str, description: str) -> ArgumentParser:
     """Create a parser of the options that training and testing share."""
     parser = ArgumentParser(prog=prog, description=description)
-    parser.add_argument('config', help='config file of any of the toolboxes')
-    parser.add_argument(
-        '--work-dir',
-        help='folder for logs and checkpoints, by default the one in the config, '
-        'or else ./work_dirs/<name of the config>',
-    )
+    add = parser.add_argument
+    add('config', help='config file of any of the toolboxes')
+    what = 'folder for logs and checkpoints, by default the one in the config, or else '
+    add('--work-dir', help=f'{what}./work_dirs/<name of the config>')
     add_cfg_options(parser)
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='how the processes are started, pytorch for torchrun',
-    )
+    what = 'how the processes are started, pytorch for torchrun'
+    launchers = ('none', 'pytorch', 'slurm', 'mpi')
+    add('--launcher', choices=launchers, default='none', help=what)
     # torch.distributed.launch passes --local-rank, or --local_rank before
     # PyTorch 2.0.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    add('--local_rank', '--local-rank', type=int, default=0)
     return parser
 
 
@@ -46,16 +41,10 @@ def key_value(text: str) -> str:
 
 def add_cfg_options(parser: ArgumentParser) -> None:
     """Add ``--cfg-options``, as in all OpenMMLab tools."""
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=OptionsAction,
-        type=key_value,
-        metavar='KEY=VALUE',
-        help='settings that override the config: key=value, and '
-        'key="[a,b]" or key=a,b for a list; a text with commas needs quotes of its '
-        'own: "key=\'a, b\'"',
-    )
+    what = 'settings that override the config: key=value, and key="[a,b]" or key=a,b '
+    what += 'for a list; a text with commas needs quotes of its own: "key=\'a, b\'"'
+    pairs: dict = dict(nargs='+', type=key_value, metavar='KEY=VALUE')
+    parser.add_argument('--cfg-options', action=OptionsAction, help=what, **pairs)
 
 
 class OptionsAction(Action):
@@ -113,10 +102,8 @@ class ShapeAction(Action):
 
     def __call__(self, parser, namespace, values, option_string=None):
         if len(values) > 2 or min(values) < 1:
-            parser.error(
-                f'{option_string} {" ".join(map(str, values))}: expected height '
-                'and width, or one number for both'
-            )
+            text = f'{option_string} {" ".join(map(str, values))}: expected height and'
+            parser.error(f'{text} width, or one number for both')
         setattr(namespace, self.dest, (values[0], values[-1]))
 
 
