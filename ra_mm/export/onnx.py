@@ -92,11 +92,8 @@ class AdaptivePooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Pool x of shape (N, C, H, W)."""
         rows, columns = self.output_size
-        return (
-            _pooling_matrix(x.shape[2], rows, x)
-            @ x
-            @ _pooling_matrix(x.shape[3], columns, x).T
-        )
+        across = _pooling_matrix(x.shape[3], columns, x)
+        return _pooling_matrix(x.shape[2], rows, x) @ x @ across.T
 
 
 def _pooling_matrix(n, bins, x):
