@@ -1,4 +1,4 @@
-"""The ignored label of segmentation, and the masks that an evaluation loads."""
+"""The ignored label of segmentation."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,6 @@ HEAD = re.compile(r'model\.\w+_head(\.\d+)?')
 # Transforms that fill masks, and the argument with the value that they fill in.
 FILLING = dict(Pad='pad_val.seg', RandomCrop='ignore_index', RandomRotate='seg_pad_val')
 DEFAULT = 255  # of all of them, and of datasets, heads and metrics
-RESIZING = ('Resize', 'RandomResize', 'ResizeToMultiple', 'Rerange')
 
 
 def check_ignore_index(context: Context) -> Iterator[Finding]:
@@ -44,34 +43,6 @@ def _iter_settings(context):
             for i, step in enumerate(pipeline if key.startswith('train') else ()):
                 if name := FILLING.get(str(get_type(step))):
                     yield f'{key}.{i}.{name}', get_value(step, name, DEFAULT)
-    for key, node in _iter_iou_metrics(context):
-        yield f'{key}.ignore_index', node.get('ignore_index', DEFAULT)
-
-
-def _iter_iou_metrics(context):
     for key, node in context.iter_evaluators():
         if key.startswith(context.parts[-1]) and get_type(node) == 'IoUMetric':
-            yield key, node
-
-
-def check_evaluated_masks(context: Context) -> Iterator[Finding]:
-    """An evaluation loads masks, and keeps their size: that of the predictions."""
-    if get_toolbox(context.cfg) != 'mmseg':
-        return
-    metrics = [n for _, n in _iter_iou_metrics(context) if not n.get('format_only')]
-    for key, _, dataset in context.all_datasets if metrics else ():
-        if key.startswith(context.parts[-1]) and not dataset.metainfo.get('classes'):
-            yield error(f'{key}.metainfo has no classes, which IoUMetric needs')
-    for key, pipeline in context.iter_pipelines():
-        if not key.startswith(context.parts[-1]):
-            continue
-        types = [str(get_type(step)) for step in pipeline]
-        resizing = [i for i, name in enumerate(types) if name in RESIZING]
-        if 'LoadAnnotations' in types[: min(resizing, default=0)]:
-            i, j = types.index('LoadAnnotations'), resizing[0]
-            text = f'{key} resizes the masks too, but predictions have the size of the'
-            text += f' image: put LoadAnnotations (step {i}) after {types[j]}'
-            yield error(f'{text} (step {j})')
-        is_loaded = any('Load' in name and 'Ann' in name for name in types)
-        if metrics and not is_loaded and 'PackSegInputs' in types:
-            yield error(f'{key} has no LoadAnnotations, which IoUMetric needs')
+            yield f'{key}.ignore_index', node.get('ignore_index', DEFAULT)

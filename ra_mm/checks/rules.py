@@ -25,7 +25,7 @@ from ra_mm.errors import translate_errors
 
 # The modules whose rules apply to runs, and those whose rules apply to their data.
 RUNS = {'train': 'schedule devices checkpoints', 'test': 'devices checkpoints'}
-DATA = 'files annotations boxes labels classes ignore_index images masks'
+DATA = 'files annotations boxes labels classes ignore_index evaluation images masks'
 
 
 def get_rules(subject: str, modules: str = DATA) -> list[Callable]:

@@ -1,4 +1,4 @@
-"""The ignored label of segmentation, and the masks of an evaluation."""
+"""The ignored label of segmentation."""
 
 import pytest
 
@@ -27,22 +27,3 @@ def test_transform_that_fills_masks(found):
     key = 'train_dataloader.dataset.pipeline.2'
     (problem,), _ = found('segmenter', {key: rotate})
     assert f'{key}.seg_pad_val=255' in problem
-
-
-def test_masks_that_are_resized_in_an_evaluation(found, load):
-    train = load('segmenter').train_dataloader.dataset.pipeline
-    (problem,), _ = found('segmenter', {'val_dataloader.dataset.pipeline': train})
-    assert 'val_dataloader.dataset.pipeline' in problem and 'step 2' in problem
-
-
-def test_evaluation_without_masks(found):
-    pipeline = [dict(type='LoadImageFromFile'), dict(type='PackSegInputs')]
-    (problem,), _ = found('segmenter', {'val_dataloader.dataset.pipeline': pipeline})
-    assert 'IoUMetric' in problem
-
-
-def test_no_classes(found):
-    """The metric needs their names, after the first part of the training."""
-    none = dict(_delete_=True, palette=[])
-    errors, _ = found('segmenter', {'val_dataloader.dataset.metainfo': none})
-    assert any('val_dataloader.dataset.metainfo has no' in text for text in errors)
