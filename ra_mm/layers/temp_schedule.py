@@ -57,7 +57,8 @@ class TempSchedule:
         end: float = 1.0,
     ) -> None:
         check_schedule(start, end, length)
-        self.gates = find_gates([model] if isinstance(model, nn.Module) else model)
+        self.models = [model] if isinstance(model, nn.Module) else [*model]
+        self.gates = find_gates(self.models)
         if not self.gates:
             raise ValueError('TempSchedule: the model has no reverse attention')
         if any(gate in ANNEALED and gate.temp > end for gate in self.gates):
@@ -92,6 +93,7 @@ class TempSchedule:
         elif self._calls == 100:
             self._warn_of_optimizer()
         if self._calls == 1 or self.steps == self.length:
+            self._find_new_gates()
             self._warn_of_gates()
         if self._calls == 100 * self.length:
             warnings.warn(
@@ -121,6 +123,12 @@ class TempSchedule:
             'schedule.load_state_dict()',
             stacklevel=3,
         )
+
+    def _find_new_gates(self):
+        """Take in gates of blocks that were replaced since this schedule was made."""
+        new = [gate for gate in find_gates(self.models) if gate not in ANNEALED]
+        ANNEALED.update(new)
+        self.gates += new
 
     def _warn_of_gates(self):
         if not any(g.gamma.requires_grad or g.gamma.any() for g in self.gates):

@@ -12,6 +12,7 @@ from torch import nn
 import ra_mm
 from ra_mm._torch import COMPILES_FUNCTIONS
 from ra_mm.layers import MGRN, TempSchedule
+from ra_mm.layers.temp_schedule import find_gates
 
 C = 11  # no other model in this process has such gates
 
@@ -228,6 +229,15 @@ def test_weights_that_are_loaded_later(temp, steps):
     assert len(caught) == (temp != 30)
     assert schedule.steps == steps + 2
     assert schedule.temp <= temp
+
+
+def test_a_block_that_is_replaced_later():
+    model = converted()
+    schedule = TempSchedule(model, length=10)
+    model[1] = copy.deepcopy(model[1])
+    assert train(model, schedule) == []
+    kept, replaced = (gate.temp for gate in find_gates([model]))
+    assert kept == replaced < 30
 
 
 def test_frozen_gates():
