@@ -4,6 +4,8 @@ Each module imports its library, so import the one that you need. The temp of a 
 follows from its number and the weights, so that checkpoints need nothing besides them.
 """
 
+import math
+import warnings
 from collections.abc import Iterable
 
 from torch import nn
@@ -18,14 +20,19 @@ def schedule_at(
     length: int,
     start: float = 30.0,
     end: float = 1.0,
+    total: float = math.inf,
 ) -> TempSchedule:
     """Make the schedule of a training that is at this step, be it new or resumed.
 
     Args:
         step (int): Steps that were done before.
         model, length, start, end: As for :class:`ra_mm.TempSchedule`.
+        total (float): Steps of the whole training, where they are known.
     """
     schedule = TempSchedule(model, length, start, end)
+    if 0 < total < length:
+        text = f'temp falls in {length} steps, but the training ends after {total}'
+        warnings.warn(f'{text}: anneal for about a tenth of it', stacklevel=3)
     left = 1 - step / length
     if is_trained(schedule.gates) and left > 0:
         start = end + (schedule.start - end) / left  # no jump from the weights' temp

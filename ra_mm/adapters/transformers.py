@@ -21,8 +21,9 @@ class TempCallback(TrainerCallback):
     def on_train_begin(
         self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any
     ) -> None:
+        step, total = state.global_step, state.max_steps
         self.schedule = schedule_at(
-            state.global_step, model, self.length, **self.options
+            step, model, self.length, total=total, **self.options
         )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

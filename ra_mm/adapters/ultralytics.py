@@ -60,6 +60,7 @@ def _start(trainer):
         trainer.start_epoch * batches,
         [trainer.model, trainer.ema.ema],
         max(1, round(trainer.temp_epochs * batches)),
+        total=trainer.epochs * batches,
     )
 
 

@@ -41,6 +41,18 @@ def _average_pooling(inputs, outputs):
     return prod(get_shape(outputs[0])) * prod(window)
 
 
+def _matmul(inputs, outputs):
+    """Each element of the result is a sum over the last dimension of the first input."""
+    return prod(get_shape(outputs[0])) * get_shape(inputs[0])[-1]
+
+
+def _einsum(inputs, outputs):
+    """Without a sum, there are as many products as mmengine counts operations."""
+    terms, _, result = inputs[0].toIValue().partition('->')
+    has_sum = set(terms) - set(result) - set(', ')
+    return jit_handles.einsum_flop_jit(inputs, outputs) * (1 if has_sum else 2)
+
+
 def _attention(inputs, outputs):
     """Products of queries with keys, and of the weights with values."""
     query, key, value = map(get_shape, inputs[:3])
@@ -62,6 +74,8 @@ COUNTED = {
     'aten::pow': _each,
     'aten::mean': _each_input,
     'aten::linalg_vector_norm': _each_input,
+    'aten::matmul': _matmul,
+    'aten::einsum': _einsum,
     'aten::avg_pool2d': _average_pooling,
     'aten::upsample_bicubic2d': jit_handles.elementwise_flop_counter(0, 16),
     'aten::_convolution_mode': convolution(1),  # padding='same'

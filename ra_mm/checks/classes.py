@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ra_mm.checks.context import Context
 from ra_mm.checks.finding import Finding, error, remedy
-from ra_mm.engine.config import get_toolbox, get_value, iter_dicts
+from ra_mm.engine.config import get_toolbox, get_type, get_value, iter_dicts
 from ra_mm.validation import shorten
 
 # The heads whose num_classes is the number of classes of the data.
@@ -65,6 +65,22 @@ def _find_wrong_numbers(head, node, count):
         others = list(weights[-1:]) if 'loss_cls' in key else []
         if len(weights) - len(others) != count and len(weights) != count:
             yield f'{key}.class_weight', [1.0] * count + others
+
+
+def check_single_class(context: Context) -> Iterator[Finding]:
+    """mmseg's softmax over one class is always 1, and its loss 0."""
+    nodes = dict(iter_dicts(context.cfg.model, 'model'))
+    for key, loss in nodes.items() if get_toolbox(context.cfg) == 'mmseg' else ():
+        head, *_ = key.partition('.loss_decode')
+        if (
+            key == head
+            or nodes[head].get('num_classes') != 1
+            or loss.get('use_sigmoid')
+        ):
+            continue
+        if get_type(loss) == 'CrossEntropyLoss':
+            text = f'{head}.num_classes=1, for which {key} is always 0'
+            yield error(f'{text}: give the background a class of its own')
 
 
 def check_palettes(context: Context) -> Iterator[Finding]:

@@ -1,10 +1,11 @@
-"""What an evaluation loads to compare predictions with."""
+"""What the pipelines do to images and labels, above all in an evaluation."""
 
 from collections.abc import Iterator
+from math import prod
 
 from ra_mm.checks.context import Context
-from ra_mm.checks.finding import Finding, error, warning
-from ra_mm.engine.config import get_toolbox, get_type
+from ra_mm.checks.finding import Finding, error, remedy, warning
+from ra_mm.engine.config import get_toolbox, get_type, get_value
 
 # What metrics compare with predictions as the pipeline made it; others read files.
 LOADED = dict(IoUMetric='masks', SemSegMetric='masks', VOCMetric='boxes')
@@ -38,6 +39,18 @@ def check_order(context: Context) -> Iterator[Finding]:
             text = f'{key} resizes the {loaded} too, but predictions have the size of'
             text += f' the image: put LoadAnnotations (step {i}) after {types[j]}'
             yield error(f'{text} (step {j})')
+
+
+def check_padding(context: Context) -> Iterator[Finding]:
+    """The crops of a training are about as large as what they are padded to."""
+    key = 'model.data_preprocessor.size'
+    padded = get_value(context.cfg, key)
+    for path, pipeline in context.iter_pipelines() if padded else ():
+        crops = [s.get('crop_size') for s in pipeline if get_type(s) == 'RandomCrop']
+        crop = crops[-1] if crops and path.startswith('train') else padded
+        if isinstance(crop, tuple | list) and 2 * prod(crop) < prod(padded):
+            text = f'{path} crops to {crop}, and {key} pads these to {padded}'
+            yield warning(f'{text}: {remedy({key: crop})}')
 
 
 def check_randomness(context: Context) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from ra_mm.checks.context import Context
-from ra_mm.checks.finding import Finding, error, remedy
+from ra_mm.checks.finding import Finding, error, remedy, warning
 from ra_mm.engine.config import get_toolbox, get_type, get_value, iter_dicts
 
 HEAD = re.compile(r'model\.\w+_head(\.\d+)?')
@@ -27,6 +27,15 @@ def check_ignore_index(context: Context) -> Iterator[Finding]:
         if wrong:
             text = f'the datasets use ignore_index={value}, but other parts do not'
             yield error(f'{text}: {remedy(wrong)}')
+
+
+def check_reduce_zero_label(context: Context) -> Iterator[Finding]:
+    """All datasets number the classes alike."""
+    name = 'reduce_zero_label'
+    values = {e.key: getattr(e.dataset, name, False) for e in context.all_datasets}
+    if len({*values.values()}) > 1:
+        text = f'the datasets differ in {name}, so a value of a mask is another class'
+        yield warning(f'{text}: {values}')
 
 
 def _iter_settings(context):

@@ -75,7 +75,7 @@ def _describe_sizes(part: Part) -> Iterator[str]:
     arrays: list[Any] = [(s.packed or {}).get('inputs') for s in part.loaded]
     inputs = [tuple(x.shape[-2:])[::-1] for x in arrays if hasattr(x, 'shape')]
     if stored and inputs:
-        yield f'images: {_range(stored)} on disk, {_range(inputs)} in the network'
+        yield f'images: {_range(stored)} on disk, {_range(inputs)} from the pipeline'
     sides = []
     for sample in part.loaded:
         boxes, _ = get_instances(sample.packed) or (np.zeros((0, 4)), None)

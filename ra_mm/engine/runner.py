@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ from ra_mm.engine.strict_load import load_strict
 from ra_mm.errors import UserError, describe, translate_errors
 from ra_mm.registry import RUNNERS
 from ra_mm.validation import shorten
+
+# What changes in a scheduler during a training.
+PROGRESS = '_global_step _last_value last_step best cooldown_counter num_bad_epochs'
+PROGRESS += ' rule_worse'  # a function, which is made anew
 
 
 @RUNNERS.register_module()
@@ -132,8 +137,23 @@ class SafeRunner(Runner):
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         self._load_options = dict(scope='model', allow_plain=False)
+        configured = self._get_schedules()
         super().resume(filename, *args, **kwargs)
+        for own, saved in zip(configured, self._get_schedules()):
+            changed = [k for k in own if saved[k] != own[k]]
+            if changed:
+                text = f'{filename} goes on with its schedule, not that of the config: '
+                text += ', '.join(f'{k}={saved[k]}, not {own[k]}' for k in changed)
+                text += f'. To change it, pass load_from={filename} without --resume'
+                self.logger.warning(text)
         self.register_hook(ValidateResumedHook())
+
+    def _get_schedules(self) -> list[dict]:
+        """Return the settings of each scheduler, without its progress."""
+        found: Any = self.param_schedulers or []
+        lists = found.values() if isinstance(found, dict) else [found]  # by optimizer
+        states = [vars(scheduler) for scheduler in chain.from_iterable(lists)]
+        return [{k: v for k, v in s.items() if k not in PROGRESS} for s in states]
 
     # Building what the config says
 

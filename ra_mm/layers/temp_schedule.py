@@ -90,7 +90,7 @@ class TempSchedule:
         self._calls += 1
         if self._calls == 1:
             self._follow_loaded_weights()
-        elif self._calls == 100:
+        elif self._calls == min(100, max(10, self.length)):
             self._warn_of_optimizer()
         if self._calls == 1 or self.steps == self.length:
             self._find_new_gates()

@@ -123,6 +123,9 @@ class Operators(Small):
         direct = nn.functional.scaled_dot_product_attention(pixels, pixels, pixels)
         x = nn.functional.avg_pool2d(self.unknown(x), 3, stride=1)
         mixed = torch.lerp(mixed, direct, mixed).addcmul_(mixed, direct)
+        x = torch.einsum('bc,bchw->bchw', mixed[:, 0], x)
+        queries = mixed.new_ones(1, 3, 4)  # for six images
+        mixed = queries @ mixed.mT.expand(6, -1, -1)
         return x.sum() + mixed.sum() + torch.fft.rfft2(x).abs().sum()
 
 
@@ -143,7 +146,7 @@ def test_what_is_not_counted_is_named():
     products = 2 * pixels * pixels * 4
     pooling = 4 * 9 * (HEIGHT - 2) * (WIDTH - 2)
     expected = CONV + 4 * pixels * 4 * 4 + 2 * products + pooling + 2 * 4 * pixels
-    assert analyzer.total() == expected
+    assert analyzer.total() == expected + pooling / 9 + 6 * 3 * pixels * 4
     assert not_called(model, analyzer) == []
 
 

@@ -17,6 +17,16 @@ def test_class_folders(check, load, refused, shapes, tmp_path):
     assert 'val_dataloader.dataset has (circle, star, triangle)' in refused(cfg)
 
 
+@pytest.mark.parametrize('use_sigmoid', [False, True])
+def test_single_class_of_a_softmax(found, use_sigmoid):
+    """Its loss is always 0."""
+    loss = dict(type='CrossEntropyLoss', use_sigmoid=use_sigmoid)
+    options = {'num_classes': 1, 'loss_decode': [loss]}
+    options = {f'model.decode_head.{key}': value for key, value in options.items()}
+    errors, _ = found('segmenter', options)
+    assert any('always 0' in text for text in errors) != use_sigmoid
+
+
 @pytest.mark.parametrize(
     'name, head', [('detector', 'roi_head.bbox_head'), ('segmenter', 'decode_head')]
 )

@@ -33,6 +33,17 @@ def test_boxes_that_are_resized_in_an_evaluation(found, load, metric):
     assert 'val_dataloader.dataset.pipeline' in problem and 'step 1' in problem
 
 
+def test_crops_that_are_mostly_padded(found, load):
+    pipeline = load('segmenter').train_dataloader.dataset.pipeline
+    pipeline.insert(2, dict(type='RandomCrop', crop_size=(32, 32)))
+    options = {'train_dataloader.dataset.pipeline': pipeline}
+    for size, warned in (((128, 128), True), ((32, 32), False)):
+        _, warnings = found(
+            'segmenter', {**options, 'model.data_preprocessor.size': size}
+        )
+        assert any('data_preprocessor.size=(32,32)' in w for w in warnings) == warned
+
+
 @pytest.mark.parametrize('prob', [0.5, 0.0])
 def test_randomness_in_an_evaluation(found, load, prob):
     pipeline = load('classifier').val_dataloader.dataset.pipeline

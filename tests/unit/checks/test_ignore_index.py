@@ -17,6 +17,13 @@ def test_ignore_index(found, where, other):
     assert f'{where}.ignore_index=255' in problem and other not in problem
 
 
+def test_classes_that_are_numbered_differently(found):
+    _, (warning,) = found(
+        'segmenter', {'val_dataloader.dataset.reduce_zero_label': False}
+    )
+    assert 'reduce_zero_label' in warning
+
+
 def test_padding_of_masks(found):
     (problem,), _ = found('segmenter', {'model.data_preprocessor.seg_pad_val': 0})
     assert 'model.data_preprocessor.seg_pad_val=255' in problem

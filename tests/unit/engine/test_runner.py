@@ -42,6 +42,30 @@ def test_full_disk(run, names, tmp_path, monkeypatch):
     assert names(tmp_path) == {'epoch_1.pth'}
 
 
+@pytest.mark.parametrize(
+    'lr, epochs, changed',
+    [
+        (0.1, 2, None),
+        (0.1, 4, 'end=2, not 4'),
+        (0.2, 2, 'base_values=[0.1], not [0.2]'),
+    ],
+)
+def test_another_schedule_than_that_of_the_checkpoint(
+    run, tmp_path, lr, epochs, changed
+):
+    schedule = dict(type='MultiStepLR', milestones=[3])
+    run(tmp_path, epochs=1, param_scheduler=[{**schedule, 'end': 2}])
+    options = dict(optim_wrapper=dict(optimizer=dict(type='SGD', lr=lr)), resume=True)
+    run(
+        tmp_path,
+        epochs=epochs,
+        param_scheduler=[{**schedule, 'end': epochs}],
+        **options,
+    )
+    text = max(tmp_path.glob('*/*.log')).read_text()
+    assert (changed or '') in text and ('its schedule' in text) == bool(changed)
+
+
 def test_config_needs_no_import():
     """Under the root scope, as in a toolbox's own tool."""
     assert RUNNERS.get('ra_mm.SafeRunner') is SafeRunner
