@@ -69,18 +69,13 @@ def _find_wrong_numbers(head, node, count):
 
 def check_single_class(context: Context) -> Iterator[Finding]:
     """mmseg's softmax over one class is always 1, and its loss 0."""
-    nodes = dict(iter_dicts(context.cfg.model, 'model'))
-    for key, loss in nodes.items() if get_toolbox(context.cfg) == 'mmseg' else ():
-        head, *_ = key.partition('.loss_decode')
-        if (
-            key == head
-            or nodes[head].get('num_classes') != 1
-            or loss.get('use_sigmoid')
-        ):
-            continue
-        if get_type(loss) == 'CrossEntropyLoss':
-            text = f'{head}.num_classes=1, for which {key} is always 0'
-            yield error(f'{text}: give the background a class of its own')
+    nodes = list(iter_dicts(context.cfg.model, 'model'))
+    for head, node in nodes if get_toolbox(context.cfg) == 'mmseg' else ():
+        losses = node.get('loss_decode') if node.get('num_classes') == 1 else None
+        for key, loss in iter_dicts(losses, f'{head}.loss_decode'):
+            if get_type(loss) == 'CrossEntropyLoss' and not loss.get('use_sigmoid'):
+                text = f'{head}.num_classes=1, for which {key} is always 0'
+                yield error(f'{text}: give the background a class of its own')
 
 
 def check_palettes(context: Context) -> Iterator[Finding]:
