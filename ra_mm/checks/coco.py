@@ -4,10 +4,12 @@ import json
 import math
 from collections import Counter
 from functools import partial
+from itertools import chain
+from typing import Any
 
 import numpy as np
-from mmengine.dataset import BaseDataset
 
+from ra_mm.engine.config import reads_as
 from ra_mm.errors import UserError, translate_errors
 
 BAD_RLE = "an RLE that is not of its image's [height, width]"
@@ -122,14 +124,11 @@ def describe_mask(annotation: dict, width: int, height: int) -> str:
     lengths = [len(polygon) for polygon in segmentation]
     if lengths[0] < 6 or any(n % 2 for n in lengths):
         return BAD_POLYGON
-    try:
-        is_finite = math.isfinite(sum(map(sum, segmentation)))
-    except TypeError:
-        is_finite = False
-    if not is_finite:
+    values = [*chain(*segmentation)]
+    if not {*map(type, values)} <= {int, float} or not math.isfinite(sum(values)):
         return 'a polygon with text, null or NaN'
     x, y, w, h = annotation['bbox']
-    if max(map(max, filter(None, segmentation))) <= 1 < min(x + w, y + h) - 1:
+    if max(values) <= 1 < min(x + w, y + h) - 1:
         return 'a polygon within 0 and 1, instead of pixels'
     return ''
 
@@ -183,10 +182,6 @@ EXPECTED = {
 }
 
 
-def is_coco(dataset: BaseDataset) -> bool:
+def is_coco(dataset: Any) -> bool:
     """Whether a dataset is read as mmdet reads COCO, unlike LVIS or panoptic ones."""
-    if not hasattr(dataset, 'COCOAPI'):
-        return False
-    from mmdet.datasets import CocoDataset
-
-    return type(dataset).load_data_list is CocoDataset.load_data_list
+    return reads_as(dataset, 'mmdet.datasets.coco.CocoDataset')

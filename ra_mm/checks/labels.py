@@ -5,15 +5,14 @@ import os.path as osp
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree.ElementTree import parse
-
-from mmengine.dataset import BaseDataset
 
 from ra_mm.checks.context import Context
 from ra_mm.checks.files import describe_left_out, find_missing
 from ra_mm.checks.finding import Finding, error, warning
 from ra_mm.checks.sample import Part
-from ra_mm.engine.config import get_value
+from ra_mm.engine.config import get_value, reads_as
 from ra_mm.errors import translate_errors
 from ra_mm.validation import shorten
 
@@ -29,13 +28,10 @@ def describe_bad_labels(labels: Iterable[int], count: int) -> tuple[list[int], s
     return bad if count else [], f'{text}numbered 0 to {count - 1}{hint}'
 
 
-def is_custom(dataset: BaseDataset) -> bool:
+def is_custom(dataset: Any) -> bool:
     """Whether mmpretrain's CustomDataset reads the labels, from a list or folders."""
-    if not getattr(dataset, 'with_label', False):
-        return False
-    from mmpretrain.datasets import CustomDataset
-
-    return type(dataset).load_data_list is CustomDataset.load_data_list
+    is_read = reads_as(dataset, 'mmpretrain.datasets.custom.CustomDataset')
+    return is_read and dataset.with_label
 
 
 def check_label_lists(context: Context) -> Iterator[Finding]:

@@ -59,6 +59,12 @@ def get_type(node: Any) -> str | None:
     return str(getattr(cls, '__name__', cls)).rpartition('.')[2]
 
 
+def reads_as(dataset: Any, name: str) -> bool:
+    """Whether a dataset reads its data as the class of this name, with its module."""
+    load = getattr(type(dataset), 'load_data_list', dict)
+    return f'{load.__module__}.{load.__qualname__}' == f'{name}.load_data_list'
+
+
 def iter_unwrapped(dataset: Any, key: str) -> Iterator[tuple[str, Any]]:
     """Yield each dataset within wrappers such as RepeatDataset, with its key.
 
