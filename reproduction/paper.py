@@ -7,10 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from ra_mm.engine.config import find_configs
 from ra_mm.errors import UserError
 
-CONFIGS = find_configs()
+CONFIGS = Path(__file__).absolute().parents[1] / 'configs'
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,10 @@
-"""Find the configs, and values, types and datasets in them."""
+"""Find values, types and datasets in configs."""
 
 import inspect
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-
-
-def find_configs() -> Path:
-    """Return the folder of configs: that of a wheel, or else that of the checkout."""
-    package = Path(__file__).parents[1]
-    packaged = package / '.mim/configs'
-    return packaged if packaged.is_dir() else package.parent / 'configs'
 
 
 def get_toolbox(cfg: Config) -> str | None:
