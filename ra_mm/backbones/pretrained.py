@@ -10,15 +10,14 @@ from torch import Tensor, nn
 
 from ra_mm.engine.checkpoint_io import read_state_dict, unnest
 from ra_mm.engine.strict_load import (
-    attention_keys,
     find_integers,
     find_prefix,
     format_mismatch,
-    is_attention_absent,
     load_weights,
     strip_prefix,
 )
 from ra_mm.errors import UserError
+from ra_mm.layers.residual_sum import attention_keys, is_attention_absent
 from ra_mm.validation import check_arg, one_of
 
 

@@ -10,7 +10,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
 from ra_mm.errors import UserError, translate_errors
-from ra_mm.layers import ResidualSum
+from ra_mm.layers.residual_sum import attention_keys, is_attention_absent
 from ra_mm.validation import shorten
 
 
@@ -108,19 +108,6 @@ def format_mismatch(found: Mapping[str, list[str]]) -> str:
     """Format the result of :func:`load_weights` as a phrase."""
     kinds = ((kind, keys) for kind, keys in found.items() if keys)
     return '; '.join(f'{len(keys)} {kind} {shorten(keys, 3)}' for kind, keys in kinds)
-
-
-def attention_keys(model: nn.Module) -> set[str]:
-    """Return the names of all weights that belong to attentions."""
-    found = ((n, m) for n, m in model.named_modules() if isinstance(m, ResidualSum))
-    return {f'{name}.{key}' for name, module in found for key in module.state_dict()}
-
-
-def is_attention_absent(model: nn.Module, missing: list[str]) -> bool:
-    """Whether the missing weights include all parameters of all attentions."""
-    keys = attention_keys(model)
-    needed = keys & {name for name, _ in model.named_parameters()} or keys
-    return bool(needed) and needed <= set(missing)
 
 
 def load_strict(

@@ -39,3 +39,16 @@ class ResidualSum(nn.Module):
             Tensor: The output of the block, of the same shape and dtype.
         """
         return act(self(norm(z), x))
+
+
+def attention_keys(model: nn.Module) -> set[str]:
+    """Return the names of all weights that belong to attentions."""
+    found = ((n, m) for n, m in model.named_modules() if isinstance(m, ResidualSum))
+    return {f'{name}.{key}' for name, module in found for key in module.state_dict()}
+
+
+def is_attention_absent(model: nn.Module, missing: list[str]) -> bool:
+    """Whether the missing weights include all parameters of all attentions."""
+    keys = attention_keys(model)
+    needed = keys & {name for name, _ in model.named_parameters()} or keys
+    return bool(needed) and needed <= set(missing)
