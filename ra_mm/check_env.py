@@ -110,8 +110,7 @@ def try_package(name: str, working: set[str]) -> str:
         devices = ['cpu', 'cuda'][: 1 + import_module('torch').cuda.is_available()]
         for device in devices:
             _check_nms(lambda *args: nms(*args)[1], device)
-        spec = find_spec('mmcv._ext')
-        stands_in = spec is not None and str(spec.origin).endswith('.py')
+        stands_in = import_module('ra_mm.mmcv_ops.stand_in').is_in_use()
         whose = "torchvision's operators (a stand-in)" if stands_in else 'operators'
         return f', {whose} run on {" and ".join(devices)}'
     elif name in OPENMMLAB:

@@ -1,11 +1,11 @@
 """Operators of mmcv that a model needs and the stand-in for them lacks."""
 
-import importlib.util
 from collections import defaultdict
 
 from torch import nn
 
 from ra_mm.errors import UserError
+from ra_mm.mmcv_ops.stand_in import is_in_use
 
 # Files of mmcv.ops whose modules run on compiled operators alone.
 COMPILED_ALONE = (
@@ -16,9 +16,8 @@ COMPILED_ALONE = (
 
 def check_model(model: nn.Module) -> None:
     """Raise a :class:`.UserError` if a model lacks an operator, also of a validation."""
-    spec = importlib.util.find_spec('mmcv._ext')
-    if spec is None or not str(spec.origin).endswith('.py'):
-        return  # compiled operators, or none, which another check reports
+    if not is_in_use():
+        return
     places = defaultdict(list)
     for name, module in model.named_modules():
         if operator := _lacking(module):

@@ -155,6 +155,12 @@ def remove() -> str:
     return f'{path} removed'
 
 
+def is_in_use() -> bool:
+    """Whether mmcv would import the stand-in, not compiled operators."""
+    spec = importlib.util.find_spec('mmcv._ext')
+    return spec is not None and str(spec.origin).endswith('.py')
+
+
 def status() -> str:
     """Describe the operators that mmcv uses."""
     folder = find_mmcv()
