@@ -14,12 +14,6 @@ from ra_mm.errors import UserError
 # The backbones that RA backbones replace.
 PLAIN = ('ResNet', 'ResNetV1c', 'ResNetV1d', 'ResNeXt', 'MobileNetV2')
 RESUMABLE = {'meta', 'message_hub', 'optimizer'}
-# Where a config names the weights of a backbone, the older ways last.
-BACKBONE_KEYS = (
-    'model.backbone.init_cfg.checkpoint',
-    'model.backbone.pretrained',
-    'model.pretrained',
-)
 
 
 def check_resume(context: Context) -> Iterator[Finding]:
@@ -63,11 +57,11 @@ def _check(cfg, key, path):
             text = f'{path} has only weights and cannot be resumed from; to start from'
             advice = f'leave out --resume and {remedy({"load_from": path})}'
             raise UserError(f'{text} them, {advice}')
-    elif key in BACKBONE_KEYS:
-        _check_plain_backbone(cfg, checkpoint, path)
+    elif key == 'model.pretrained' or key.startswith('model.backbone.'):
+        _check_plain_backbone(cfg, key, checkpoint, path)
 
 
-def _check_plain_backbone(cfg, checkpoint, path):
+def _check_plain_backbone(cfg, key, checkpoint, path):
     """Check that all weights are found, where mmengine only warns.
 
     The RA backbones check this themselves.
@@ -87,6 +81,6 @@ def _check_plain_backbone(cfg, checkpoint, path):
             backbone = registry.build(dict(node, init_cfg=None))
     except Exception:
         return  # the runner will build it again and say why not
-    prefix = get_value(node, 'init_cfg.prefix')
+    prefix = get_value(cfg, f'{key.rpartition(".")[0]}.prefix')
     found = load_weights(backbone, strip_prefix(weights, prefix))
     refuse_mismatch(backbone, found, weights, path)
