@@ -67,6 +67,20 @@ def _tensor_globals() -> dict[str, Any]:
     return _get_allowed_globals() | dtypes | plain | {'torch.device': torch.device}
 
 
+def _checked(opcode):
+    """Return the method of an opcode, with a check of what it calls or fills."""
+    load = pickle._Unpickler.dispatch[opcode[0]]
+
+    def load_checked(self):
+        value = self.stack[-2]
+        called = type(value) if opcode == pickle.BUILD else value
+        if not any(called is allowed for allowed in self.by_name.values()):
+            raise ForbiddenGlobal(getattr(called, '__qualname__', repr(called)))
+        load(self)
+
+    return load_checked
+
+
 class _Unpickler(pickle._Unpickler):  # in Python: the one in C cannot be restricted
     """Calls, instantiates and fills what is in ``by_name``, and nothing else.
 
@@ -90,22 +104,6 @@ class _Unpickler(pickle._Unpickler):  # in Python: the one in C cannot be restri
             raise ForbiddenGlobal(full_name)
         return self.by_name[full_name]
 
-    def _check(self, value):
-        if not any(value is allowed for allowed in self.by_name.values()):
-            raise ForbiddenGlobal(getattr(value, '__qualname__', repr(value)))
-
-    def load_reduce(self):
-        self._check(self.stack[-2])
-        super().load_reduce()
-
-    def load_newobj(self):
-        self._check(self.stack[-2])
-        super().load_newobj()
-
-    def load_build(self):
-        self._check(type(self.stack[-2]))
-        super().load_build()
-
     def load_binpersid(self):
         pid = self.stack[-1]
         kinds = (('storage',), (b'storage',))
@@ -113,7 +111,6 @@ class _Unpickler(pickle._Unpickler):  # in Python: the one in C cannot be restri
             raise pickle.UnpicklingError('a persistent ID that is not of a storage')
         super().load_binpersid()
 
-    dispatch[pickle.REDUCE[0]] = load_reduce
-    dispatch[pickle.NEWOBJ[0]] = load_newobj
-    dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.BINPERSID[0]] = load_binpersid
+    for _opcode in (pickle.REDUCE, pickle.NEWOBJ, pickle.BUILD):
+        dispatch[_opcode[0]] = _checked(_opcode)
