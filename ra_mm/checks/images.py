@@ -43,19 +43,19 @@ def check_sizes(part: Part) -> Iterator[Finding]:
     sample, stored, declared = wrong[0], wrong[0].stored, _get_declared(wrong[0])
     loaded = sample.size or ()
     sizes = '(annotated {} x {}, loaded {} x {})'.format(*declared, *loaded)
-    text = (
-        f'{part.share(wrong)} are loaded with another size than their annotations say, '
-        f'such as {sample.path} {sizes}, '
-    )
+    effect = 'so boxes and masks may lie elsewhere: restore or annotate the images'
     if stored and stored.orientation != 1 and stored.size == declared:
-        text += (
-            f'turned by their EXIF orientation: pass --cfg-options {_find_loader(part)}'
-            '.color_type=color_ignore_orientation (for the test pipeline too), or save '
-            'the images turned and annotate those'
+        loaders = (i for i, s in enumerate(_steps(part)) if hasattr(s, 'color_type'))
+        key = f'{part.key}.pipeline.{next(loaders, 0)}.color_type'
+        effect = (
+            f'turned by EXIF: {remedy({key: "color_ignore_orientation"})} (for the test '
+            'pipeline too), or save the images turned and annotate those'
         )
-    else:
-        text += 'so boxes and masks may lie elsewhere: restore or annotate the images'
-    yield Finding(len(wrong) > MAX_ACCIDENTS * len(part.samples), text)
+    yield Finding(
+        len(wrong) > MAX_ACCIDENTS * len(part.samples),
+        f'{part.share(wrong)} are loaded with another size than their annotations say, '
+        f'such as {sample.path} {sizes}, {effect}',
+    )
 
 
 def has_other_size(sample: Sample) -> bool:
@@ -70,13 +70,6 @@ def _get_declared(sample):
 
 def _steps(part):
     return getattr(getattr(part.dataset, 'pipeline', None), 'transforms', ())
-
-
-def _find_loader(part):
-    """Return the key of the step that loads the image."""
-    names = [type(step).__name__ for step in _steps(part)]
-    i = names.index('LoadImageFromFile') if 'LoadImageFromFile' in names else 0
-    return f'{part.key}.pipeline.{i}'
 
 
 def check_orientation(part: Part) -> Iterator[Finding]:

@@ -54,12 +54,8 @@ def check_decay(context: Context) -> Iterator[Finding]:
     last = max(filter(math.isfinite, ends), default=end)
     is_continued = any(last <= node.get('begin', 0) < end for node in nodes.values())
     if nodes and not 0.9 * end <= last <= 1.1 * end and not is_continued:
-        effect = 'has not decayed at the end'
-        if last < end:
-            effect = f'stays at its last value from {unit} {last} on'
-        ends_at = f'the schedule ends after {last} {unit}s, the training after {end}'
-        text = f'the learning rate {effect}: {ends_at} ({key})'
-        yield warning(f'{text}; {remedy(options)}')
+        text = f'the learning rate has its last value after {last} {unit}s, but the'
+        yield warning(f'{text} training ends after {end} ({key}); {remedy(options)}')
 
 
 def check_learning_rate(context: Context) -> Iterator[Finding]:
