@@ -69,7 +69,7 @@ def _find_wrong_numbers(head, node, count):
 
 def check_single_class(context: Context) -> Iterator[Finding]:
     """mmseg's softmax over one class is always 1, and its loss 0."""
-    nodes = list(iter_dicts(context.cfg.model, 'model'))
+    nodes = iter_dicts(context.cfg.model, 'model')
     for head, node in nodes if get_toolbox(context.cfg) == 'mmseg' else ():
         losses = node.get('loss_decode') if node.get('num_classes') == 1 else None
         for key, loss in iter_dicts(losses, f'{head}.loss_decode'):

@@ -21,6 +21,7 @@ from ra_mm.checks.finding import Findings
 from ra_mm.checks.labels import check_splits
 from ra_mm.checks.sample import Part
 from ra_mm.checks.values import check_values
+from ra_mm.engine.config import get_value
 from ra_mm.errors import translate_errors
 
 # The modules whose rules apply to runs, and those whose rules apply to their data.
@@ -74,9 +75,8 @@ def build_datasets(cfg: Config, parts: Iterable[str]) -> dict[str, Any]:
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     built = {}
     for part in parts:
-        node = (cfg.get(f'{part}_dataloader') or {}).get('dataset')
-        if node is not None:
-            key = f'{part}_dataloader.dataset'
+        key = f'{part}_dataloader.dataset'
+        if (node := get_value(cfg, key)) is not None:
             with translate_errors(f'{key} cannot be built'):
                 built[key] = DATASETS.build(node)
                 if hasattr(built[key], 'full_init'):

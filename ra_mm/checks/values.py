@@ -53,7 +53,7 @@ def check_values(context: Context) -> Iterator[Finding]:
     for name in REQUIRED[context.mode].split():
         if cfg.get(name) is None:
             yield error(f'{cfg.filename} has no {name}: pass a complete config')
-    for parent, node in [('', cfg), *iter_dicts(cfg)]:
+    for parent, node in iter_dicts(cfg):
         for name, value in node.items():
             path = f'{parent}.{name}' if parent else name
             if path.startswith(NOT_READ[context.mode]):

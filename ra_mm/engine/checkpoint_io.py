@@ -76,10 +76,9 @@ def _explain(path, error):
     is_zip = zipfile.is_zipfile(path)
     with open(path, 'rb') as f:
         head = f.read(40)
-    is_truncated_zip = head.startswith(b'PK') and not is_zip
     if re.fullmatch(rb'[ -~\s]{8,}', head):  # a web page, or a pointer of Git LFS
         return f'is a text, {head.split()[:2]}, not a checkpoint: download it again'
-    if is_truncated_zip or isinstance(error, EOFError):
+    if (head.startswith(b'PK') and not is_zip) or isinstance(error, EOFError):
         return 'is truncated: download or save it again'
     if is_zip and isinstance(error, pickle.UnpicklingError):
         found = pickle_guard.forbidden_globals(path, error)

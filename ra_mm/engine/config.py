@@ -30,10 +30,9 @@ def get_value(cfg: Config, path: str, default: Any = None) -> Any:
 
 
 def iter_dicts(node: Any, path: str = '') -> Iterator[tuple[str, dict]]:
-    """Yield each dict of a config with its dotted path."""
+    """Yield each dict of a config, itself too, with its dotted path."""
     if isinstance(node, dict | Config):
-        if path:
-            yield path, node
+        yield path, node
         children = node.items()
     elif isinstance(node, list | tuple):
         children = enumerate(node)
