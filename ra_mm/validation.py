@@ -1,6 +1,5 @@
 """Argument checks whose errors name the argument."""
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
@@ -34,13 +33,6 @@ def shorten(names: Iterable, limit: int = 8) -> str:
     names = [str(name) for name in names]
     more = f' and {len(names) - limit} more' if len(names) > limit else ''
     return f'({", ".join(names[:limit])}{more})'
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a clause that suggests a similar name, or an empty one."""
-    # At 0.8, in_index is similar to ignore_index; lenght and length have 0.83.
-    similar = difflib.get_close_matches(name, known, 1, 0.82)
-    return f', did you mean {similar[0]!r}?' if similar else ''
 
 
 def integer(minimum: int) -> Kind:

@@ -1,5 +1,6 @@
 """Turn a command line into a config and a runner."""
 
+import difflib
 import inspect
 import logging
 import os.path as osp
@@ -14,7 +15,6 @@ from mmengine.runner import Runner
 from ra_mm.engine.config import get_toolbox, get_value
 from ra_mm.engine.cpu_distributed import use_gloo
 from ra_mm.errors import UserError, translate_errors
-from ra_mm.validation import did_you_mean
 
 # The keys that are read after a config file has been parsed: by the runner, by
 # the tools, or as ``runner.cfg``.
@@ -76,18 +76,25 @@ def _merge_options(cfg, options):
         if path[0] not in TOP_LEVEL_KEYS:
             raise UserError(
                 f'--cfg-options {option}: it would have no effect, since the runner '
-                f'reads no {path[0]!r}{did_you_mean(path[0], TOP_LEVEL_KEYS)}'
+                f'reads no {path[0]!r}{_suggest(path[0], TOP_LEVEL_KEYS)}'
             )
         for i, name in enumerate(path[1:], 1):
             known = get_value(cfg, '.'.join(path[:i]))
             if isinstance(known, dict) and name not in known:
-                similar = did_you_mean(name, known)
+                similar = _suggest(name, known)
                 if similar:  # only a warning, since some dicts take any key
                     text = f'--cfg-options {option}: the config has no {name!r}'
                     print_log(text + similar, 'current', level=logging.WARNING)
                 break
     with translate_errors('--cfg-options does not fit the config'):
         cfg.merge_from_dict(options)
+
+
+def _suggest(name, known):
+    """Return a clause that suggests a similar name, or an empty one."""
+    # At 0.8, in_index is similar to ignore_index; lenght and length have 0.83.
+    similar = difflib.get_close_matches(name, known, 1, 0.82)
+    return f', did you mean {similar[0]!r}?' if similar else ''
 
 
 def build_runner(cfg: Config) -> Runner:
