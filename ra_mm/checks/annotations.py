@@ -56,17 +56,15 @@ def check_training_objects(context: Context) -> Iterator[Finding]:
         classes = entry.dataset.metainfo['classes']
         used = {id for id, name in coco.categories.items() if name in classes}
         # Categories that the config lacks are a fault of their own.
-        has_class = [not used or id in used for id in coco.category_of]
-        is_used = np.array(has_class, dtype=bool)
+        is_used = np.array([not used or id in used for id in coco.category_of], bool)
         if not (coco.is_taken & coco.is_counted & is_used).any():
             yield error(f'{coco.path} has no object to train on of {shorten(classes)}')
             continue
         settings = entry.dataset.filter_cfg or {}
         minimum = settings.get('min_size', 0)
         small = coco.image_sizes.min(1) < minimum
-        empty = np.zeros_like(small)
-        if settings.get('filter_empty_gt'):
-            empty = ~np.isin(np.arange(len(empty)), coco.image_of[is_used])
+        has_objects = np.isin(np.arange(len(small)), coco.image_of[is_used])
+        empty = ~has_objects & bool(settings.get('filter_empty_gt'))
         n = (small | empty).sum()
         if n > 0.5 * len(small) or small.sum() > 0.01 * len(small):
             yield Finding(
