@@ -75,6 +75,10 @@ def scaled(factor):
     return lambda a: {'segmentation': [[factor * x for x in a['segmentation'][0]]]}
 
 
+def rle(**fields):
+    return lambda a: {'segmentation': fields}
+
+
 def as_box(a):
     x, y, w, h = a['bbox']
     return {'segmentation': [[x, y, x + w, y + h]]}
@@ -143,13 +147,9 @@ def test_numbers_that_lower_the_metric(check, with_validation, truth, key, chang
         ('segm', '[[', lambda a: {'segmentation': a['segmentation'][0]}),
         ('segm', '[[', lambda a: {'segmentation': 'mask.png'}),
         ('segm', '0 and 1', scaled(1 / 128)),
-        ('segm', 'RLE', lambda a: {'segmentation': {'counts': [5, 3], 'size': [2, 4]}}),
-        (
-            'segm',
-            'RLE',
-            lambda a: {'segmentation': {'counts': [9], 'size': [128, 128]}},
-        ),
-        ('segm', 'RLE', lambda a: {'segmentation': {'counts': [128 * 128]}}),
+        ('segm', 'RLE', rle(counts=[5, 3], size=[2, 4])),
+        ('segm', 'RLE', rle(counts=[9], size=[128, 128])),
+        ('segm', 'RLE', rle(counts=[128 * 128])),
     ],
 )
 def test_numbers_that_the_metric_cannot_use(
