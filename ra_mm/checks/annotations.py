@@ -46,7 +46,7 @@ def check_categories(context: Context) -> Iterator[Finding]:
 def check_training_objects(context: Context) -> Iterator[Finding]:
     """A file has objects to train on, and the filter leaves most images in it."""
     for entry, coco in context.coco:
-        if not entry.is_train:
+        if not same_part(entry.key, 'train'):
             continue
         left_out = np.array(coco.ids, dtype=object)[~coco.is_taken]
         if len(left_out):

@@ -23,10 +23,6 @@ class DatasetEntry(NamedTuple):
     dataset: Any
 
     @property
-    def is_train(self) -> bool:
-        return self.key.startswith('train')
-
-    @property
     def missing_paths(self) -> dict[str, str]:
         """The paths that do not exist, by name; the root alone if it does not."""
         if getattr(self.dataset, 'download', False):
