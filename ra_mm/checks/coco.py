@@ -184,4 +184,4 @@ EXPECTED = {
 
 def is_coco(dataset: Any) -> bool:
     """Whether a dataset is read as mmdet reads COCO, unlike LVIS or panoptic ones."""
-    return reads_as(dataset, 'mmdet.datasets.coco.CocoDataset')
+    return reads_as(dataset, 'mmdet.datasets.coco.CocoDataset.load_data_list')

@@ -30,8 +30,8 @@ def describe_bad_labels(labels: Iterable[int], count: int) -> tuple[list[int], s
 
 def is_custom(dataset: Any) -> bool:
     """Whether mmpretrain's CustomDataset reads the labels, from a list or folders."""
-    is_read = reads_as(dataset, 'mmpretrain.datasets.custom.CustomDataset')
-    return is_read and dataset.with_label
+    method = 'mmpretrain.datasets.custom.CustomDataset.load_data_list'
+    return reads_as(dataset, method) and bool(dataset.with_label)
 
 
 def check_label_lists(context: Context) -> Iterator[Finding]:

@@ -51,9 +51,9 @@ def get_type(node: Any) -> str | None:
 
 
 def reads_as(dataset: Any, name: str) -> bool:
-    """Whether a dataset reads its data as the class of this name, with its module."""
-    load = getattr(type(dataset), 'load_data_list', dict)
-    return f'{load.__module__}.{load.__qualname__}' == f'{name}.load_data_list'
+    """Whether the method of this full name reads the data of a dataset."""
+    load: Any = getattr(dataset, 'load_data_list', None)
+    return load is not None and f'{load.__module__}.{load.__qualname__}' == name
 
 
 def iter_unwrapped(dataset: Any, key: str) -> Iterator[tuple[str, Any]]:
