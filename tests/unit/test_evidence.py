@@ -23,12 +23,12 @@ def read_table(heading):
     return {name: cells for name, *cells in rows}
 
 
-def read_curves(name):
-    """The accuracies of the finished runs of a ledger, by row and seed."""
+def read_curves(name, metric='top1'):
+    """The values of the finished runs of a ledger, by row and seed."""
     ledger = Ledger.read(RESULTS / name)
     return {
         row.name.removeprefix('+'): {
-            entry.seed: [top1 for _, top1 in entry.curve('val/top1')]
+            entry.seed: [value for _, value in entry.curve(f'val/{metric}')]
             for entry in ledger.entries(row, 'done')
         }
         for row in ledger.rows
@@ -53,11 +53,16 @@ def format_comparison(comparison):
 
 
 @pytest.mark.parametrize(
-    'heading, name',
-    [('MobileNetV2', 'cifar10'), ('EfficientNet-Lite0', 'cifar10_efficientnet')],
+    'heading, name, metric',
+    [
+        ('MobileNetV2', 'cifar10', 'top1'),
+        ('EfficientNet-Lite0', 'cifar10_efficientnet', 'top1'),
+        ('Faster R-CNN with weights', 'bccd', 'AP'),
+        ('Faster R-CNN without weights', 'bccd_scratch', 'AP'),
+    ],
 )
-def test_fine_tuning(heading, name):
-    curves, table = read_curves(f'finetune_{name}'), read_table(heading)
+def test_fine_tuning(heading, name, metric):
+    curves, table = read_curves(f'finetune_{name}', metric), read_table(heading)
     assert table.keys() == curves.keys()
     seeds = set.intersection(*(set(of_row) for of_row in curves.values()))
     assert f'{len(seeds)} seeds' in TEXT.partition(f'{heading}\n')[2].split('\n|')[0]
@@ -86,6 +91,18 @@ def test_what_can_be_chosen():
         assert end == f'{np.mean(v):.2f} ± {np.std(v, ddof=1):.2f}'
         if row != 'RA as above':
             assert cells == format_comparison(compared[row])
+
+
+def test_worth_of_weights():
+    ends = [
+        [np.mean([v[-1] for v in of_row.values()]) for of_row in curves.values()]
+        for curves in (
+            read_curves('finetune_bccd', 'AP'),
+            read_curves('finetune_bccd_scratch', 'AP'),
+        )
+    ]
+    gains = np.subtract(*ends)
+    assert f'{gains.min():.1f} to {gains.max():.1f} AP' in TEXT
 
 
 def test_linear_classifiers():
