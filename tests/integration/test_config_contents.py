@@ -56,9 +56,7 @@ def test_only_the_backbone_differs(name):
     assert contents(variant) == contents(plain)
 
 
-@pytest.mark.parametrize(
-    'name', [name for name in FILES if name.startswith('ablation/')]
-)
+@pytest.mark.parametrize('name', [f for f in FILES if f.startswith('ablation/')])
 def test_only_the_ablation_differs(name):
     variant = load(name)
     plain = load(

@@ -67,9 +67,7 @@ def test_fine_tuning(heading, name, metric):
     seeds = set.intersection(*(set(of_row) for of_row in curves.values()))
     assert f'{len(seeds)} seeds' in TEXT.partition(f'{heading}\n')[2].split('\n|')[0]
     points = {row: {seed: curves[row][seed] for seed in seeds} for row in curves}
-    ends = {
-        row: {s: v[-1] for s, v in of_row.items()} for row, of_row in points.items()
-    }
+    ends = {row: {s: v[-1] for s, v in found.items()} for row, found in points.items()}
     compared = compare(ends, 'plain')
     for row, cells in table.items():
         v = np.array([*points[row].values()])

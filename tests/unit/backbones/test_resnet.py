@@ -88,24 +88,22 @@ def test_other_input_channels(options, channels, tmp_path, randomise):
     cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'))
 
     def build(**init_cfg):
-        model = RAResNet(
-            in_channels=channels, init_cfg=dict(cfg, **init_cfg), **options
-        )
+        model = RAResNet(in_channels=channels, init_cfg={**cfg, **init_cfg}, **options)
         model.init_weights()
         return model
 
     plain.eval()
     model = build(input_conv='repeat').eval()
-    if channels != 4:
+    first = 'stem.0.conv.weight' if options.get('deep_stem') else 'conv1.weight'
+    if channels == 4:
+        rgb = plain.state_dict()[first] * 3 / 4
+        assert torch.equal(model.state_dict()[first], rgb[:, [0, 1, 2, 0]])
+    else:
         grey = torch.randn(1, 1, 64, 64)
         torch.testing.assert_close(
             model(grey.expand(-1, channels, -1, -1))[0],
             plain(grey.expand(-1, 3, -1, -1))[0],
         )
-    first = 'stem.0.conv.weight' if options.get('deep_stem') else 'conv1.weight'
-    if channels == 4:
-        rgb = plain.state_dict()[first] * 3 / 4
-        assert torch.equal(model.state_dict()[first], rgb[:, [0, 1, 2, 0]])
     model = build(input_conv='init').state_dict()
     assert model[first].shape[1] == channels and model[first].any()
     for name, value in plain.state_dict().items():

@@ -38,9 +38,8 @@ def test_crops_that_are_mostly_padded(found, load):
     pipeline.insert(2, dict(type='RandomCrop', crop_size=(32, 32)))
     options = {'train_dataloader.dataset.pipeline': pipeline}
     for size, warned in (((128, 128), True), ((32, 32), False)):
-        _, warnings = found(
-            'segmenter', {**options, 'model.data_preprocessor.size': size}
-        )
+        options['model.data_preprocessor.size'] = size
+        _, warnings = found('segmenter', options)
         assert any('data_preprocessor.size=(32,32)' in w for w in warnings) == warned
 
 
@@ -48,7 +47,6 @@ def test_crops_that_are_mostly_padded(found, load):
 def test_randomness_in_an_evaluation(found, load, prob):
     pipeline = load('classifier').val_dataloader.dataset.pipeline
     pipeline.insert(1, dict(type='RandomFlip', prob=prob))
-    errors, warnings = found(
-        'classifier', {'val_dataloader.dataset.pipeline': pipeline}
-    )
+    options = {'val_dataloader.dataset.pipeline': pipeline}
+    errors, warnings = found('classifier', options)
     assert not errors and len(warnings) == (prob > 0)

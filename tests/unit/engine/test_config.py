@@ -6,14 +6,12 @@ from mmengine.config import Config
 from ra_mm.engine.config import get_toolbox
 
 
-def test_toolbox_of_a_derived_class():
-    class Ours(FasterRCNN):
-        pass
-
-    assert get_toolbox(Config(dict(model=dict(type=Ours)))) == 'mmdet'
+class Ours(FasterRCNN):
+    pass
 
 
 def test_toolbox():
+    assert get_toolbox(Config(dict(model=dict(type=Ours)))) == 'mmdet'
     assert get_toolbox(Config(dict(default_scope='mmseg'))) == 'mmseg'
     assert get_toolbox(Config(dict(default_scope='mmpose'))) is None
     assert get_toolbox(Config(dict(model=dict(type='ResNet')))) is None

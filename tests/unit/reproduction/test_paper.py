@@ -37,7 +37,5 @@ def test_every_config_is_in_the_list():
         str(path.relative_to(paper.CONFIGS)) for path in paper.CONFIGS.rglob('*.py')
     }
     listed = {str(row.config.relative_to(paper.CONFIGS)) for row in paper.all_rows()}
-    others = [
-        name for name in files - listed if not name.startswith(('_base_/', 'demo/'))
-    ]
+    others = [f for f in files - listed if not f.startswith(('_base_/', 'demo/'))]
     assert others == ['faster_rcnn_ra_r50_bccd.py']  # the user's own data

@@ -88,16 +88,13 @@ class MaskFolder:
 
     def build(self, **kwargs):
         init_default_scope('mmseg')
+        steps = 'LoadImageFromFile', 'LoadAnnotations', 'PackSegInputs'
         settings = dict(
             type='BaseSegDataset',
             data_root=str(self.root),
             data_prefix=dict(img_path='images', seg_map_path='masks'),
             metainfo=dict(classes=self.classes),
-            pipeline=[
-                dict(type='LoadImageFromFile'),
-                dict(type='LoadAnnotations'),
-                dict(type='PackSegInputs'),
-            ],
+            pipeline=[dict(type=name) for name in steps],
         )
         return {**settings, **kwargs}
 
@@ -125,9 +122,7 @@ class ClassFolder:
         path = self.root / 'list.txt'
         images = sorted(self.root.glob('*/*'))
         labels = [self.classes.index(image.parent.name) for image in images]
-        lines = [
-            f'{image.relative_to(self.root)} {n}' for image, n in zip(images, labels)
-        ]
+        lines = [f'{p.relative_to(self.root)} {n}' for p, n in zip(images, labels)]
         path.write_text('\n'.join(lines))
         return str(path)
 
