@@ -32,8 +32,11 @@ def check_categories(context: Context) -> Iterator[Finding]:
             n = sum(counts[id] for id in others)
             lacking = f'{key} lacks {shorten(names[id] for id in others)}'
             yield warning(f'{path}: {n} annotations are left out: {lacking}')
+        number = Counter(names.values())
+        if same := [id for id, s in names.items() if number[s] > 1 and s in classes]:
+            yield error(f'{path}: categories {shorten(same)} share a name: rename one')
         # mmdet numbers classes in the file's order.
-        if [name for name in names.values() if name in classes] != list(classes):
+        elif [name for name in names.values() if name in classes] != list(classes):
             text = f'{path} has the classes {shorten(names.values())}, but {key} is'
             advice = "make them the same, in the file's order"
             yield error(f'{text} {shorten(classes)}: {advice}')
@@ -93,6 +96,10 @@ def check_masks(context: Context) -> Iterator[Finding]:
             evaluated.append(coco)
             others = ','.join(m for m in metrics if m != 'segm') or 'bbox'
             options: dict = {f'{key}.metric': f'[{others}]'}
+            roi_head = get_value(context.cfg, 'model.roi_head')
+            if roi_head and 'mask_head' not in roi_head:
+                text = f'{key} has segm, but model.roi_head no mask_head'
+                yield error(f'{text}: {remedy(options)}')
             for pipeline, steps in context.iter_pipelines():
                 for i, step in enumerate(steps):
                     if same_part(pipeline, key) and step.get('with_mask'):

@@ -121,6 +121,8 @@ def describe_mask(annotation: dict, width: int, height: int) -> str:
         return '' if is_whole and pixels == width * height else BAD_RLE
     if not all(isinstance(polygon, list) for polygon in segmentation):
         return 'a segmentation that is no list of polygons ([[x1, y1, x2, y2, ...]])'
+    if any(isinstance(value, list) for polygon in segmentation for value in polygon):
+        return 'a polygon of pairs, not numbers ([[x1, y1, x2, y2, ...]])'
     lengths = [len(polygon) for polygon in segmentation]
     if lengths[0] < 6 or any(n % 2 for n in lengths):
         return BAD_POLYGON

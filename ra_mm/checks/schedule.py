@@ -42,7 +42,9 @@ def check_decay(context: Context) -> Iterator[Finding]:
         if any(m > end for m in node.get('milestones', ())):
             late = f'{path}.milestones={node["milestones"]}'
             yield warning(f'{late}: the training ends before, at {key}={end}')
-        if str(get_type(node)).startswith(DECAYING):
+        if node.get('begin', 0) >= end:
+            yield warning(f'{path}.begin is not before the end, {key}={end}')
+        elif str(get_type(node)).startswith(DECAYING):
             begin, length = node.get('begin', 0), math.inf
             options[f'{path}.end'] = end
             for name in ('total_steps', 'T_max'):

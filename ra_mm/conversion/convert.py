@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 from ra_mm.layers import ATTENTIONS, ResidualSum
 from ra_mm.layers.temp_schedule import warn_without_schedule
@@ -236,6 +236,8 @@ def _matches(name, patterns):
 
 def _no_block(model: nn.Module) -> str:
     """Why a model has no residual block that could be converted."""
+    if isinstance(model, fx.GraphModule):
+        return 'The model was traced, which leaves no blocks: convert it before'
     composite = [type(m) for m in model.modules() if list(m.children())]
     names = dict.fromkeys(map(full_name, composite or [type(model)]))
     seen = [c for c in names if not c.startswith('torch.nn.modules.container.')]

@@ -60,7 +60,7 @@ def as_list(value: Any) -> list:
 
 def _is_a(module, cls):
     if cls == 'auto':
-        return not type(module).forward.__module__.startswith('torch.')
+        return not str(type(module).forward.__module__).startswith(('torch.', 'None'))
     if isinstance(cls, str):
         return cls in (type(module).__name__, full_name(type(module)))
     return isinstance(module, cls)

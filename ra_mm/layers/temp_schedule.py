@@ -72,6 +72,7 @@ class TempSchedule:
         self.gates = [g for g in self.gates if _is_open(g, end)] or self.gates
         self.length = length
         self.start = first_temp(self.gates, start, end)
+        self._is_within = end < self.start != start  # weights of another annealing
         self.end = end
         self.steps = 0
         self._calls = self._backward_passes = self._updates = self._version = 0
@@ -112,6 +113,13 @@ class TempSchedule:
         """Go on from the temp of weights that were loaded after this schedule began."""
         temp = max(gate.temp.item() for gate in self.gates)
         if math.isclose(temp, self.temp, rel_tol=0.01):  # bfloat16 rounds
+            if self._is_within:
+                warnings.warn(
+                    f'TempSchedule: weights of temp = {temp:g}, from within an annealing, '
+                    f'begin another one of {self.length} steps. To resume, load the '
+                    'schedule too: schedule.load_state_dict()',
+                    stacklevel=3,
+                )
             return
         if self.start > self.end:
             progress = (self.start - temp) / (self.start - self.end)
@@ -196,6 +204,7 @@ class TempSchedule:
         check_schedule(state['start'], state['end'], state['length'])
         for name in STATE:
             setattr(self, name, state[name])
+        self._is_within = False
         self._apply()
 
 

@@ -115,6 +115,11 @@ def test_order_of_the_classes(with_annotations, coco, refused):
     assert '(triangle, star, square, circle)' in refused(with_annotations(coco))
 
 
+def test_categories_of_one_name(with_annotations, coco, refused):
+    coco['categories'].append(dict(id=9, name='circle'))
+    assert 'categories (1, 9) share a name' in refused(with_annotations(coco))
+
+
 def test_unknown_category_id(with_annotations, coco, refused):
     coco['annotations'][0]['category_id'] = 99
     assert '1 annotations have a category_id (99)' in refused(with_annotations(coco))
@@ -168,6 +173,13 @@ def _num_left_out(check, cfg):
     assert len(warnings) == (number > 0)
     assert not warnings or f': {number} annotations' in warnings[0]
     return number
+
+
+def test_masks_of_a_model_without_masks(cfg, refused):
+    cfg.val_evaluator.metric = ['bbox', 'segm']
+    assert 'no mask_head: pass --cfg-options val_evaluator.metric=[bbox]' in refused(
+        cfg
+    )
 
 
 @pytest.mark.parametrize('value', [ABSENT, None, [], '', {}])

@@ -66,6 +66,7 @@ def with_validation(cfg, tmp_path, truth):
         path.write_text(json.dumps(coco))
         cfg.val_evaluator.update(ann_file=str(path), metric=metric)
         cfg.val_dataloader.dataset.ann_file = str(path)
+        cfg.model.roi_head.mask_head = dict()
         return cfg, path
 
     return put
@@ -146,6 +147,7 @@ def test_numbers_that_lower_the_metric(check, with_validation, truth, key, chang
         ('segm', 'no segmentation', lambda a: {'segmentation': None}),
         ('segm', '[[', lambda a: {'segmentation': a['segmentation'][0]}),
         ('segm', '[[', lambda a: {'segmentation': 'mask.png'}),
+        ('segm', 'of pairs', lambda a: {'segmentation': [[[1, 1], [9, 1], [1, 9]]]}),
         ('segm', '0 and 1', scaled(1 / 128)),
         ('segm', 'RLE', rle(counts=[5, 3], size=[2, 4])),
         ('segm', 'RLE', rle(counts=[9], size=[128, 128])),

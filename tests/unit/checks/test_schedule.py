@@ -14,6 +14,7 @@ def scheduler(**kwargs):
         (dict(type='CosineAnnealingLR', T_max=10), 'param_scheduler.1.T_max=14'),
         (dict(type='PolyLR', end=100), 'param_scheduler.1.end=14'),
         (dict(type='MultiStepLR', milestones=[8, 20]), 'milestones=[8, 20]'),
+        (dict(type='CosineAnnealingLR', begin=15, T_max=9), 'begin is not before'),
     ],
 )
 def test_schedule_of_another_length(found, node, advice):

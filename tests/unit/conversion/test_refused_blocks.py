@@ -195,6 +195,13 @@ def test_refused(model, blocks, message):
     assert [(n, type(m), dict(vars(m))) for n, m in model.named_modules()] == before
 
 
+@pytest.mark.parametrize('blocks', [(), 'auto'])
+def test_traced_model(blocks):
+    model = torch.fx.symbolic_trace(nn.Sequential(Basic(), nn.ReLU()))
+    with pytest.raises(ValueError, match='was traced'):
+        ra_mm.convert(model, blocks=blocks)
+
+
 class Conformer(nn.Module):
     """A block that adds tokens (N, L, C), with a convolution over them."""
 
