@@ -23,9 +23,8 @@ class TempCallback(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         averages = [getattr(c, '_average_model', None) for c in trainer.callbacks]
         models = [pl_module, *(model for model in averages if model is not None)]
-        total = trainer.estimated_stepping_batches
-        step, length = trainer.global_step, self.length
-        self.schedule = schedule_at(step, models, length, total=total, **self.options)
+        options = dict(self.options, total=trainer.estimated_stepping_batches)
+        self.schedule = schedule_at(trainer.global_step, models, self.length, **options)
 
     def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
         while self.schedule.steps < trainer.global_step:  # not if gradients accumulate

@@ -56,12 +56,10 @@ class DetectionTrainer(AttentionMixin, detect.DetectionTrainer):
 
 def _start(trainer):
     batches = len(trainer.train_loader)
-    trainer.temp_schedule = schedule_at(
-        trainer.start_epoch * batches,
-        [trainer.model, trainer.ema.ema],
-        max(1, round(trainer.temp_epochs * batches)),
-        total=trainer.epochs * batches,
-    )
+    length = max(1, round(trainer.temp_epochs * batches))
+    done, total = (n * batches for n in (trainer.start_epoch, trainer.epochs))
+    models = [trainer.model, trainer.ema.ema]
+    trainer.temp_schedule = schedule_at(done, models, length, total=total)
 
 
 def _step(trainer):

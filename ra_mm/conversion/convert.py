@@ -99,6 +99,8 @@ def convert(
             f'convert the model before it is wrapped in {", ".join(wrappers)}, which '
             'would not know the attentions'
         )
+    if kwargs.get('log', '') is None:  # no message, as it is now by default
+        del kwargs['log']
     chosen = _choose(model, as_list(names), as_list(skip), blocks, shortcut, example)
     # First what may fail, so that a model is converted as a whole or not at all.
     attentions = [

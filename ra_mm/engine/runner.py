@@ -151,9 +151,8 @@ class SafeRunner(Runner):
     def _get_schedules(self) -> list[dict]:
         """Return the settings of each scheduler, without its progress."""
         found: Any = self.param_schedulers or []
-        lists = found.values() if isinstance(found, dict) else [found]  # by optimizer
-        states = [vars(scheduler) for scheduler in chain.from_iterable(lists)]
-        return [{k: v for k, v in s.items() if k not in PROGRESS} for s in states]
+        built = chain(*found.values()) if isinstance(found, dict) else found
+        return [{k: v for k, v in vars(s).items() if k not in PROGRESS} for s in built]
 
     # Building what the config says
 

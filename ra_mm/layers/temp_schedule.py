@@ -72,7 +72,7 @@ class TempSchedule:
         self.gates = [g for g in self.gates if _is_open(g, end)] or self.gates
         self.length = length
         self.start = first_temp(self.gates, start, end)
-        self._is_within = end < self.start != start  # weights of another annealing
+        self._start = start  # of weights that are not trained
         self.end = end
         self.steps = 0
         self._calls = self._backward_passes = self._updates = self._version = 0
@@ -113,7 +113,7 @@ class TempSchedule:
         """Go on from the temp of weights that were loaded after this schedule began."""
         temp = max(gate.temp.item() for gate in self.gates)
         if math.isclose(temp, self.temp, rel_tol=0.01):  # bfloat16 rounds
-            if self._is_within:
+            if self.end < self.start != self._start:
                 warnings.warn(
                     f'TempSchedule: weights of temp = {temp:g}, from within an annealing, '
                     f'begin another one of {self.length} steps. To resume, load the '
@@ -141,17 +141,13 @@ class TempSchedule:
     def _warn_of_gates(self):
         if not any(g.gamma.requires_grad or g.gamma.any() for g in self.gates):
             warnings.warn(
-                'TempSchedule: all gates are frozen at gamma = 0, so the model stays a '
-                'plain residual network. Set requires_grad of the parameters named '
-                "'gamma', and give them to the optimizer; if that is later, make the "
-                'schedule then',
+                'TempSchedule: all gates are frozen at gamma = 0, so the model stays '
+                "plain. Set requires_grad of the parameters named 'gamma', and give them "
+                'to the optimizer; if that is later, make the schedule then',
                 stacklevel=3,
             )
-        own, others = (
-            Counter(len(gate.gamma) for gate in gates)
-            for gates in (self.gates, _find_other_gates())
-        )
-        if own <= others:
+        own = Counter(len(gate.gamma) for gate in self.gates)
+        if own <= Counter(len(gate.gamma) for gate in _find_other_gates()):
             warnings.warn(
                 'TempSchedule: there is another model with the same gates, whose temp '
                 'stays as it is. If it is a moving average that follows this model, '
@@ -172,6 +168,9 @@ class TempSchedule:
     @unserializable_hook
     def _count_backward_pass(self, grad):
         """Warn if temp lags: an accumulated gradient has less than 64 passes a step."""
+        if not self._backward_passes and not is_trained(self.gates):  # reset since
+            self.start = self._start
+            self._apply()
         self._backward_passes += 1
         self._updates += self._watched._version != self._version
         self._version = self._watched._version
@@ -204,7 +203,7 @@ class TempSchedule:
         check_schedule(state['start'], state['end'], state['length'])
         for name in STATE:
             setattr(self, name, state[name])
-        self._is_within = False
+        self._start = self.start
         self._apply()
 
 
@@ -232,9 +231,13 @@ def _is_open(gate, end):
 def _find_other_gates():
     """Return the gates of this process that no schedule anneals."""
     gc.collect()
-    annealed = {id(gate.temp) for gate in ANNEALED}  # which traced models share
     modules = [m for m in gc.get_objects() if issubclass(type(m), nn.Module)]
-    return [m for m in modules if _is_gate(m) and id(m.temp) not in annealed]
+    return _without_schedule(m for m in modules if _is_gate(m))
+
+
+def _without_schedule(gates):
+    annealed = {id(gate.gamma) for gate in ANNEALED}  # which traced models share
+    return [gate for gate in gates if id(gate.gamma) not in annealed]
 
 
 def warn_without_schedule(model: nn.Module) -> None:
@@ -251,7 +254,7 @@ def warn_without_schedule(model: nn.Module) -> None:
     @unserializable_hook
     def check(grad):
         handle.remove()
-        left = [gate for gate in new - ANNEALED if gate.temp == 1]
+        left = [g for g in _without_schedule(new) if g.temp == 1]
         if left and not is_trained(left):
             warnings.warn(
                 f'{len(left)} of {len(new)} gates of reverse attention train without '

@@ -83,7 +83,7 @@ def test_names(names, skip, expected, make_resnet):
 
 
 def test_other_blocks_may_get_another_attention(make_resnet, images):
-    model = ra_mm.convert(make_resnet(), names='layer1')
+    model = ra_mm.convert(make_resnet(), names='layer1', log=None)
     ra_mm.convert(model, 'se', skip='layer1')
     kinds = [type(model.get_submodule(n).attention) for n in BLOCKS]
     assert kinds == [ReverseAttention, ReverseAttention, SE]

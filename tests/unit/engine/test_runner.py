@@ -50,18 +50,15 @@ def test_full_disk(run, names, tmp_path, monkeypatch):
         (0.2, 2, 'base_values=[0.1], not [0.2]'),
     ],
 )
-def test_another_schedule_than_that_of_the_checkpoint(
-    run, tmp_path, lr, epochs, changed
-):
-    schedule = dict(type='MultiStepLR', milestones=[3])
-    run(tmp_path, epochs=1, param_scheduler=[{**schedule, 'end': 2}])
+def test_another_schedule(run, tmp_path, lr, epochs, changed):
+    """Than that of the checkpoint, by which a resumed run goes on."""
+
+    def schedule(end):
+        return [dict(type='MultiStepLR', milestones=[3], end=end)]
+
+    run(tmp_path, epochs=1, param_scheduler=schedule(2))
     options = dict(optim_wrapper=dict(optimizer=dict(type='SGD', lr=lr)), resume=True)
-    run(
-        tmp_path,
-        epochs=epochs,
-        param_scheduler=[{**schedule, 'end': epochs}],
-        **options,
-    )
+    run(tmp_path, epochs=epochs, param_scheduler=schedule(epochs), **options)
     text = max(tmp_path.glob('*/*.log')).read_text()
     assert (changed or '') in text and ('its schedule' in text) == bool(changed)
 

@@ -233,6 +233,18 @@ def test_weights_that_are_loaded_later(temp, steps):
     assert schedule.temp <= temp
 
 
+def test_weights_that_are_reset_later():
+    """The next one of several trainings anneals as the first did."""
+    model = converted()
+    initial = copy.deepcopy(model.state_dict())
+    for _ in range(2):
+        schedule = TempSchedule(model, length=4)
+        model.load_state_dict(initial)
+        train(model, schedule, steps=2)
+        assert schedule.temp == 15.5
+        train(model, schedule, steps=4)
+
+
 def test_a_block_that_is_replaced_later():
     model = converted()
     schedule = TempSchedule(model, length=10)
