@@ -45,7 +45,8 @@ def check_padding(context: Context) -> Iterator[Finding]:
     """The crops of a training are about as large as what they are padded to."""
     key = 'model.data_preprocessor.size'
     padded = get_value(context.cfg, key)
-    for path, pipeline in context.iter_pipelines() if padded else ():
+    is_size = isinstance(padded, tuple | list)
+    for path, pipeline in context.iter_pipelines() if is_size else ():
         crops = [s.get('crop_size') for s in pipeline if get_type(s) == 'RandomCrop']
         crop = crops[-1] if crops and path.startswith('train') else padded
         if isinstance(crop, tuple | list) and 2 * prod(crop) < prod(padded):
