@@ -1,7 +1,8 @@
 """What the pipelines do to images and labels, above all in an evaluation."""
 
 from collections.abc import Iterator
-from math import prod
+
+import numpy as np
 
 from ra_mm.checks.context import Context
 from ra_mm.checks.finding import Finding, error, remedy, warning
@@ -45,11 +46,10 @@ def check_padding(context: Context) -> Iterator[Finding]:
     """The crops of a training are about as large as what they are padded to."""
     key = 'model.data_preprocessor.size'
     padded = get_value(context.cfg, key)
-    is_size = isinstance(padded, tuple | list)
-    for path, pipeline in context.iter_pipelines() if is_size else ():
+    for path, pipeline in context.iter_pipelines() if padded else ():
         crops = [s.get('crop_size') for s in pipeline if get_type(s) == 'RandomCrop']
         crop = crops[-1] if crops and path.startswith('train') else padded
-        if isinstance(crop, tuple | list) and 2 * prod(crop) < prod(padded):
+        if isinstance(crop, tuple | list) and 2 * np.prod(crop) < np.prod(padded):
             text = f'{path} crops to {crop}, and {key} pads these to {padded}'
             yield warning(f'{text}: {remedy({key: crop})}')
 

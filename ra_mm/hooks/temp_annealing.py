@@ -126,20 +126,21 @@ def _warn_of_frozen_gates(runner):
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     # The teacher of a semi-supervised model is frozen as a whole and learns nothing.
     parts = [
-        part
-        for part in model.children()
-        if any(p.requires_grad for p in part.parameters())
+        m for m in model.children() if any(p.requires_grad for p in m.parameters())
     ]
     gates = find_gates(parts) or find_gates([model])
-    frozen = [gate for gate in gates if not gate.gamma.requires_grad]
+    groups = runner.optim_wrapper.param_groups
+    if isinstance(groups, dict):  # of several optimizers
+        groups = [group for of_one in groups.values() for group in of_one]
+    fixed = {p for g in groups if not g.get('initial_lr', g['lr']) for p in g['params']}
+    frozen = [g for g in gates if not g.gamma.requires_grad or g.gamma in fixed]
     if frozen:
         message = f'{len(frozen)} of {len(gates)} gates are frozen with their blocks'
         plain = sum(not gate.gamma.any() for gate in frozen)
         if plain:
             runner.logger.warning(
-                f'{message}. In {plain} of them gamma = 0, so their blocks stay plain '
-                'residual blocks: use weights that were trained with RA, or let them '
-                'learn, for example by frozen_stages=0'
+                f'{message}. In {plain} of them gamma = 0, so their blocks stay plain: '
+                'let them learn (frozen_stages, lr_mult), or use weights trained with RA'
             )
         else:
             runner.logger.info(f'{message} and keep their trained gamma')

@@ -177,4 +177,5 @@ def _deform_tensors(input, weight, offset, mask=None, bias=None):
         mask = input.new_zeros(len(input), 1)
     if bias is None:
         bias = weight.new_zeros(len(weight))
-    return to_float(input, weight, offset, mask, bias)
+    # At NaN torchvision reads outside of the input, and mmcv takes 0, as far outside.
+    return to_float(input, weight, offset.nan_to_num(nan=-1e4), mask, bias)

@@ -112,6 +112,12 @@ def test_frozen_gates(run, make_model, tmp_path, gamma, warned):
     assert log.count('1 of 1 gates are frozen') == warned
 
 
+def test_gates_without_a_learning_rate(run, tmp_path):
+    groups = dict(custom_keys=dict(gamma=dict(lr_mult=0)))
+    run(TempAnnealingHook(length=2), stop_at=3, wrapper=dict(paramwise_cfg=groups))
+    assert '1 of 1 gates are frozen' in max(tmp_path.glob('*/*.log')).read_text()
+
+
 def test_teacher(run, make_model, tmp_path):
     """It is frozen, but no gate that should learn."""
     model = make_model()
