@@ -24,8 +24,8 @@ from ra_mm.registry import RUNNERS
 from ra_mm.validation import shorten
 
 # What changes in a scheduler during a training.
-PROGRESS = '_global_step _last_value last_step best cooldown_counter num_bad_epochs'
-PROGRESS += ' rule_worse'  # a function, which is made anew
+PROGRESS = set('_global_step _last_value last_step best num_bad_epochs'.split())
+PROGRESS |= {'cooldown_counter', 'rule_worse'}  # the latter is made anew
 
 
 @RUNNERS.register_module()
