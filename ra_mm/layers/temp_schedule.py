@@ -61,6 +61,9 @@ class TempSchedule:
         self.gates = find_gates(self.models)
         if not self.gates:
             raise ValueError('TempSchedule: the model has no reverse attention')
+        if any(gate.temp.is_meta for gate in self.gates):
+            text = 'TempSchedule: the model is on the meta device: make the schedule'
+            raise ValueError(f'{text} after to_empty() and load_state_dict()')
         if any(gate in ANNEALED and gate.temp > end for gate in self.gates):
             warnings.warn(
                 'TempSchedule: another schedule anneals these gates. If this one is made '
@@ -237,7 +240,8 @@ def _find_other_gates():
 
 def _without_schedule(gates):
     annealed = {id(gate.gamma) for gate in ANNEALED}  # which traced models share
-    return [gate for gate in gates if id(gate.gamma) not in annealed]
+    new = [gate for gate in gates if gate not in ANNEALED]
+    return [gate for gate in new if id(gate.gamma) not in annealed]
 
 
 def warn_without_schedule(model: nn.Module) -> None:
@@ -254,12 +258,17 @@ def warn_without_schedule(model: nn.Module) -> None:
     @unserializable_hook
     def check(grad):
         handle.remove()
-        left = [g for g in _without_schedule(new) if g.temp == 1]
-        if left and not is_trained(left):
+        left = _without_schedule(new)
+        open_ = [g for g in left if g.temp == 1]
+        within = [g for g in left if g.temp > 1 and is_trained([g])]
+        if within or (open_ and not is_trained(open_)):
+            temp = max(g.temp.item() for g in within or open_)
+            how = f'stays at {temp:g}, from within an' if within else 'is 1 without any'
             warnings.warn(
-                f'{len(left)} of {len(new)} gates of reverse attention train without '
-                'annealing: temp is 1 from the start. Use ra_mm.TempSchedule, or in '
-                'OpenMMLab the hook ra_mm.TempAnnealingHook',
+                f'{len(within or open_)} of {len(new)} gates of reverse attention train '
+                f'without a schedule: temp {how} annealing. Use ra_mm.TempSchedule (to '
+                'go on with one, load its state, too), or in OpenMMLab the hook '
+                'ra_mm.TempAnnealingHook',
                 stacklevel=2,
             )
 
@@ -276,11 +285,21 @@ def first_temp(gates: Sequence[Any], start: float, end: float) -> float:
 
     Annealing delays G until F is trained, so it belongs to a gamma that starts
     at 0. Where any gamma is not 0, from pre-training or when a model is
-    fine-tuned, temp falls from the weights' own value to ``end``.
+    fine-tuned, temp falls from the weights' own value to ``end``, also for new gates
+    beside trained ones, of which a warning tells.
     """
-    if is_trained(gates):
-        return max(end, *(gate.temp.item() for gate in gates))
-    return start
+    if not is_trained(gates):
+        return start
+    temp = max(end, *(gate.temp.item() for gate in gates))
+    new = [g for g in gates if g.gamma.requires_grad and not g.gamma.any()]
+    if new and temp < start:
+        warnings.warn(
+            f'{len(new)} of {len(gates)} gates of reverse attention are new (gamma = 0) '
+            f'and begin with the temp of the trained ones, {temp:g}. In a loop of your '
+            'own, a ra_mm.TempSchedule for each part of the model anneals them',
+            stacklevel=3,
+        )
+    return temp
 
 
 def is_trained(gates: Iterable[Any]) -> bool:

@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 import ra_mm
 from ra_mm._torch import COMPILES_FUNCTIONS
@@ -109,6 +110,7 @@ def test_trained_weights(temp, first, recwarn):
         (dict(start=math.inf), 'start=inf'),
         (dict(end=0.0), 'end=0.0'),
         (dict(model=nn.Linear(1, 1)), 'no reverse attention'),
+        (dict(model=MGRN(2).to('meta')), 'meta device'),
     ],
 )
 def test_wrong_arguments(kwargs, message):
@@ -211,9 +213,11 @@ def test_a_converted_model_without_schedule_says_so_once():
     model = converted()
     caught = train(model, TempSchedule(model[0], length=4))
     assert any(message.startswith('1 of 2 gates') for message in caught)
-    model = converted()  # fine-tuned with trained gates
-    nn.init.ones_(model[0].attention.gate.gamma)
-    assert not train(model)
+    for temp in (1.0, 15.5):  # fine-tuned with trained gates, or from within an annealing
+        model = converted()
+        nn.init.ones_(model[0].attention.gate.gamma)
+        model[0].attention.gate.temp.fill_(temp)
+        assert [message.count('15.5') for message in train(model)] == [1] * (temp > 1)
 
 
 @pytest.mark.parametrize('temp, steps', [(12.0, 6), (1.0, 10), (30.0, 0)])
@@ -231,6 +235,20 @@ def test_weights_that_are_loaded_later(temp, steps):
     assert len(caught) == (temp != 30)
     assert schedule.steps == steps + 2
     assert schedule.temp <= temp
+
+
+def test_new_gates_beside_trained_ones(recwarn):
+    trained, new = model(gamma=1.0), model()
+    schedule = TempSchedule([trained, new], length=4)
+    assert schedule.temp == 1
+    assert any(str(w.message).startswith('2 of 4 gates') for w in recwarn)
+
+
+def test_gamma_of_a_parametrization():
+    own = converted()
+    for block in own:
+        parametrize.register_parametrization(block.attention.gate, 'gamma', nn.Tanh())
+    assert not train(own, TempSchedule(own, length=4), steps=3)
 
 
 def test_weights_that_are_reset_later():
