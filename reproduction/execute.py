@@ -6,10 +6,9 @@ import shlex
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -73,17 +72,9 @@ def execute(
                     entry, needs = ledger.runs[run.id], run.needs
                     needed = ledger.runs[needs.id].status if needs else 'done'
                     if needed == 'done' and places:
-                        training = Training(
-                            run,
-                            setting,
-                            entry,
-                            partial(ledger.save_run, run.id),
-                            display,
-                            held,
-                            share_machine(place := places.pop(), jobs, setting.gpus),
-                            stop,
-                        )
-                        running[pool.submit(training)] = run, place
+                        env = share_machine(place := places.pop(), jobs, setting.gpus)
+                        shared = setting, ledger, display, held, env, stop
+                        running[pool.submit(Training(run, *shared))] = run, place
                     elif needs and (needed == 'failed' or needs.id not in plan):
                         entry.status = 'failed'
                         entry.error = f'needs {needs.id}, which is {needed}'
@@ -133,8 +124,7 @@ class Training:
     Attributes:
         run: What is trained.
         setting: What all runs have in common.
-        entry: What is known of the run; it is kept up to date.
-        save: Writes the entry to disk.
+        ledger: Its entry of the run is kept up to date.
         display: Prints events and progress.
         held: The lock of the folder.
         env: Environment variables for the training.
@@ -143,14 +133,14 @@ class Training:
 
     run: Run
     setting: Setting
-    entry: Entry
-    save: Callable[[], None]
+    ledger: Ledger
     display: Display
     held: process.Lock
-    env: Mapping[str, str] = field(default_factory=dict)
-    stop: threading.Event = field(default_factory=threading.Event)
+    env: Mapping[str, str]
+    stop: threading.Event
 
     def __post_init__(self) -> None:
+        self.entry = self.ledger.runs[self.run.id]
         self.work_dir = self.setting.work_dir(self.run)
         self.log = self.work_dir / 'train.log'
 
@@ -180,7 +170,7 @@ class Training:
         entry.command, entry.scaling = shlex.join(command), job.scaling
         entry.versions = machine.package_versions(PACKAGES)
         entry.commit = machine.describe_commit()
-        self.save()
+        self.ledger.save_run(self.run.id)
         self._show(f'resumed from {Path(last).name}' if last else 'started')
         self._finish(job, self._wait_for(command, job.cfg))
 
@@ -198,7 +188,7 @@ class Training:
                 entry.wall_s = round(seconds_before + now - start, 1)
                 if is_stopped or now - saved > SAVE_INTERVAL_S:  # survives a SIGKILL
                     entry.progress = fraction_done(self.log, cfg)
-                    self.save()
+                    self.ledger.save_run(self.run.id)
                     self.held.renew()
                     saved = now
                 if is_stopped:
