@@ -103,22 +103,18 @@ def run_with_gates(
     Raises:
         UserError: If a gate is not finite.
     """
-    gates: dict[str, Tensor] = {}
 
-    def keep(name, gate, args, G):
-        gates[name] = G
-
-    def report(name, layer, args, y):
-        G = gates[name]
+    def report(name, layer, args):
+        F, x = args
+        G = layer.gate(F)
         if not G.isfinite().all():
             raise UserError(f'{name}: G is not finite, so the training has diverged')
-        on_gate(name, G.cpu(), args[1])
+        on_gate(name, G.cpu(), x)
 
     with ExitStack() as hooks:
         for name, layer in find_blocks(backbone).items():
-            for module, hook in ((layer.gate, keep), (layer, report)):
-                handle = module.register_forward_hook(partial(hook, name))
-                hooks.enter_context(handle)
+            handle = layer.register_forward_pre_hook(partial(report, name))
+            hooks.enter_context(handle)
         backbone(images)
 
 
@@ -202,11 +198,8 @@ def check_claims(measured: list[dict]) -> list[str]:
         ('spread', 'claim 2: G spreads over the channels with depth'),
         ('class_spread', 'claim 3: classes separate with depth'),
     ):
-        rho = [
-            stats.spearmanr(range(len(values)), values).statistic
-            for m in measured
-            for values in [[block[key] for block in m['blocks'].values()]]
-        ]
+        by_depth = [[block[key] for block in m['blocks'].values()] for m in measured]
+        rho = [stats.spearmanr(range(len(v)), v).statistic for v in by_depth]
         sentences.append(
             f'Rank correlation with depth ({text}): mean {np.mean(rho):+.2f}, '
             f'positive in {sum(r > 0 for r in rho)} of {len(rho)} runs.'
@@ -301,12 +294,9 @@ def plot_strip(
 
     def add_maps(name, G, x):
         x = x[0].abs().float().cpu()
-        before = x.mean(dim=0).numpy()
-        after = (G[0].abs()[:, None, None] * x).mean(dim=0).numpy()
-        maps[name] = (
-            before,
-            np.divide(after, before, out=np.ones_like(before), where=before > 0),
-        )
+        before, after = x.mean(dim=0), (G[0].abs()[:, None, None] * x).mean(dim=0)
+        fraction = torch.where(before > 0, after / before, 1.0)
+        maps[name] = before.numpy(), fraction.numpy()
 
     run_with_gates(backbone, image, add_maps)
     maps = {name: maps[name] for name in chosen}
