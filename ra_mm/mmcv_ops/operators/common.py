@@ -1,8 +1,7 @@
 """Number types, sizes and errors that the operators have in common."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,11 +38,6 @@ def to_float(*tensors: Tensor) -> list[Tensor]:
     if dtype != torch.float64:
         dtype = torch.float32
     return [tensor.to(dtype) for tensor in tensors]
-
-
-def pick(sizes: Mapping[str, Any], names: Iterable[str]) -> list:
-    """Put mmcv's keyword arguments into torchvision's order."""
-    return [sizes[name] for name in names]
 
 
 @contextmanager

@@ -1,20 +1,18 @@
 """Deformable convolutions and multi-scale deformable attention."""
 
 import math
+from operator import itemgetter
 
 import torch
 from torch import Tensor
 
-from .common import allow_nondeterministic, ops, pick, to_float
+from .common import allow_nondeterministic, ops, to_float
 
-# mmcv's names of sizes, in torchvision's order.
-_DEFORM = (
-    *('dH', 'dW', 'padH', 'padW', 'dilationH', 'dilationW'),
-    *('group', 'deformable_group'),
-)
-_MODULATED = (
-    *('stride_h', 'stride_w', 'pad_h', 'pad_w', 'dilation_h', 'dilation_w'),
-    *('group', 'deformable_group'),
+# These put mmcv's sizes into torchvision's order.
+_GROUPS = ('group', 'deformable_group')
+_deform = itemgetter('dH', 'dW', 'padH', 'padW', 'dilationH', 'dilationW', *_GROUPS)
+_modulated = itemgetter(
+    *('stride_h', 'stride_w', 'pad_h', 'pad_w', 'dilation_h', 'dilation_w'), *_GROUPS
 )
 
 
@@ -28,7 +26,7 @@ def deform_conv_forward(
     **sizes: int,
 ) -> None:
     tensors = _deform_tensors(input, weight, offset)
-    output.copy_(ops.deform_conv2d(*tensors, *pick(sizes, _DEFORM), False))
+    output.copy_(ops.deform_conv2d(*tensors, *_deform(sizes), False))
 
 
 def deform_conv_backward_input(
@@ -41,9 +39,8 @@ def deform_conv_backward_input(
     columns: Tensor,
     **sizes: int,
 ) -> None:
-    grads = _deform_backward(
-        grad_output, _deform_tensors(input, weight, offset), pick(sizes, _DEFORM), False
-    )
+    tensors = _deform_tensors(input, weight, offset)
+    grads = _deform_backward(grad_output, tensors, _deform(sizes), False)
     grad_input.copy_(grads[0])
     grad_offset.copy_(grads[2])
     # torchvision computes all gradients at once: keep this one for the next call.
@@ -63,7 +60,7 @@ def deform_conv_backward_parameters(
     if columns.shape != grad_weight.shape:  # the input needs no gradient
         # mmcv does not pass the weight, whose values do not affect its gradient.
         tensors = _deform_tensors(input, torch.zeros_like(grad_weight), offset)
-        grads = _deform_backward(grad_output, tensors, pick(sizes, _DEFORM), False)
+        grads = _deform_backward(grad_output, tensors, _deform(sizes), False)
         columns = grads[1]
     grad_weight.add_(columns.to(grad_weight.dtype), alpha=scale)
 
@@ -82,7 +79,7 @@ def modulated_deform_conv_forward(
 ) -> None:
     offset, mask = _first_values(output, offset, mask)
     tensors = _deform_tensors(input, weight, offset, mask, bias if with_bias else None)
-    output.copy_(ops.deform_conv2d(*tensors, *pick(sizes, _MODULATED), True))
+    output.copy_(ops.deform_conv2d(*tensors, *_modulated(sizes), True))
 
 
 def modulated_deform_conv_backward(
@@ -100,7 +97,7 @@ def modulated_deform_conv_backward(
     grad_input, grad_weight, grad_bias, grad_offset, grad_mask, grad_output = grads
     offset, mask = _first_values(grad_output, offset, mask)
     tensors = _deform_tensors(input, weight, offset, mask, bias if with_bias else None)
-    grads = _deform_backward(grad_output, tensors, pick(sizes, _MODULATED), True)
+    grads = _deform_backward(grad_output, tensors, _modulated(sizes), True)
     results = [grad_input, grad_weight, grad_offset, grad_mask, grad_bias]
     for result, grad in list(zip(results, grads))[: 5 if with_bias else 4]:
         if result.shape == grad.shape:

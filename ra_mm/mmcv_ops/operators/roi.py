@@ -1,12 +1,16 @@
 """Feature maps of regions of interest: RoIAlign and RoIPool."""
 
+from operator import itemgetter
+
 import torch
 from torch import Tensor
 
-from .common import allow_nondeterministic, ops, pick, to_float, unavailable
+from .common import allow_nondeterministic, ops, to_float, unavailable
 
-# mmcv's names of sizes, in torchvision's order.
-_ROI_ALIGN = ('spatial_scale', 'aligned_height', 'aligned_width', 'sampling_ratio')
+# This puts mmcv's sizes into torchvision's order.
+_align = itemgetter(
+    'spatial_scale', 'aligned_height', 'aligned_width', 'sampling_ratio'
+)
 
 
 def roi_align_forward(
@@ -22,7 +26,7 @@ def roi_align_forward(
     if pool_mode != 1:
         raise unavailable("roi_align with pool_mode='max'")
     input, rois = to_float(input, rois)
-    scale, *size, samples = pick(sizes, _ROI_ALIGN)
+    scale, *size, samples = _align(sizes)
     output.copy_(ops.roi_align(input, rois, scale, *size, samples, aligned))
 
 
@@ -37,7 +41,7 @@ def roi_align_backward(
     **sizes: float,
 ) -> None:
     grad, rois = to_float(grad_output, rois)
-    scale, *size, samples = pick(sizes, _ROI_ALIGN)
+    scale, *size, samples = _align(sizes)
     size += grad_input.shape
     with allow_nondeterministic():
         grad_input.copy_(
