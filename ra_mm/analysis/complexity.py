@@ -38,13 +38,6 @@ def count_params(model: nn.Module, trainable: bool = False) -> int:
     )
 
 
-def paper_params(model: nn.Module, table: int) -> int:
-    """Count parameters as the given table of the paper does."""
-    if table == 4:
-        return count_params(model, trainable=True) + CLASSIFIER
-    return count_params(model)
-
-
 def count_config(cfg: Config, as_paper: bool) -> tuple[float, float]:
     """Count parameters in millions and multiply-accumulates in billions.
 
@@ -61,8 +54,9 @@ def count_config(cfg: Config, as_paper: bool) -> tuple[float, float]:
         size = steps['CenterCrop'].crop_size if is_classifier else steps['Resize'].scale
         shape = (size, size) if isinstance(size, int) else tuple(size[::-1])
     model = build_model(cfg).eval()  # freezes stages as the config says
-    is_in_table_4 = as_paper and scope == 'mmdet'
-    params = paper_params(model, 4) if is_in_table_4 else count_params(model)
+    params = count_params(model)
+    if as_paper and scope == 'mmdet':
+        params = count_params(model, trainable=True) + CLASSIFIER
     return params / 1e6, count_flops(model, shape).total() / 1e9
 
 
