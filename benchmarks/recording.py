@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ra_mm.errors import UserError
+from ra_mm.errors import UserError, translate_errors
 from ra_mm.fileio import atomic_write
 from reproduction import machine
 
@@ -54,10 +54,8 @@ def read_results(path: Path) -> dict:
     Raises:
         UserError: If the file has no results.
     """
-    try:
+    with translate_errors(f'{path} cannot be read'):
         data = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as e:
-        raise UserError(f'{path} cannot be read: {e}') from e
     if not {'measurements', 'parts'} & set(data):
         expected = 'expected a file written by tools/benchmark.py'
         raise UserError(f'{path} has no results: {expected}')

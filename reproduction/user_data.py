@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ra_mm.datasets.shapes import CLASSES
-from ra_mm.errors import UserError
+from ra_mm.errors import UserError, translate_errors
 
 
 @dataclass(frozen=True)
@@ -106,14 +106,12 @@ def _read_coco(folder):
     for split in ('train', 'val'):
         names = (f'annotations/{split}.json', f'annotations/instances_{split}2017.json')
         name = _find(folder, f'the split {split!r}', names)
-        try:
-            coco = json.loads((folder / name).read_text(encoding='utf-8'))
+        path = folder / name
+        with translate_errors(f'{path} is not a COCO annotation file with images'):
+            coco = json.loads(path.read_text(encoding='utf-8'))
             first = coco['images'][0]['file_name']
             classes[split] = tuple(c['name'] for c in coco['categories'])
             masks &= all(a.get('segmentation') for a in coco['annotations'])
-        except (ValueError, KeyError, TypeError, IndexError) as e:
-            text = f'{folder / name} is not a COCO annotation file with images'
-            raise UserError(f'{text} ({type(e).__name__}: {e})') from e
         folders = (f'images/{split}', 'images', f'{split}2017', split)
         what = f'the first image of {name}'
         image = _find(folder, what, [f'{images}/{first}' for images in folders])

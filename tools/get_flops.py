@@ -24,7 +24,7 @@ from ra_mm.analysis import complexity
 from ra_mm.analysis.complexity import SHAPES, count_flops, count_params
 from ra_mm.cli import add_cfg_options, load_config, report_user_errors
 from ra_mm.cli.arguments import add_shape_argument
-from ra_mm.errors import UserError, describe
+from ra_mm.errors import translate_errors
 from ra_mm.models import build_model
 from reproduction import paper
 
@@ -78,14 +78,13 @@ def print_model(cfg: Config, shape: tuple[int, int] | None) -> None:
     """Print the complexity of a model and of its parts."""
     shape = shape or SHAPES.get(cfg.get('default_scope'), (224, 224))
     model = build_model(cfg).eval()  # freezes stages as the config says
-    try:
+    size = f'{shape[0]} x {shape[1]} pixels'
+    # Heads may need more than the sample they are given.
+    what = f'{cfg.filename}: {cfg.model.type} cannot be counted at {size}'
+    with translate_errors(what):
         analyzer = count_flops(model, shape)
-    except Exception as e:  # heads may need more than the sample they are given
-        text = f'{cfg.filename}: {cfg.model.type} cannot be counted at '
-        text += f'{shape[0]} x {shape[1]} pixels'
-        raise UserError(f'{text}: {describe(e)}') from e
     parts = complexity.count_parts(model, analyzer)
-    print(f'{cfg.filename}, {shape[0]} x {shape[1]} pixels (H x W)\n')
+    print(f'{cfg.filename}, {size} (H x W)\n')
     print(f'{"":16}{"Param. (M)":>12}{"FLOPs (G)":>12}')
     for part in parts:
         print_line(part.name or 'other', part.params, part.flops)

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ra_mm.engine.config import iter_unwrapped
-from ra_mm.errors import UserError
+from ra_mm.errors import UserError, translate_errors
 from ra_mm.validation import shorten
 
 # Image files that mmpretrain's CustomDataset reads.
@@ -89,16 +89,11 @@ def get_reader(
     pipeline = Compose(steps)
 
     def read(path):
-        try:
+        with translate_errors(f'{path} cannot be read and put through the pipeline'):
             with Image.open(path) as image:
                 image.load()  # OpenCV accepts truncated files
             sample = pipeline(dict(img_path=str(path), img_id=0))
             batch = model.data_preprocessor(pseudo_collate([sample]))
-        except Exception as e:  # any decoder or transform may fail
-            raise UserError(
-                f'{path} cannot be read and put through the test pipeline: '
-                f'{type(e).__name__}: {e}'
-            ) from e
         picture = sample['inputs'].flip(0).permute(1, 2, 0)  # BGR to RGB
         if picture.is_floating_point():  # normalized by the pipeline
             low, high = picture.aminmax()

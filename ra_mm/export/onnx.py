@@ -15,7 +15,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ra_mm._torch import legacy_exporter
-from ra_mm.errors import UserError
+from ra_mm.errors import UserError, translate_errors
 from ra_mm.layers import MGRN
 
 OPSET = 17
@@ -205,17 +205,13 @@ def run_onnx(path: str, images: list[Tensor]) -> Iterator[list[Tensor]]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    try:
+    with translate_errors('onnxruntime cannot run the exported model'):
         session = onnxruntime.InferenceSession(
             path, options, providers=['CPUExecutionProvider']
         )
         for image in images:
             outputs = session.run(None, {'image': image.numpy()})
             yield [torch.from_numpy(output).float() for output in outputs]
-    except Exception as e:  # onnxruntime's errors have no other base class
-        raise UserError(
-            f'onnxruntime cannot run the exported model: {str(e).splitlines()[0]}'
-        ) from e
 
 
 def relative_error(ours: Tensor, expected: Tensor) -> float:
