@@ -2,12 +2,11 @@
 
 from collections import Counter
 from datetime import datetime
-from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from statistics import median
 
-from jinja2 import Environment, FileSystemLoader, Template
+from jinja2 import Environment, FileSystemLoader
 
 from ra_mm.errors import UserError
 from ra_mm.fileio import atomic_write
@@ -16,6 +15,15 @@ from . import paper
 from .charts import make_charts
 from .ledger import Ledger, format_duration
 from .tables import describe_hardware, make_table
+
+ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+ENVIRONMENT.filters |= dict(duration=format_duration, hardware=describe_hardware)
 
 
 def write_report(folder: Path) -> None:
@@ -52,7 +60,7 @@ def render(ledger: Ledger) -> str:
     done = {id: run.wall_s for id, run in ledger.runs.items() if run.status == 'done'}
     others = {run_id: ledger.seconds_of_others(run_id) for run_id in done}
     versions = {v for entry in entries for v in (entry.versions or {}).items() if v[1]}
-    return _template().render(
+    return ENVIRONMENT.get_template('report.html.jinja').render(
         ledger=ledger,
         tables=tables,
         titles=paper.titles(),
@@ -63,13 +71,3 @@ def render(ledger: Ledger) -> str:
         commits=sorted({entry.commit for entry in entries if entry.commit}),
         now=datetime.now(),
     )
-
-
-@lru_cache
-def _template() -> Template:
-    loader = FileSystemLoader(Path(__file__).parent)
-    blocks = dict(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    environment = Environment(loader=loader, autoescape=True, **blocks)
-    environment.filters['duration'] = format_duration
-    environment.filters['hardware'] = describe_hardware
-    return environment.get_template('report.html.jinja')

@@ -49,18 +49,14 @@ class Row:
 
 def rows(*tables: int) -> list[Row]:
     """The rows of the given tables, or of all tables, in the paper's order."""
-    all_rows = [_make_row(**row) for row in _load('paper.yml')['rows']]
-    return [row for row in all_rows if not tables or row.table in tables]
-
-
-def beyond_rows() -> list[Row]:
-    """The rows of the tables that are not in the paper."""
-    return [_make_row(**row) for row in _load('beyond.yml')['rows']]
+    own = [row for row in all_rows() if not row.is_beyond]
+    return [row for row in own if not tables or row.table in tables]
 
 
 def all_rows() -> list[Row]:
     """The rows of the paper, then those beyond it."""
-    return [*rows(), *beyond_rows()]
+    files = _load('paper.yml'), _load('beyond.yml')
+    return [_make_row(**row) for file in files for row in file['rows']]
 
 
 @lru_cache

@@ -73,12 +73,13 @@ def test_only_the_ablation_differs(name):
     assert contents(variant) == contents(plain)
 
 
-@pytest.mark.parametrize(
-    'row', [row for row in paper.beyond_rows() if not row.variant], ids=str
-)
+BEYOND = [row for row in paper.all_rows() if row.is_beyond and not row.variant]
+
+
+@pytest.mark.parametrize('row', BEYOND, ids=str)
 def test_only_the_attention_differs_beyond_the_paper(row):
     """Each row is the plain model of its group, except for the attention."""
-    first = next(r for r in paper.beyond_rows() if r.group == row.group)
+    first = next(r for r in BEYOND if r.group == row.group)
     plain, variant = (load(r.config.relative_to(paper.CONFIGS)) for r in (first, row))
     attention = variant.model.backbone.pop('attention', None) or {}
     gate = attention.get('type', 'ra_mm.ReverseAttention')
