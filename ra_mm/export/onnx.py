@@ -9,10 +9,12 @@ and :func:`relative_error` compares them.
 import warnings
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from mmengine.config import Config
 from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
 
 from ra_mm._torch import legacy_exporter
 from ra_mm.errors import UserError, translate_errors
@@ -42,28 +44,22 @@ class ExportedNetwork(nn.Module):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.kind = self._get_kind(model)
-        self.model: Any = model
-
-    @staticmethod
-    def _get_kind(model: nn.Module) -> str:
         from mmdet.models import BaseDetector
         from mmpretrain.models import ImageClassifier
         from mmseg.models import EncoderDecoder
 
-        for kind, base in (
-            ('classifier', ImageClassifier),
-            ('detector', BaseDetector),
-            ('segmenter', EncoderDecoder),
-        ):
-            if isinstance(model, base):
-                return kind
-        raise UserError(
-            f'{type(model).__name__} cannot be exported: expected a '
-            'classifier (ImageClassifier of mmpretrain), a detector of mmdet '
-            'or a segmenter (EncoderDecoder of mmseg)'
-        )
+        super().__init__()
+        kinds = dict(classifier=ImageClassifier, detector=BaseDetector)
+        kinds['segmenter'] = EncoderDecoder
+        found = [kind for kind, base in kinds.items() if isinstance(model, base)]
+        if not found:
+            raise UserError(
+                f'{type(model).__name__} cannot be exported: expected a '
+                'classifier (ImageClassifier of mmpretrain), a detector of mmdet '
+                'or a segmenter (EncoderDecoder of mmseg)'
+            )
+        self.kind = found[0]
+        self.model: Any = model
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         if self.kind == 'classifier':
@@ -75,25 +71,20 @@ class ExportedNetwork(nn.Module):
         return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
 
-class AdaptivePooling(nn.Module):
-    """nn.AdaptiveAvgPool2d as matrix products, for images of any size.
+_adaptive_avg_pool2d = nn.functional.adaptive_avg_pool2d
+
+
+def adaptive_pooling(x: Tensor, output_size: Any) -> Tensor:
+    """``adaptive_avg_pool2d`` as matrix products, for images of any size.
 
     ONNX lacks adaptive pooling, and torch.onnx supports it for fixed input
     sizes only.
-
-    Args:
-        output_size (tuple[int, int]): Height and width of the output.
     """
-
-    def __init__(self, output_size: tuple[int, int]) -> None:
-        super().__init__()
-        self.output_size = output_size
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Pool x of shape (N, C, H, W)."""
-        rows, columns = self.output_size
-        across = _pooling_matrix(x.shape[3], columns, x)
-        return _pooling_matrix(x.shape[2], rows, x) @ x @ across.T
+    rows, columns = _pair(output_size)
+    if None in (rows, columns) or rows == columns == 1:
+        return _adaptive_avg_pool2d(x, output_size)
+    across = _pooling_matrix(x.shape[3], columns, x)
+    return _pooling_matrix(x.shape[2], rows, x) @ x @ across.T
 
 
 def _pooling_matrix(n, bins, x):
@@ -103,17 +94,6 @@ def _pooling_matrix(n, bins, x):
     end = ((i + 1) * n + bins - 1) // bins
     inside = ((pixel >= i * n // bins) & (pixel < end)).float()
     return (inside / inside.sum(dim=1, keepdim=True)).to(x.dtype)
-
-
-def _replace_pooling(module):
-    for name, child in module.named_children():
-        if type(child) is nn.AdaptiveAvgPool2d:
-            size = child.output_size
-            rows, columns = size if isinstance(size, tuple) else (size, size)
-            if rows and columns and (rows, columns) != (1, 1):
-                setattr(module, name, AdaptivePooling((rows, columns)))
-        else:
-            _replace_pooling(child)
 
 
 def to_half(model: nn.Module) -> nn.Module:
@@ -138,8 +118,7 @@ def export(
     """Trace a network and write it as ONNX, with dynamic batch and image size.
 
     Args:
-        network (ExportedNetwork): In evaluation mode. Its adaptive pooling
-            layers are replaced in place.
+        network (ExportedNetwork): In evaluation mode.
         image (Tensor): The image to trace with, (N, 3, H, W), of the network's
             dtype.
         num_outputs (int): Number of outputs of the network.
@@ -152,7 +131,6 @@ def export(
     Raises:
         UserError: If ONNX lacks an operator of the network.
     """
-    _replace_pooling(network)
     if network.kind == 'detector':
         axes = {
             f'feat{i}': {0: 'batch', 2: f'height{i}', 3: f'width{i}'}
@@ -165,7 +143,8 @@ def export(
     names = list(axes)
     axes['image'] = {0: 'batch', 2: 'height', 3: 'width'}
     try:
-        with warnings.catch_warnings():
+        pooling = patch.object(nn.functional, 'adaptive_avg_pool2d', adaptive_pooling)
+        with pooling, warnings.catch_warnings():
             # About sizes that become constants, which the comparison would
             # reveal, and about the other exporter.
             warnings.simplefilter('ignore')
