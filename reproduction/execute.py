@@ -237,7 +237,7 @@ class Training:
             *('--classes', *classes[:MAX_GATE_CLASSES]),
         ]
         log = self.work_dir / 'gates.log'
-        with process.start(command, log, self.held) as drawing:
+        with process.start(command, log, self.held, self.env) as drawing:
             while drawing.poll() is None:
                 if self.stop.wait(POLL_INTERVAL_S):
                     raise Stopped

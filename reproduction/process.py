@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import IO
 
 from ra_mm.errors import UserError
@@ -104,10 +103,7 @@ def lock(folder: Path) -> Iterator[Lock]:
 
 @contextlib.contextmanager
 def start(
-    command: Sequence[str],
-    log: Path,
-    held: Lock,
-    env: Mapping[str, str] = MappingProxyType({}),
+    command: Sequence[str], log: Path, held: Lock, env: Mapping[str, str]
 ) -> Iterator[subprocess.Popen]:
     """Run a command in its own process group, which is stopped on leaving.
 

@@ -35,7 +35,7 @@ def wait_for(condition):
 def test_leaving_stops_the_whole_process_group(tmp_path):
     log = tmp_path / 'log'
     with lock(tmp_path) as file, pytest.raises(KeyboardInterrupt):
-        with start(['python', '-c', TRAINING], log, file) as training:
+        with start(['python', '-c', TRAINING], log, file, {}) as training:
             wait_for(lambda: log.read_text().endswith('\n'))
             raise KeyboardInterrupt
     assert training.returncode == -signal.SIGTERM
