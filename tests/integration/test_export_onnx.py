@@ -12,7 +12,6 @@ from ra_mm._torch import cpu_mixes_dtypes
 from ra_mm.export import onnx as onnx_export
 from ra_mm.models import build_model
 
-NAMES = ('classifier', 'detector', 'segmenter')
 # How the toolboxes themselves call their models.
 CALLS = dict(
     classifier=lambda model, x: (model(x, mode='tensor'),),
@@ -25,46 +24,20 @@ def randn(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture(scope='module')
-def models(configs):
-    """A model of each kind; no weight or statistic has its neutral value."""
-    models = {}
-    for name in NAMES:
-        model = build_model(Config.fromfile(configs / f'{name}.py'))
-        g = torch.Generator().manual_seed(0)
-        for key, t in model.state_dict().items():
-            if key.endswith('running_var'):
-                t.uniform_(0.5, 2, generator=g)
-            elif key.endswith('temp'):
-                t.fill_(2.0)
-            elif t.ndim == 1:
-                t.add_(torch.randn(t.shape, generator=g), alpha=0.2)
-        models[name] = model.eval()
-    return models
-
-
-@pytest.fixture(scope='module')
-def weights(models, tmp_path_factory):
-    folder = tmp_path_factory.mktemp('weights')
-    for name, model in models.items():
-        torch.save(dict(state_dict=model.state_dict()), folder / f'{name}.pth')
-    return folder
-
-
 @pytest.fixture
 def export(tool):
     return tool('export_onnx')
 
 
 @pytest.mark.parametrize('half', [False, True])
-@pytest.mark.parametrize('name', NAMES)
-def test_export(name, half, export, configs, weights, models, tmp_path, capsys):
+@pytest.mark.parametrize('name', CALLS)
+def test_export(name, half, export, configs, saved_models, tmp_path, capsys):
     """At sizes other than those that the tool compares."""
     if half and not cpu_mixes_dtypes():
         pytest.skip('the CPU lacks half-precision operations in PyTorch 2.1')
-    out = tmp_path / 'new/a.onnx'
+    (model, weights), out = saved_models[name], tmp_path / 'new/a.onnx'
     options = '--out', out, '--shape', 64, 96, *['--half'] * half
-    error = export(configs / f'{name}.py', weights / f'{name}.pth', *options)
+    error = export(configs / f'{name}.py', weights, *options)
     tolerance = 2e-2 if half else 1e-5
     assert error < tolerance
     printed = capsys.readouterr().out
@@ -81,7 +54,7 @@ def test_export(name, half, export, configs, weights, models, tmp_path, capsys):
     for shape in ((4, 3, 131, 70), (1, 3, 20, 33)):
         x = randn(*shape)
         with torch.no_grad():
-            expected = CALLS[name](models[name], x)
+            expected = CALLS[name](model, x)
         ours = session.run(None, {'image': x.numpy().astype(dtype)})
         assert len(ours) == len(expected)
         for a, b in zip(ours, expected):
@@ -98,8 +71,8 @@ def fails(export, message):
     return lambda *argv: message(export, *argv)
 
 
-def test_overflow(fails, configs, weights, tmp_path):
-    checkpoint = torch.load(weights / 'classifier.pth')
+def test_overflow(fails, configs, saved_models, tmp_path):
+    checkpoint = torch.load(saved_models['classifier'][1])
     checkpoint['state_dict']['backbone.conv1.weight'].fill_(3e38)
     torch.save(checkpoint, tmp_path / 'a.pth')
     argv = configs / 'classifier.py', tmp_path / 'a.pth', '--shape', 64
@@ -107,23 +80,23 @@ def test_overflow(fails, configs, weights, tmp_path):
     assert not list(tmp_path.rglob('*.onnx'))
 
 
-def test_no_packages(fails, configs, weights, monkeypatch):
+def test_no_packages(fails, configs, saved_models, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
         'find_spec',
         lambda name, *args: None if name.startswith('onnx') else find(name, *args),
     )
-    error = fails(configs / 'classifier.py', weights / 'classifier.pth')
+    error = fails(configs / 'classifier.py', saved_models['classifier'][1])
     assert 'install onnx onnxruntime' in error
 
 
-def test_too_large_an_error(fails, configs, weights, tmp_path, monkeypatch):
+def test_too_large_an_error(fails, configs, saved_models, tmp_path, monkeypatch):
     """The previous file stays, and nothing else is written."""
     out = tmp_path / 'a.onnx'
     out.write_text('the previous one')
     monkeypatch.setitem(onnx_export.TOLERANCE, torch.float32, 1e-12)
-    argv = configs / 'classifier.py', weights / 'classifier.pth'
+    argv = configs / 'classifier.py', saved_models['classifier'][1]
     assert 'differs from PyTorch' in fails(*argv, '--out', out, '--shape', 64)
     assert [p.name for p in tmp_path.iterdir()] == ['a.onnx']
     assert out.read_text() == 'the previous one'
