@@ -26,25 +26,10 @@ def root(shapes, tmp_path_factory):
     from mmdet.datasets import CocoDataset
 
     data = tmp_path_factory.mktemp('root') / 'data'
-    write_coco(
-        shapes,
-        CocoDataset.METAINFO['classes'],
-        {
-            split: (
-                data / f'coco/annotations/instances_{split}2017.json',
-                data / f'coco/{split}2017',
-            )
-            for split in ('train', 'val')
-        },
-    )
-    write_coco(
-        shapes,
-        ('RBC', 'WBC', 'Platelets'),
-        {
-            split: (data / f'bccd/annotations/{split}.json', data / 'bccd/images')
-            for split in ('train', 'val')
-        },
-    )
+    classes, folder = CocoDataset.METAINFO['classes'], data / 'coco'
+    write_coco(shapes, classes, folder, 'annotations/instances_{}2017.json', '{}2017')
+    classes, folder = ('RBC', 'WBC', 'Platelets'), data / 'bccd'
+    write_coco(shapes, classes, folder, 'annotations/{}.json', 'images')
     ade = data / 'ade/ADEChallengeData2016'
     for split, name in (('train', 'training'), ('val', 'validation')):
         for number in ('000000', '000001'):
@@ -73,14 +58,15 @@ def copy(source, target):
     shutil.copy(source, target)
 
 
-def write_coco(shapes, classes, targets):
+def write_coco(shapes, classes, root, ann_file, images):
     """Write two images per split; the shapes take the names of the first classes."""
-    for split, (ann_file, folder) in targets.items():
+    for split in ('train', 'val'):
         coco = json.loads((shapes / f'annotations/{split}.json').read_text())
         coco['images'] = coco['images'][:2]
         for image in coco['images']:
             name = f'{split}_{image["file_name"]}'
-            copy(shapes / f'images/{split}' / image['file_name'], folder / name)
+            source = shapes / f'images/{split}' / image['file_name']
+            copy(source, root / images.format(split) / name)
             image['file_name'] = name
         coco['annotations'] = [
             dict(a, category_id=1 + a['category_id'] % len(classes[:4]))
@@ -90,8 +76,9 @@ def write_coco(shapes, classes, targets):
         coco['categories'] = [
             dict(id=i, name=name) for i, name in enumerate(classes, 1)
         ]
-        ann_file.parent.mkdir(parents=True, exist_ok=True)
-        ann_file.write_text(json.dumps(coco))
+        path = root / ann_file.format(split)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(coco))
 
 
 class OneStep(Hook):
