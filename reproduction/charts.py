@@ -19,7 +19,7 @@ from ra_mm.analysis import gates
 
 from . import paper
 from .ledger import Ledger, RequestedRow
-from .tables import Table, values_by_seed
+from .tables import Table
 
 COLORS = ('#8a8f98', '#3f8fd9', '#d98a1f', '#d9485f', '#3fa66b', '#9a6fd0', '#1fa3a8')
 STAGE_COLORS = matplotlib.colormaps['plasma'](np.linspace(0.05, 0.85, 5))
@@ -67,7 +67,7 @@ def make_charts(ledger: Ledger, table: Table) -> Iterator[Chart]:
         ledger: The ledger.
         table: One of its tables.
     """
-    yield from _comparison_charts(ledger, table)
+    yield from _comparison_charts(table)
     rows = [row for row, _ in table.rows]
     for group, rows_of_group in groupby(rows, lambda row: row.group):
         members = [*rows_of_group]
@@ -96,13 +96,9 @@ def _draw_json(draw, arguments, image_format):
     return f'data:{mime};base64,{base64.b64encode(out.getvalue()).decode()}'
 
 
-def _comparison_charts(ledger, table):
-    for base, others in table.comparisons:
-        rows = base, *(row for row, _ in others)
-        named = {
-            r.name: [*values_by_seed(ledger, r, table.metric).values()] for r in rows
-        }
-        values = {name: found for name, found in named.items() if found}
+def _comparison_charts(table):
+    for base, by_seed, others in table.comparisons:
+        values = {name: [*found.values()] for name, found in by_seed.items()}
         if max(map(len, values.values()), default=0) > 1:
             compared = {
                 row.name: ([*comparison.differences], comparison.interval)

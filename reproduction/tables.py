@@ -29,11 +29,13 @@ class GroupComparison(NamedTuple):
 
     Attributes:
         base: The baseline.
+        values: Those of the metric that rows have, by name and seed.
         others: The other rows; None if not all rows with results have a common
             seed, or if this one has no results.
     """
 
     base: RequestedRow
+    values: dict[str, dict[int, float]]
     others: list[tuple[RequestedRow, Comparison | None]]
 
 
@@ -230,15 +232,15 @@ def _compare_groups(ledger, rows, metric):
         base = _find_baseline(ledger, group[0])
         if base is None:
             continue
-        named = {r.name: values_by_seed(ledger, r, metric) for r in (base, *group)}
+        named = {r.name: _values_by_seed(ledger, r, metric) for r in (base, *group)}
         values = {name: found for name, found in named.items() if found}
         found = compare(values, base.name) if base.name in values else {}
         others = [(row, found.get(row.name)) for row in group if row is not base]
-        comparisons.append(GroupComparison(base, others))
+        comparisons.append(GroupComparison(base, values, others))
     return comparisons
 
 
-def values_by_seed(ledger: Ledger, row: RequestedRow, metric: str) -> dict[int, float]:
+def _values_by_seed(ledger, row, metric):
     """The values of a metric in the finished runs of a row."""
     entries = ledger.entries(row, 'done')
     return {e.seed: v for e in entries if (v := e.value(metric)) is not None}
