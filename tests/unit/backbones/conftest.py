@@ -1,6 +1,7 @@
 """Small backbones of each family."""
 
 import pytest
+import torch
 from mmengine.registry import MODELS
 
 import ra_mm.backbones
@@ -13,15 +14,6 @@ SMALL = dict(
     ),
     RAMobileNetV2=dict(widen_factor=0.1),
 )
-
-
-def _pretrained(type, path, prefix=None, **kwargs):
-    cfg = dict(type='Pretrained', checkpoint=str(path))
-    if prefix:
-        cfg['prefix'] = prefix
-    model = MODELS.build(dict(type=f'ra_mm.{type}', init_cfg=cfg, **kwargs))
-    model.init_weights()
-    return model.eval()
 
 
 def _build(family, **kwargs):
@@ -47,6 +39,14 @@ def attentions():
 
 
 @pytest.fixture
-def pretrained():
-    """Builds a backbone of ra_mm, in eval mode, from a checkpoint."""
-    return _pretrained
+def pretrained(tmp_path):
+    """Builds a backbone of ra_mm, in eval mode, from a checkpoint that it saves."""
+
+    def build(type, checkpoint, **kwargs):
+        torch.save(checkpoint, tmp_path / 'a.pth')
+        cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'))
+        model = MODELS.build(dict(type=f'ra_mm.{type}', init_cfg=cfg, **kwargs))
+        model.init_weights()
+        return model.eval()
+
+    return build

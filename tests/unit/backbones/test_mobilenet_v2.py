@@ -35,20 +35,18 @@ def test_attention_on_skip_connections_only():
 
 
 @pytest.mark.parametrize('width', [0.5, 1.0])
-def test_torchvision_weights(width, tmp_path, randomise, pretrained):
+def test_torchvision_weights(width, randomise, pretrained):
     """torchvision has other names for the same weights."""
     plain = randomise(torchvision.models.mobilenet_v2(width_mult=width)).eval()
-    torch.save(plain.state_dict(), tmp_path / 'tv.pth')
-    model = pretrained('RAMobileNetV2', tmp_path / 'tv.pth', widen_factor=width)
+    model = pretrained('RAMobileNetV2', plain.state_dict(), widen_factor=width)
     x = torch.randn(1, 3, 64, 64)
     assert torch.equal(model(x)[0], plain.features(x))
 
 
-def test_timm_weights(tmp_path, randomise, pretrained):
+def test_timm_weights(randomise, pretrained):
     timm = pytest.importorskip('timm')
     plain = randomise(timm.create_model('mobilenetv2_050')).eval()
-    torch.save(plain.state_dict(), tmp_path / 'timm.pth')
-    model = pretrained('RAMobileNetV2', tmp_path / 'timm.pth', widen_factor=0.5)
+    model = pretrained('RAMobileNetV2', plain.state_dict(), widen_factor=0.5)
     x = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(model(x)[0], plain.forward_features(x))
 
@@ -57,8 +55,8 @@ def test_timm_weights(tmp_path, randomise, pretrained):
     'width, order, message',
     [(0.25, sorted, r'missing[\s\S]*conv1.conv.weight'), (0.5, list, 'size mismatch')],
 )
-def test_wrong_torchvision_weights(width, order, message, tmp_path, pretrained):
+def test_wrong_torchvision_weights(width, order, message, pretrained):
     state = torchvision.models.mobilenet_v2(width_mult=width).state_dict()
-    torch.save(dict(order(state.items())), tmp_path / 'tv.pth')
+    state = dict(order(state.items()))
     with pytest.raises(UserError, match=message):
-        pretrained('RAMobileNetV2', tmp_path / 'tv.pth', widen_factor=0.25)
+        pretrained('RAMobileNetV2', state, widen_factor=0.25)

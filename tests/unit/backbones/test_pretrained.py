@@ -39,16 +39,14 @@ def test_whole_model_weights(
 
 @pytest.mark.parametrize('family', FAMILIES)
 @pytest.mark.parametrize('attention', [RA, *RIVALS])
-def test_plain_weights(family, attention, tmp_path, randomise, pretrained, small):
+def test_plain_weights(family, attention, randomise, pretrained, small):
     """The plain backbone's weights fit beside a new attention of any kind.
 
     Here by the names that they have in a wrapper, as of DDP.
     """
     plain = randomise(getattr(mmpretrain.models, family[2:])(**small[family]))
-    torch.save(
-        {f'module.{k}': v for k, v in plain.state_dict().items()}, tmp_path / 'a.pth'
-    )
-    model = pretrained(family, tmp_path / 'a.pth', attention=attention, **small[family])
+    state = {f'module.{k}': v for k, v in plain.state_dict().items()}
+    model = pretrained(family, state, attention=attention, **small[family])
     own = model.state_dict()
     for key, value in plain.state_dict().items():
         assert torch.equal(own[key], value), key
@@ -83,14 +81,13 @@ def drop(*ends):
         ('RAMobileNetV2', drop('layer2.1.conv.2.bn.bias'), {}, '1 missing'),
     ],
 )
-def test_wrong_weights(
-    family, change, kwargs, message, tmp_path, pretrained, build, small
-):
-    torch.save(change(build(family).state_dict()), tmp_path / 'a.pth')
+def test_wrong_weights(family, change, kwargs, message, pretrained, build, small):
+    state = change(build(family).state_dict())
     with pytest.raises((UserError, ValueError), match=message):
-        pretrained(family, tmp_path / 'a.pth', **{**small[family], **kwargs})
+        pretrained(family, state, **{**small[family], **kwargs})
 
 
-def test_no_checkpoint(tmp_path, pretrained):
+def test_no_checkpoint(build):
+    model = build('RAResNet', init_cfg=dict(type='Pretrained', checkpoint='a.pth'))
     with pytest.raises(UserError, match='a.pth'):
-        pretrained('RAResNet', tmp_path / 'a.pth', depth=18)
+        model.init_weights()

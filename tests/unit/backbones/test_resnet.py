@@ -13,11 +13,10 @@ from ra_mm.errors import UserError
 @pytest.mark.parametrize(
     'type, name', [('RAResNet', 'resnet18'), ('RAResNeXt', 'resnext50_32x4d')]
 )
-def test_torchvision_weights(type, name, tmp_path, randomise, pretrained):
+def test_torchvision_weights(type, name, randomise, pretrained):
     plain = randomise(getattr(torchvision.models, name)()).eval()
-    torch.save(plain.state_dict(), tmp_path / 'tv.pth')
     depth = 18 if type == 'RAResNet' else 50
-    model = pretrained(type, tmp_path / 'tv.pth', depth=depth)
+    model = pretrained(type, plain.state_dict(), depth=depth)
     plain.avgpool = plain.fc = torch.nn.Identity()
     x = torch.randn(1, 3, 64, 64)
     assert torch.equal(model(x)[0].flatten(1), plain(x))
@@ -35,13 +34,13 @@ def test_torchvision_weights(type, name, tmp_path, randomise, pretrained):
         dict(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4)),
     ],
 )
-def test_resnet_v1c_weights(depth, options, tmp_path, randomise, pretrained):
+def test_resnet_v1c_weights(depth, options, randomise, pretrained):
     """mmseg's ResNet; its deep stem has other names for the same weights."""
     options = dict(options, depth=depth, num_stages=4, out_indices=(3,))
     plain = randomise(mmseg.models.backbones.ResNetV1c(**options))
     plain.eval()  # returns None
-    torch.save(dict(state_dict=plain.state_dict()), tmp_path / 'v1c.pth')
-    model = pretrained('RAResNet', tmp_path / 'v1c.pth', deep_stem=True, **options)
+    state = dict(state_dict=plain.state_dict())
+    model = pretrained('RAResNet', state, deep_stem=True, **options)
     x = torch.randn(1, 3, 64, 64)
     assert torch.equal(model(x)[0], plain(x)[0])
 
@@ -55,24 +54,22 @@ def test_resnet_v1c_weights(depth, options, tmp_path, randomise, pretrained):
         ('resnet50d', dict(deep_stem=True, avg_down=True)),
     ],
 )
-def test_timm_weights(name, options, tmp_path, randomise, pretrained):
+def test_timm_weights(name, options, randomise, pretrained):
     """timm has other names for the deep stem and for avg_down."""
     timm = pytest.importorskip('timm')
     plain = randomise(timm.create_model(name)).eval()
-    torch.save(plain.state_dict(), tmp_path / 'timm.pth')
-    model = pretrained(
-        'RAResNet', tmp_path / 'timm.pth', depth=int(name[6:8]), **options
-    )
+    state, depth = plain.state_dict(), int(name[6:8])
+    model = pretrained('RAResNet', state, depth=depth, **options)
     x = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(model(x)[0], plain.forward_features(x))
 
 
-def test_timm_weights_of_another_shortcut(tmp_path, pretrained):
+def test_timm_weights_of_another_shortcut(pretrained):
     """ResNet-D pools where ResNet-C's shortcut has a stride."""
     timm = pytest.importorskip('timm')
-    torch.save(timm.create_model('resnet18d').state_dict(), tmp_path / 'd.pth')
+    state = timm.create_model('resnet18d').state_dict()
     with pytest.raises(UserError, match='downsample'):
-        pretrained('RAResNet', tmp_path / 'd.pth', depth=18, deep_stem=True)
+        pretrained('RAResNet', state, depth=18, deep_stem=True)
 
 
 SMALL = dict(depth=18, base_channels=8, stem_channels=8)
