@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ra_mm import __version__
-from ra_mm.errors import UserError
+from ra_mm.errors import UserError, translate_errors
 from ra_mm.fileio import atomic_write
 
 PROG = 'python -m ra_mm.mmcv_ops'
@@ -92,20 +92,16 @@ def check_torchvision() -> str:
     Raises:
         UserError: If its operators do not work with the installed torch.
     """
-    try:
+    pair = 'torch torchvision'
+    with suppress(metadata.PackageNotFoundError):
+        minor = metadata.version('torch').split('.')[1]
+        pair = f'"torchvision==0.{int(minor) + 15}.*"'
+    what = f'the operators of torchvision do not work, try pip install {pair}'
+    with translate_errors(what):
         import torch
         import torchvision
 
         torch.ops.torchvision.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
-    except Exception as e:  # an import runs other people's code
-        pair = 'torch torchvision'
-        with suppress(metadata.PackageNotFoundError):
-            minor = metadata.version('torch').split('.')[1]
-            pair = f'"torchvision==0.{int(minor) + 15}.*"'
-        raise UserError(
-            f'the operators of torchvision do not work ({type(e).__name__}: {e}): '
-            f'pip install {pair}'
-        ) from e
     return torchvision.__version__
 
 
