@@ -76,12 +76,9 @@ class Entry:
 
     def value(self, metric: str) -> float | None:
         """The value of a metric, hours or a count; None if it is not known."""
-        if metric == 'hours':
-            value = self.wall_s / 3600 or None
-        elif metric in COUNTED:
-            value = getattr(self, metric)
-        else:
-            value = self.metrics.get(metric)
+        hours = self.wall_s / 3600 or None
+        known = dict(hours=hours, params=self.params, flops=self.flops) | self.metrics
+        value = known.get(metric)
         return value if value is not None and math.isfinite(value) else None
 
     def curve(self, key: str) -> list[list[float]]:
