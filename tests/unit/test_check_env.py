@@ -22,21 +22,13 @@ ORIGINALS = {name: name for name in FORK} | {'mmcv': 'mmcv-lite'}
 
 
 @pytest.fixture
-def problems(monkeypatch, tmp_path):
+def problems(add_distribution):
     """The problems of an environment with these packages of OpenMMLab."""
-    monkeypatch.setattr(sys, 'path', [str(tmp_path)])
-    for module in FORK:
-        monkeypatch.delitem(sys.modules, module, raising=False)
 
     def check(*providers):
         for packages in providers:
-            for module, name in packages.items():
-                (tmp_path / module).mkdir(exist_ok=True)
-                (tmp_path / module / '__init__.py').touch()
-                info = tmp_path / f'{name.replace("-", "_")}-1.2.dist-info'
-                info.mkdir()
-                (info / 'METADATA').write_text(f'Name: {name}\nVersion: 1.2\n')
-                (info / 'top_level.txt').write_text(module)
+            for package, name in packages.items():
+                add_distribution(name, '1.2', package)
         return check_env.check_distributions(check_env.find_distributions())
 
     return check

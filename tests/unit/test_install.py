@@ -36,11 +36,8 @@ def test_an_unsuitable_python_is_refused(script, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     'stack, other', [('onedl', 'mmcv-lite'), ('openmmlab', 'onedl_mmcv')]
 )
-def test_the_other_stack_is_refused(script, monkeypatch, tmp_path, stack, other):
-    (tmp_path / f'{other}-2.1.0.dist-info').mkdir()
-    metadata = f'Name: {other}\nVersion: 2.1.0\n'
-    (tmp_path / f'{other}-2.1.0.dist-info/METADATA').write_text(metadata)
-    monkeypatch.setattr(sys, 'path', [str(tmp_path)])
+def test_the_other_stack_is_refused(script, add_distribution, stack, other):
+    add_distribution(other, '2.1.0')
     with pytest.raises(SystemExit, match=f'{other.replace("_", "-")}.*STACK={stack}'):
         script.check_other_stack(stack)
 

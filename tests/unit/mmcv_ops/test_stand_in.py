@@ -13,27 +13,6 @@ OLDER = '# Written by ra_mm 0.0.1, not part of mmcv.\ndef nms(): ...\n'
 COMPILED = '_ext.cpython-311-x86_64-linux-gnu.so'
 
 
-@pytest.fixture
-def add_distribution(monkeypatch, tmp_path):
-    """Make ``importlib`` find distributions and the package mmcv in a folder."""
-    site = tmp_path / 'site'
-    site.mkdir()
-    monkeypatch.setattr(sys, 'path', [str(site)])
-    monkeypatch.delitem(sys.modules, 'mmcv', raising=False)
-    monkeypatch.delitem(sys.modules, 'mmcv.ops', raising=False)
-
-    def add(name, version):
-        info = site / f'{name.replace("-", "_")}-{version}.dist-info'
-        info.mkdir()
-        (info / 'METADATA').write_text(f'Name: {name}\nVersion: {version}\n')
-        (info / 'top_level.txt').write_text('mmcv\n')
-        (site / 'mmcv').mkdir(exist_ok=True)
-        (site / 'mmcv/__init__.py').write_text('raise ImportError')
-        return site / 'mmcv'
-
-    return add
-
-
 @pytest.fixture(params=[('onedl-mmcv', '2.3.6'), ('mmcv-lite', '2.1.0')])
 def folder(add_distribution, request):
     """An mmcv without operators, of the fork or of the originals."""
