@@ -37,7 +37,7 @@ def translate_errors(what: str) -> Iterator[None]:
 def describe(error: Exception) -> str:
     """Format an exception as one message, with its class where that helps.
 
-    An exception without a text is described by the line of code that raised it.
+    An exception without a sentence is described by the line of code that raised it.
     """
     # str() of a KeyError is the repr of its message.
     text = str(*error.args[:1]) if isinstance(error, KeyError) else str(error)
@@ -48,9 +48,10 @@ def describe(error: Exception) -> str:
         text += ' (run `python -m ra_mm.check_env` to check the installation)'
     if isinstance(error, (ValueError, OSError)) and text:
         return text
-    if not text and error.__traceback__:
+    is_bare = ' ' not in text or isinstance(error, (IndexError, RecursionError))
+    if is_bare and error.__traceback__:
         *_, (frame, line) = traceback.walk_tb(error.__traceback__)
         code = frame.f_code
         name = getattr(code, 'co_qualname', code.co_name)  # since Python 3.11
-        text = f'raised by {name} ({code.co_filename}, line {line})'
-    return f'{type(error).__name__}: {text}'.removesuffix(': ')
+        text += f' raised by {name} ({code.co_filename}, line {line})'
+    return f'{type(error).__name__}: {text.strip()}'.removesuffix(': ')

@@ -27,7 +27,11 @@ class Abstract:
 
 
 @pytest.mark.parametrize(
-    'error', [NotImplementedError, KeyError(), ValueError(' \n'), AssertionError(None)]
+    'error',
+    [
+        *(NotImplementedError, KeyError(), KeyError(19), ValueError(' \n')),
+        *(AssertionError(None), RecursionError('maximum recursion depth exceeded')),
+    ],
 )
 def test_error_without_a_text(error):
     with pytest.raises(UserError) as e, translate_errors('it fails'):
