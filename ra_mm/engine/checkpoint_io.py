@@ -17,6 +17,8 @@ from ra_mm.engine import pickle_guard
 from ra_mm.errors import UserError, translate_errors
 from ra_mm.validation import shorten
 
+# Other buffers may be infinite: masks, or the ranges of observers.
+FINITE = {'weight', 'bias', 'gamma', 'running_mean', 'running_var'}
 # Where libraries put the weights in a checkpoint, the preferred ones first.
 PLACES = (
     *('state_dict', 'model', 'model_state', 'model_state_dict'),
@@ -110,7 +112,10 @@ def get_weights(checkpoint: Mapping, path: str) -> Mapping:
         raise UserError(f'{text} or under one of {", ".join(PLACES)}')
     for key, value in weights.items():
         with translate_errors(f'{path}: {key} is no dense tensor of numbers'):
-            is_finite = bool(value.isfinite().all())
+            is_finite = value.isfinite()
+            if key.rpartition('.')[2] not in FINITE:
+                is_finite |= value.isinf()
+            is_finite = is_finite.all().item()
         if not is_finite:
             text = f'{path}: {key} is not finite (NaN or infinite)'
             raise UserError(f'{text}, so its run had diverged: use an earlier one')
