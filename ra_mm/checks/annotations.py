@@ -125,8 +125,13 @@ def _describe_masks(coco):
 def check_metric(context: Context) -> Iterator[Finding]:
     """A file has what its metric needs, which is wrong or fails after an epoch."""
     for key, node, known in context.metrics:
-        if not known.ids and key.startswith('val') and not node.get('format_only'):
-            yield error(f'{known.path} has no annotations, which {key} needs')
+        part, text = key.split('_')[0], f'{known.path} has no annotations'
+        if not known.ids and not node.get('format_only'):
+            yield Finding(part == 'val', f'{text}, which {key} needs')
+        path = f'{part}_dataloader.num_batch_per_epoch'
+        if number := get_value(context.cfg, path):
+            text = f'{path}={number} loads a part of the images, and {key} counts the'
+            yield warning(f'{text} objects of all others as missed')
         if set(_get_metrics(node)) - {'proposal_fast'}:
             yield from _check_evaluated(known)
         numbers = node.get('proposal_nums') or (100, 300, 1000)

@@ -208,6 +208,12 @@ def test_objects_that_are_not_reached(check, with_validation):
     assert any('dataset.test_mode=True' in text for text in check(cfg))
 
 
+def test_batches_that_are_not_loaded(check, with_validation):
+    cfg, _ = with_validation()
+    cfg.val_dataloader.num_batch_per_epoch = 1
+    assert any('num_batch_per_epoch=1' in text for text in check(cfg))
+
+
 def test_numbers_of_proposals(refused, with_validation):
     cfg, _ = with_validation()
     cfg.val_evaluator.proposal_nums = (1, 10, 300)  # AP is -1
