@@ -2,8 +2,9 @@
 
 import os
 import os.path as osp
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import parse
@@ -16,6 +17,7 @@ from ra_mm.engine.config import get_value, reads_as
 from ra_mm.errors import translate_errors
 from ra_mm.validation import shorten
 
+SIDES = ('width', 'height')
 MAX_LISTED = 2000  # images that are looked for, of a list that may have a million
 
 
@@ -65,10 +67,18 @@ def check_xml_names(context: Context) -> Iterator[Finding]:
     datasets = (entry.dataset for entry in context.datasets)
     for dataset in (d for d in datasets if hasattr(d, 'ann_subdir')):
         folder, names = Path(dataset.sub_data_root, dataset.ann_subdir), []
+        filters = {} if dataset.test_mode else dataset.filter_cfg or {}
+        minimum, small = filters.get('min_size', 0), []
         for line in Path(dataset.ann_file).read_text().splitlines():
             with translate_errors(f'{line}.xml in {folder} cannot be read'):
-                objects = parse(folder / f'{line}.xml').iter('object')
-            names += [element.findtext('name') for element in objects]
+                root = parse(folder / f'{line}.xml').getroot()
+                sizes = [int(root.findtext(f'size/{x}', minimum)) for x in SIDES]
+            names += [element.findtext('name') for element in root.iter('object')]
+            small += [line] * (min(sizes) < minimum)
+        if small:
+            text = f'{len(small)} images are left out, since the size in their files is'
+            text += f' below filter_cfg.min_size={minimum}'
+            yield warning(f'{dataset.ann_file}: {text}: {shorten(small)}')
         classes = dataset.metainfo['classes']
         if others := [name for name in names if name not in classes]:
             text = f'{len(others)} objects {shorten(sorted({*others}))} are left out'
@@ -158,6 +168,14 @@ def _find_copies(trained, others):
     return others
 
 
+def _number_folders(parts):
+    """Return the label of each name of folders whose images all have one label."""
+    labels = defaultdict(set)
+    for folder, found in chain(*(part.scan.folders.items() for part in parts)):
+        labels[osp.basename(folder)].update(found)
+    return {name: min(found) for name, found in labels.items() if len(found) == 1}
+
+
 def check_splits(parts: Sequence[Part]) -> Iterator[Finding]:
     """All classes occur in training, and no images to validate with."""
     train, others = ([p for p in parts if p.is_train == t] for t in (True, False))
@@ -168,6 +186,11 @@ def check_splits(parts: Sequence[Part]) -> Iterator[Finding]:
         if both := same | copies:
             n = f'{len(both)} of {len(part.scan.paths)} images'
             yield warning(f'{part.key}: {n} are trained on too, such as {min(both)}')
+    numbers, other = _number_folders(train), _number_folders(others)
+    if wrong := sorted(k for k in numbers.keys() & other if numbers[k] != other[k]):
+        text = 'folders have one label in the training and another in the validation'
+        pairs = shorten(f'{name}: {numbers[name]} and {other[name]}' for name in wrong)
+        yield warning(f'{text} {pairs}: number them alike')
     if not train or not all(p.scan.is_complete and p.scan.objects for p in train):
         return
     names = dict(enumerate(train[0].classes))

@@ -246,5 +246,4 @@ def get_instances(packed: dict | None) -> tuple[np.ndarray, np.ndarray] | None:
 
 def _to_array(values):
     """Copy boxes, a tensor or an array."""
-    values = getattr(values, 'tensor', values)
-    return values.numpy().copy() if hasattr(values, 'numpy') else np.array(values)
+    return np.array(getattr(values, 'tensor', values))

@@ -79,17 +79,21 @@ def test_hidden_folder(refused, classifier, copied, name):
     assert 'num_classes' not in text
 
 
-def test_names_in_xml(found, tmp_path):
+def test_names_and_sizes_in_xml(found, tmp_path):
     (tmp_path / 'Annotations').mkdir()
     (tmp_path / 'train.txt').write_text('1\n2\n')
     for i, name in ((1, 'disc'), (2, 'Disc')):
-        text = f'<annotation><object><name>{name}</name></object></annotation>'
-        (tmp_path / f'Annotations/{i}.xml').write_text(text)
+        size = f'<size><width>{i * 20}</width><height>64</height></size>'
+        text = f'{size}<object><name>{name}</name></object>'
+        path = tmp_path / f'Annotations/{i}.xml'
+        path.write_text(f'<annotation>{text}</annotation>')
     dataset = dict(type='mmdet.XMLDataset', data_root=str(tmp_path), _delete_=True)
     dataset.update(ann_file='train.txt', metainfo=dict(classes=('disc',)))
     dataset['data_prefix'] = dict(sub_data_root='.')
+    dataset['filter_cfg'] = dict(min_size=32)
     _, warnings = found('detector', {'train_dataloader.dataset': dataset})
     assert any('1 objects (Disc) are left out' in text for text in warnings)
+    assert any('min_size=32: (1)' in text for text in warnings)
 
 
 def test_too_few_images_for_a_batch():

@@ -85,6 +85,15 @@ def test_validation_with_images_of_the_training(folders, warning, tmp_path, n, p
     assert text.startswith(f'val_dataloader.dataset: {n} of 12 images')
 
 
+def test_folders_that_are_numbered_differently(
+    folders, make_folders, tmp_path, warning
+):
+    train = folders.build(ann_file=folders.write_list(), metainfo=None)
+    val = make_folders(tmp_path / 'val', classes=('ape', *folders.classes))
+    others = val.build(ann_file=val.write_list(), metainfo=None)
+    assert 'cat: 0 and 1' in warning(train, others)
+
+
 def test_dark_images_of_16_bits(folders, error):
     for path in folders.root.glob('*/*'):
         grey = np.array(Image.open(path).convert('L')).astype(np.uint16) * 16
