@@ -24,6 +24,14 @@ TOP_LEVEL_KEYS = {
     *('find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'sync_bn'),
     *('tta_model', 'tta_pipeline'),
 }
+# Those of MMDetection 2 and its contemporaries, which nothing reads any more.
+OUTDATED = set(
+    'checkpoint_config evaluation fp16 log_config lr_config momentum_config '
+    'optimizer_config resume_from runner total_epochs'.split()
+)
+MIGRATION = (
+    'https://mmdetection.readthedocs.io/en/latest/migration/config_migration.html'
+)
 
 
 def load_config(
@@ -52,6 +60,8 @@ def load_config(
         cfg = Config.fromfile(path)
     if cfg_options:
         _merge_options(cfg, cfg_options)
+    for text in _find_unread(cfg):
+        print_log(f'{path}: {text}', 'current', level=logging.WARNING)
     cfg.launcher = launcher
     if work_dir is not None:
         cfg.work_dir = work_dir
@@ -90,10 +100,24 @@ def _merge_options(cfg, options):
         cfg.merge_from_dict(options)
 
 
-def _suggest(name, known):
+def _find_unread(cfg):
+    """Yield what a config sets without effect, where it seems to be a mistake."""
+    for key in cfg.keys() - TOP_LEVEL_KEYS:
+        if key in OUTDATED:
+            yield f'{key} is of an older version and has no effect: see {MIGRATION}'
+        elif similar := _suggest(key, TOP_LEVEL_KEYS - {'tta_pipeline'}, 0.88):
+            yield f'{key} has no effect{similar}'
+    used = get_value(cfg, 'model.data_preprocessor') or {}
+    own = cfg.get('data_preprocessor') or {}
+    # Configs of mmseg inherit the former and change the latter.
+    if used and get_toolbox(cfg) != 'mmseg' and any(own[k] != used.get(k) for k in own):
+        yield 'data_preprocessor has no effect beside model.data_preprocessor'
+
+
+def _suggest(name, known, cutoff=0.82):
     """Return a clause that suggests a similar name, or an empty one."""
     # At 0.8, in_index is similar to ignore_index; lenght and length have 0.83.
-    similar = difflib.get_close_matches(name, known, 1, 0.82)
+    similar = difflib.get_close_matches(name, known, 1, cutoff)
     return f', did you mean {similar[0]!r}?' if similar else ''
 
 

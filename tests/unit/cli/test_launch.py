@@ -103,6 +103,21 @@ def test_option_like_another(tmp_path, logged, option, similar):
     assert similar in text and level == logging.WARNING
 
 
+@pytest.mark.parametrize(
+    'text, expected',
+    [
+        ('lr_config = dict(step=[8])', 'lr_config is of an older version'),
+        ('custom_hook = []', "did you mean 'custom_hooks'"),
+        ('test_pipeline = []', None),
+        ('data_preprocessor = dict(mean=[1])', 'beside model.data_preprocessor'),
+    ],
+)
+def test_keys_that_nothing_reads(tmp_path, logged, text, expected):
+    model = 'model = dict(data_preprocessor=dict(mean=[0]))'
+    load_config(write(tmp_path, f'{model}\n{text}'))
+    assert [expected in text for text, _ in logged] == [True] * (expected is not None)
+
+
 def test_option_that_is_no_mistake(tmp_path, logged):
     """Both are arguments of the heads of mmseg."""
     path = write(tmp_path, 'model = dict(decode_head=dict(in_index=3))')
