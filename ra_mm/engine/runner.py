@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from ra_mm.engine.checkpoint_hook import SafeCheckpointHook, ValidateResumedHook
 from ra_mm.engine.checkpoint_io import get_weights, latest_checkpoint, read_checkpoint
+from ra_mm.engine.config import get_value
 from ra_mm.engine.samples import name_samples
 from ra_mm.engine.strict_load import load_strict
 from ra_mm.errors import UserError, describe, translate_errors
@@ -176,7 +177,13 @@ class SafeRunner(Runner):
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> OptimWrapper:
         with translate_errors('optim_wrapper cannot be built'):
-            return super().build_optim_wrapper(optim_wrapper)
+            built = super().build_optim_wrapper(optim_wrapper)
+        names = [name for name, _ in self.model.named_parameters()]
+        keys = get_value(optim_wrapper, 'paramwise_cfg.custom_keys') or {}
+        if idle := [key for key in keys if not any(key in name for name in names)]:
+            text = f'custom_keys {shorten(idle)} of paramwise_cfg are in no parameter'
+            self.logger.warning(f"{text}'s name, such as {names[-1]}")
+        return built
 
     def build_param_scheduler(self, scheduler: Any) -> list | dict:
         with translate_errors('param_scheduler cannot be built'):

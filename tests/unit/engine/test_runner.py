@@ -63,6 +63,14 @@ def test_another_schedule(run, tmp_path, lr, epochs, changed):
     assert (changed or '') in text and ('its schedule' in text) == bool(changed)
 
 
+def test_custom_keys_of_no_parameter(run, tmp_path):
+    keys = {'weight': dict(lr_mult=1.0), 'gate.gama': dict(decay_mult=0.0)}
+    optimizer = dict(type='SGD', lr=0.1, weight_decay=0.1)
+    paramwise = dict(paramwise_cfg=dict(custom_keys=keys))
+    run(tmp_path, optim_wrapper=dict(optimizer=optimizer, **paramwise))
+    assert 'custom_keys (gate.gama) of' in next(tmp_path.glob('*/*.log')).read_text()
+
+
 def test_config_needs_no_import():
     """Under the root scope, as in a toolbox's own tool."""
     assert RUNNERS.get('ra_mm.SafeRunner') is SafeRunner
