@@ -95,7 +95,10 @@ def print_model(cfg: Config, shape: tuple[int, int] | None) -> None:
         print(f'not counted: {operator} in {", ".join(modules)}')
     for name in complexity.not_called(model, analyzer):
         print(f'not counted: {name}, which is not called')
-    print('FLOPs are multiply-accumulates, see ra_mm/analysis/complexity.py.')
+    print(
+        'FLOPs are multiply-accumulates of the forward pass, not of what predictions '
+        'are made of\nits outputs, such as masks; see ra_mm/analysis/complexity.py.'
+    )
 
 
 def print_paper(tables: list[int]) -> None:

@@ -146,9 +146,8 @@ def not_called(model: nn.Module, analyzer: FlopAnalyzer) -> list[str]:
 
 def _all_proposals(model):
     """Keep NMS from suppressing proposals."""
-    if not hasattr(model, 'rpn_head'):
-        return nullcontext()
-    return patch.dict(model.rpn_head.test_cfg.nms, iou_threshold=1.0)
+    settings = getattr(getattr(model, 'rpn_head', None), 'test_cfg', None)
+    return patch.dict(settings.nms, iou_threshold=1.0) if settings else nullcontext()
 
 
 class Part(NamedTuple):

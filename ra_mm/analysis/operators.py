@@ -73,10 +73,11 @@ COUNTED = {
     'aten::square': _each,
     'aten::pow': _each,
     'aten::mean': _each_input,
+    'aten::adaptive_avg_pool1d': _each_input,
     'aten::linalg_vector_norm': _each_input,
     'aten::matmul': _matmul,
     'aten::einsum': _einsum,
-    'aten::avg_pool2d': _average_pooling,
+    **{f'aten::avg_pool{n}d': _average_pooling for n in (1, 2, 3)},
     'aten::upsample_bicubic2d': jit_handles.elementwise_flop_counter(0, 16),
     'aten::_convolution_mode': convolution(1),  # padding='same'
     'aten::baddbmm': lambda inputs, out: jit_handles.bmm_flop_jit(inputs[1:3], out),
@@ -99,7 +100,8 @@ _ATEN = """
     masked_select max_pool2d meshgrid min mish mish_ movedim new_ones numpy_T one_hot
     ones_like pad pixel_shuffle pixel_unshuffle prelu rand reflection_pad2d relu6
     relu6_ repeat repeat_interleave scatter scatter_ selu silu silu_ softmax softplus
-    sort sum threshold tile topk tril triu unflatten unfold view_as zero_"""
+    sort sum threshold tile topk tril triu unflatten unfold
+    unsafe_chunk unsafe_split view_as zero_"""
 _MMCV = ('NMSop', 'SoftNMSop', 'RoIPoolFunction', 'PSAMaskFunction')
 FREE = {
     *(f'aten::{name}' for name in _ATEN.split()),
