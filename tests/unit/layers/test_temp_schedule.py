@@ -213,7 +213,10 @@ def test_a_converted_model_without_schedule_says_so_once():
     model = converted()
     caught = train(model, TempSchedule(model[0], length=4))
     assert any(message.startswith('1 of 2 gates') for message in caught)
-    for temp in (1.0, 15.5):  # fine-tuned with trained gates, or from within an annealing
+    for temp in (
+        1.0,
+        15.5,
+    ):  # fine-tuned with trained gates, or from within an annealing
         model = converted()
         nn.init.ones_(model[0].attention.gate.gamma)
         model[0].attention.gate.temp.fill_(temp)
