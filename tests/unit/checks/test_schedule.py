@@ -15,12 +15,25 @@ def scheduler(**kwargs):
         (dict(type='PolyLR', end=100), 'param_scheduler.1.end=14'),
         (dict(type='MultiStepLR', milestones=[8, 20]), 'milestones=[8, 20]'),
         (dict(type='CosineAnnealingLR', begin=15, T_max=9), 'begin is not before'),
+        (dict(type='LinearLR', end=500), 'param_scheduler.1.by_epoch=False'),
     ],
 )
 def test_schedule_of_another_length(found, node, advice):
     options = {'train_cfg.max_epochs': 14, **scheduler(**node)}
     problems, (warning,) = found('detector', options)
     assert not problems and advice in warning
+
+
+@pytest.mark.parametrize(
+    'name, key, value',
+    [
+        ('segmenter', 'default_hooks.checkpoint.by_epoch', True),
+        ('classifier', 'train_dataloader.sampler.shuffle', False),
+    ],
+)
+def test_values_that_are_the_opposite_of_what_is_meant(found, name, key, value):
+    assert f'{key}={not value}' in str(found(name, {key: value})[1])
+    assert f'{key}={not value}' not in str(found(name, {key: not value})[1])
 
 
 def test_schedule_that_is_no_list(found):
