@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from ra_mm.checks.context import Context
 from ra_mm.checks.finding import Finding, error, remedy, warning
 from ra_mm.checks.sample import Part, Sample
-from ra_mm.engine.config import get_value
+from ra_mm.engine.config import get_type, get_value
 
 # Fraction of sampled images above which a fault is systematic.
 MAX_ACCIDENTS = 0.05
@@ -22,6 +22,17 @@ def check_pixel_range(context: Context) -> Iterator[Finding]:
             text = f'{key}.mean={list(mean)} and std={list(std)} are for pixels of 0'
             advice = remedy(dict(zip(names, scaled)))
             yield warning(f'{text} to 1, but images have 0 to 255: {advice}')
+
+
+def check_normalization(context: Context) -> Iterator[Finding]:
+    """Images are normalized once."""
+    for path, steps in context.iter_pipelines():
+        names = [get_type(step) for step in steps]
+        if 'Normalize' in names and get_value(
+            context.cfg, 'model.data_preprocessor.mean'
+        ):
+            text = f'{path}.{names.index("Normalize")} and model.data_preprocessor'
+            yield warning(f'{text} both normalize the images: leave one of them out')
 
 
 def check_readable_images(part: Part) -> Iterator[Finding]:

@@ -9,6 +9,13 @@ def test_nothing_is_wrong(found, name, mode):
     assert found(name, mode=mode) == ([], [])
 
 
+def test_images_that_are_normalized_twice(load, check):
+    cfg = load('detector')
+    cfg.train_dataloader.dataset.pipeline.append(dict(type='Normalize'))
+    (text,) = [text for text in check(cfg, 'data') if 'both normalize' in text]
+    assert text.startswith('train_dataloader.dataset.pipeline')
+
+
 def test_means_for_pixels_up_to_1(found):
     key = 'model.data_preprocessor'
     options = {f'{key}.mean': [0.5, 0.4, 0.4], f'{key}.std': [0.2, 0.2, 0.2]}
