@@ -27,6 +27,11 @@ from ra_mm.validation import shorten
 # What changes in a scheduler during a training.
 PROGRESS = set('_global_step _last_value last_step best num_bad_epochs'.split())
 PROGRESS |= {'cooldown_counter', 'rule_worse'}  # the latter is made anew
+# What MMEngine's constructor of optimizers takes.
+PARAMWISE = set(
+    'bias_lr_mult bias_decay_mult norm_decay_mult flat_decay_mult dwconv_decay_mult '
+    'dcn_offset_lr_mult bypass_duplicate custom_keys'.split()
+)
 
 
 @RUNNERS.register_module()
@@ -179,10 +184,16 @@ class SafeRunner(Runner):
         with translate_errors('optim_wrapper cannot be built'):
             built = super().build_optim_wrapper(optim_wrapper)
         names = [name for name, _ in self.model.named_parameters()]
-        keys = get_value(optim_wrapper, 'paramwise_cfg.custom_keys') or {}
-        if idle := [key for key in keys if not any(key in name for name in names)]:
-            text = f'custom_keys {shorten(idle)} of paramwise_cfg are in no parameter'
-            self.logger.warning(f"{text}'s name, such as {names[-1]}")
+        settings = get_value(optim_wrapper, 'paramwise_cfg') or {}
+        keys = settings.get('custom_keys') or {}
+        idle = [key for key in keys if not any(key in name for name in names)]
+        if not get_value(optim_wrapper, 'constructor'):
+            idle += [key for key in settings if key not in PARAMWISE]
+        if idle:
+            text = (
+                f'{shorten(idle)} of paramwise_cfg have no effect: no such setting, or'
+            )
+            self.logger.warning(f"{text} in no parameter's name, such as {names[-1]}")
         return built
 
     def build_param_scheduler(self, scheduler: Any) -> list | dict:

@@ -63,12 +63,13 @@ def test_another_schedule(run, tmp_path, lr, epochs, changed):
     assert (changed or '') in text and ('its schedule' in text) == bool(changed)
 
 
-def test_custom_keys_of_no_parameter(run, tmp_path):
+def test_settings_of_no_parameter(run, tmp_path):
     keys = {'weight': dict(lr_mult=1.0), 'gate.gama': dict(decay_mult=0.0)}
     optimizer = dict(type='SGD', lr=0.1, weight_decay=0.1)
-    paramwise = dict(paramwise_cfg=dict(custom_keys=keys))
+    paramwise = dict(paramwise_cfg=dict(custom_keys=keys, norm_decay_mul=0.0))
     run(tmp_path, optim_wrapper=dict(optimizer=optimizer, **paramwise))
-    assert 'custom_keys (gate.gama) of' in next(tmp_path.glob('*/*.log')).read_text()
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert '(gate.gama, norm_decay_mul) of paramwise_cfg' in log
 
 
 def test_config_needs_no_import():
