@@ -30,11 +30,11 @@ def translate_errors(what: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         raise UserError(f'{what}: {describe(e)}') from e
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """Format an exception as one message, with its class where that helps.
 
     An exception without a sentence is described by the line of code that raised it.
