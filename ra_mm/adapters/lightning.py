@@ -1,5 +1,6 @@
 """Annealing of temp in a training by Lightning."""
 
+import math
 from typing import Any
 
 from lightning.pytorch import Callback
@@ -23,7 +24,9 @@ class TempCallback(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         averages = [getattr(c, '_average_model', None) for c in trainer.callbacks]
         models = [pl_module, *(model for model in averages if model is not None)]
-        options = dict(self.options, total=trainer.estimated_stepping_batches)
+        steps = trainer.estimated_stepping_batches  # one of the optimizer in each batch
+        total = steps if pl_module.automatic_optimization else math.inf
+        options = dict(self.options, total=total)
         self.schedule = schedule_at(trainer.global_step, models, self.length, **options)
 
     def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
