@@ -246,4 +246,4 @@ def get_instances(packed: dict | None) -> tuple[np.ndarray, np.ndarray] | None:
 
 def _to_array(values):
     """Copy boxes, a tensor or an array."""
-    return np.array(getattr(values, 'tensor', values))
+    return torch.as_tensor(getattr(values, 'tensor', values)).numpy().copy()
