@@ -10,7 +10,6 @@ from typing import Any
 from torch import fx, nn
 
 from ra_mm.layers import ATTENTIONS, ResidualSum
-from ra_mm.layers.temp_schedule import warn_without_schedule
 from ra_mm.validation import shorten
 
 from .block import AttentionBlock, insert_attentions, used_attribute
@@ -118,7 +117,6 @@ def convert(
             'model are loaded: load those of a plain one before you convert it',
             stacklevel=2,
         )
-    warn_without_schedule(model)
     return model
 
 

@@ -15,6 +15,8 @@ from torch.linalg import vector_norm
 from ra_mm.ops.cpu_reductions import accum_dtype, spatial_dims
 from ra_mm.validation import POSITIVE, check_arg, integer, one_of
 
+from .temp_schedule import watch
+
 # Table 6: P of Eq. 3, from (N, C, *) to (N, C) in the given dtype, over dimensions d
 AGGREGATIONS = {
     'l2': lambda F, d, dtype: vector_norm(F, 2, dim=d, dtype=dtype),
@@ -140,6 +142,11 @@ class MGRN(nn.Module):
             self.bn = nn.BatchNorm1d(channels, eps, affine=False)
         if not self.is_default:  # whose weights have the same shapes, but do not fit
             self.register_buffer('variant ' + ' '.join(self._steps), torch.ones(()))
+        watch(self)
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        watch(self)  # copies and pickles, too
 
     @property
     def _steps(self):

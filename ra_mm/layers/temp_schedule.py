@@ -6,16 +6,15 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 from torch import Tensor, nn
 from torch.utils.hooks import unserializable_hook
 
 from ra_mm.validation import check_arg, integer, number
 
-from .m_grn import MGRN
-
 ANNEALED: WeakSet[nn.Module] = WeakSet()  # the gates whose temp a schedule sets
+UNSEEN: WeakSet[nn.Module] = WeakSet()  # new ones and copies that are watched
 
 
 class TempSchedule:
@@ -244,31 +243,29 @@ def _without_schedule(gates):
     return [gate for gate in new if id(gate.gamma) not in annealed]
 
 
-def warn_without_schedule(model: nn.Module) -> None:
-    """Let the first backward pass warn if no schedule anneals a new model.
+def watch(gate: Any) -> None:
+    """Let the first backward pass warn if no schedule anneals a new gate.
 
     Training from gamma = 0 with temp = 1 all along costs accuracy, and nothing else
-    shows that the schedule was forgotten.
+    shows that the schedule was forgotten; or lost, within an annealing.
     """
-    new = WeakSet(m for m in model.modules() if isinstance(m, MGRN))
-    gate = next((m for m in new if m.gamma.requires_grad), None)
-    if gate is None:
+    if not gate.gamma.requires_grad:
         return
+    UNSEEN.add(gate)
+    known = ref(gate)
 
     @unserializable_hook
     def check(grad):
         handle.remove()
-        left = _without_schedule(new)
-        open_ = [g for g in left if g.temp == 1]
-        within = [g for g in left if g.temp > 1 and is_trained([g])]
-        if within or (open_ and not is_trained(open_)):
-            temp = max(g.temp.item() for g in within or open_)
-            how = f'stays at {temp:g}, from within an' if within else 'is 1 without any'
+        gate: Any = known()
+        if gate not in UNSEEN or not _without_schedule([gate]):
+            return
+        if gate.temp > 1 if is_trained([gate]) else gate.temp == 1:
+            UNSEEN.clear()  # once is enough
             warnings.warn(
-                f'{len(within or open_)} of {len(new)} gates of reverse attention train '
-                f'without a schedule: temp {how} annealing. Use ra_mm.TempSchedule (to '
-                'go on with one, load its state, too), or in OpenMMLab the hook '
-                'ra_mm.TempAnnealingHook',
+                'reverse attention trains without annealing: temp stays at '
+                f'{gate.temp:g}. Use ra_mm.TempSchedule (to go on with one, load its '
+                'state, too), or in OpenMMLab the hook ra_mm.TempAnnealingHook',
                 stacklevel=2,
             )
 
