@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from ra_mm.checks.coco import BAD_POLYGON
-from ra_mm.checks.context import Context, same_part
+from ra_mm.checks.context import Context
 from ra_mm.checks.finding import Finding, error, remedy, warning
-from ra_mm.engine.config import get_value
+from ra_mm.engine.config import get_value, iter_dicts
 from ra_mm.validation import shorten
 
 
@@ -49,7 +49,7 @@ def check_categories(context: Context) -> Iterator[Finding]:
 def check_training_objects(context: Context) -> Iterator[Finding]:
     """A file has objects to train on, and the filter leaves most images in it."""
     for entry, coco in context.coco:
-        if not same_part(entry.key, 'train'):
+        if not entry.key.startswith('train'):
             continue
         left_out = np.array(coco.ids, dtype=object)[~coco.is_taken]
         if len(left_out):
@@ -100,10 +100,9 @@ def check_masks(context: Context) -> Iterator[Finding]:
             if roi_head and 'mask_head' not in roi_head:
                 text = f'{key} has segm, but model.roi_head no mask_head'
                 yield error(f'{text}: {remedy(options)}')
-            for pipeline, steps in context.iter_pipelines():
-                for i, step in enumerate(steps):
-                    if same_part(pipeline, key) and step.get('with_mask'):
-                        options[f'{pipeline}.{i}.with_mask'] = False
+            loader = f'{context.parts[-1]}_dataloader'
+            steps = iter_dicts(context.cfg[loader], loader)
+            options |= {f'{k}.with_mask': False for k, s in steps if s.get('with_mask')}
             for _, text in _describe_masks(coco):
                 yield error(f'{text}; correct them for segm, or {remedy(options)}')
     for entry, coco in context.coco:
@@ -124,8 +123,9 @@ def _describe_masks(coco):
 
 def check_metric(context: Context) -> Iterator[Finding]:
     """A file has what its metric needs, which is wrong or fails after an epoch."""
+    part = context.parts[-1]
     for key, node, known in context.metrics:
-        part, text = key.split('_')[0], f'{known.path} has no annotations'
+        text = f'{known.path} has no annotations'
         if not known.ids and not node.get('format_only'):
             yield Finding(part == 'val', f'{text}, which {key} needs')
         path = f'{part}_dataloader.num_batch_per_epoch'
@@ -145,9 +145,7 @@ def check_metric(context: Context) -> Iterator[Finding]:
 def _compare_with_loaded(context, key, known):
     """Check that the datasets of a metric load each image of its file once."""
     loaded: Counter = Counter()
-    for entry, coco in context.coco:
-        if not same_part(entry.key, key):
-            continue
+    for entry, coco in context.evaluated_coco:
         # Ids alone do not tell images apart, as many files start at 1.
         own, evaluated = _images(coco), _images(known)
         if not own <= evaluated:

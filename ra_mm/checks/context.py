@@ -70,9 +70,9 @@ class Context:
             yield f'{key}.pipeline', node.get('pipeline') or []
 
     def iter_evaluators(self) -> Iterator[tuple[str, dict]]:
-        for part in self.parts:
-            name = f'{part}_evaluator'
-            yield from iter_dicts(self.cfg.get(name), name)
+        """Yield the key and the config of each metric, and of what holds several."""
+        name = f'{self.parts[-1]}_evaluator'
+        yield from iter_dicts(self.cfg.get(name), name)
 
     @cached_property
     def all_datasets(self) -> list[DatasetEntry]:
@@ -88,9 +88,13 @@ class Context:
     @cached_property
     def coco(self) -> list[tuple[DatasetEntry, CocoFile]]:
         """The datasets that are read as COCO, with their annotation files."""
-        entries = [entry for entry in self.datasets if is_coco(entry.dataset)]
-        found = [(entry, self._read(entry.dataset.ann_file)) for entry in entries]
-        return [(entry, coco) for entry, coco in found if coco is not None]
+        entries = (entry for entry in self.datasets if is_coco(entry.dataset))
+        return [(e, coco) for e in entries if (coco := self._read(e.dataset.ann_file))]
+
+    @cached_property
+    def evaluated_coco(self) -> list[tuple[DatasetEntry, CocoFile]]:
+        """Those of the part that the metrics evaluate."""
+        return [found for found in self.coco if found[0].key.startswith(self.parts[-1])]
 
     @cached_property
     def evaluators_with_files(self) -> list[tuple[str, dict, str]]:
@@ -104,21 +108,16 @@ class Context:
     @cached_property
     def metrics(self) -> list[tuple[str, dict, CocoFile]]:
         """Key, config and annotation file of each metric of the datasets in COCO."""
-        found = []
-        for key, node, path in self.evaluators_with_files:
-            if osp.exists(path) and any(same_part(e.key, key) for e, _ in self.coco):
-                found.append((key, node, self._read(path)))
-        return [(key, node, coco) for key, node, coco in found if coco is not None]
+        found = self.evaluators_with_files if self.evaluated_coco else ()
+        files = ((k, n, self._read(path)) for k, n, path in found if osp.exists(path))
+        return [(key, node, coco) for key, node, coco in files if coco]
 
     @cached_property
     def all_coco(self) -> list[tuple[DatasetEntry, CocoFile]]:
         """``coco``, and other files of metrics as if their datasets read them."""
-        found = list(self.coco)
-        for key, _, coco in self.metrics:
-            same = [(e, file) for e, file in found if same_part(e.key, key)]
-            if all(file is not coco for _, file in same):
-                found.append((same[0][0], coco))
-        return found
+        known = [coco for _, coco in self.evaluated_coco]
+        others = dict.fromkeys(coco for *_, coco in self.metrics if coco not in known)
+        return [*self.coco, *((self.evaluated_coco[0][0], coco) for coco in others)]
 
     def _read(self, path: str) -> CocoFile | None:
         real = osp.realpath(path)
@@ -129,11 +128,6 @@ class Context:
                 self.files[real] = None
                 self.unreadable.append(str(e))
         return self.files[real]
-
-
-def same_part(key: str, other: str) -> bool:
-    """Whether two keys, such as of a dataset and a metric, are of the same part."""
-    return key.split('_')[0] == other.split('_')[0]
 
 
 def _is_local(node: dict) -> bool:

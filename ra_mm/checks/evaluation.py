@@ -16,7 +16,7 @@ RANDOM = ('Mosaic', 'CachedMosaic', 'MixUp', 'CachedMixUp', 'PhotoMetricDistorti
 def check_masks(context: Context) -> Iterator[Finding]:
     """An evaluation of segmentation has classes and loads masks."""
     part = context.parts[-1]
-    nodes = [n for key, n in context.iter_evaluators() if key.startswith(part)]
+    nodes = [node for _, node in context.iter_evaluators()]
     if all(get_type(n) != 'IoUMetric' or n.get('format_only') for n in nodes):
         return
     for key, _, dataset in context.all_datasets:

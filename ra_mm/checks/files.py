@@ -5,7 +5,7 @@ import os.path as osp
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
-from ra_mm.checks.context import Context, same_part
+from ra_mm.checks.context import Context
 from ra_mm.checks.finding import Finding, error, remedy, warning
 from ra_mm.errors import translate_errors
 
@@ -66,8 +66,7 @@ def check_unlisted_images(context: Context) -> Iterator[Finding]:
     """The images in the folder of a COCO file are listed, there or in another file."""
     others = Context(context.cfg, 'test', files=context.files).coco
     listed = {p for found in (*context.coco, *others) for p in _list_paths(*found)}
-    train = [found for found in context.coco if same_part(found[0].key, 'train')]
-    trained = [_list_paths(*found) for found in train]
+    trained = [_list_paths(*f) for f in context.coco if f[0].key.startswith('train')]
     for folder in sorted({osp.dirname(path) for paths in trained for path in paths}):
         names = os.listdir(folder) if osp.isdir(folder) else ()
         left_out = describe_left_out((osp.join(folder, n) for n in names), listed)

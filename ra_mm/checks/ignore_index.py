@@ -53,5 +53,5 @@ def _iter_settings(context):
                 if name := FILLING.get(str(get_type(step))):
                     yield f'{key}.{i}.{name}', get_value(step, name, DEFAULT)
     for key, node in context.iter_evaluators():
-        if key.startswith(context.parts[-1]) and get_type(node) == 'IoUMetric':
+        if get_type(node) == 'IoUMetric':
             yield f'{key}.ignore_index', node.get('ignore_index', DEFAULT)
