@@ -54,22 +54,17 @@ class SafeCheckpointHook(CheckpointHook):
         best = getattr(self, 'best_ckpt_path_dict', {}).values()
         current = [self.last_ckpt, getattr(self, 'best_ckpt_path', None), *best]
         kept = [_resolve(path) for path in current if path]
-        folder = osp.dirname(_resolve(self._backend.join_path(self.out_dir, 'any')))
-        for path in map(_resolve, self._outdated):
-            if path in kept or osp.dirname(path) != folder:
-                continue
-            if self._backend.isfile(path):
+        folder, _ = _resolve(self._backend.join_path(self.out_dir, 'any'))
+        for path in self._outdated:
+            place = _resolve(path)
+            if place not in kept and place[0] == folder and self._backend.isfile(path):
                 self._backend.remove(path)
-            elif self._backend.isdir(path):  # as DeepSpeed saves them
-                self._backend.rmtree(path)
         self._outdated.clear()
 
 
-def _resolve(path: str) -> str:
-    """Resolve the folder of a path, but not the file, which may be a link."""
-    if '://' in path:
-        return path
-    return osp.join(osp.realpath(osp.dirname(path)), osp.basename(path))
+def _resolve(path: str) -> tuple[str, str]:
+    """Return the resolved folder of a path, and the file, which may be a link."""
+    return osp.realpath(osp.dirname(path)), osp.basename(path)
 
 
 class ValidateResumedHook(Hook):
