@@ -30,7 +30,7 @@ def check_masks(context: Context) -> Iterator[Finding]:
 
 def check_order(context: Context) -> Iterator[Finding]:
     """Masks and boxes keep their size in an evaluation: that of the predictions."""
-    metrics = [str(get_type(node)) for _, node in context.iter_evaluators()]
+    metrics = [get_type(node) for _, node in context.iter_evaluators()]
     loaded = 'masks' if get_toolbox(context.cfg) == 'mmseg' else None
     loaded = loaded or next((LOADED[name] for name in metrics if name in LOADED), None)
     for key, _, types in _iter_evaluated(context) if loaded else ():
@@ -68,4 +68,4 @@ def _iter_evaluated(context):
     """Yield key, steps and names of the steps of each pipeline of the evaluation."""
     for key, pipeline in context.iter_pipelines():
         if key.startswith(context.parts[-1]):
-            yield key, pipeline, [str(get_type(step)) for step in pipeline]
+            yield key, pipeline, [get_type(step) for step in pipeline]

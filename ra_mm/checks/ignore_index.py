@@ -50,7 +50,7 @@ def _iter_settings(context):
             yield key, get_value(cfg, key)
         for key, pipeline in context.iter_pipelines():
             for i, step in enumerate(pipeline if key.startswith('train') else ()):
-                if name := FILLING.get(str(get_type(step))):
+                if name := FILLING.get(get_type(step)):
                     yield f'{key}.{i}.{name}', get_value(step, name, DEFAULT)
     for key, node in context.iter_evaluators():
         if get_type(node) == 'IoUMetric':

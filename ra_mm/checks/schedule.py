@@ -61,7 +61,7 @@ def check_decay(context: Context) -> Iterator[Finding]:
         if any(m > end for m in node.get('milestones', ())):
             late = f'{path}.milestones={node["milestones"]}'
             yield warning(f'{late}: the training ends before, at {key}={end}')
-        name = str(get_type(node))
+        name = get_type(node)
         if node.get('begin', 0) >= end:
             yield warning(f'{path}.begin is not before the end, {key}={end}')
         elif name.startswith(WARMING) and node.get('end', 0) > end:

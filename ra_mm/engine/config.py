@@ -42,12 +42,10 @@ def iter_dicts(node: Any, path: str = '') -> Iterator[tuple[str, dict]]:
         yield from iter_dicts(child, f'{path}.{name}' if path else name)
 
 
-def get_type(node: Any) -> str | None:
-    """Return the class name of a config whose type is a string or a class."""
+def get_type(node: Any) -> str:
+    """Return the class name of a config by its type, a string or a class; or ''."""
     cls = node.get('type') if isinstance(node, dict) else None
-    if cls is None:
-        return None
-    return str(getattr(cls, '__name__', cls)).rpartition('.')[2]
+    return str(getattr(cls, '__name__', cls or '')).rpartition('.')[2]
 
 
 def reads_as(dataset: Any, name: str) -> bool:
