@@ -56,8 +56,9 @@ def _make_object_rows(part: Part) -> list[tuple]:
         if (instances := get_instances(sample.packed)) is not None:
             kept.update(instances[1].tolist())
     rows: list[tuple] = [('class', 'images', 'objects', 'loaded', 'kept')]
+    images = Counter(x for _, *labels in part.scan.strata.values() for x in labels)
     for label, name in enumerate(part.classes):
-        scan = part.scan.images[label], part.scan.objects[label]
+        scan = images[label], part.scan.objects[label]
         rows.append((name, *scan, loaded[label], kept[label]))
     has_boxes = any(s.boxes is not None for s in part.loaded)
     return rows if has_boxes else [row[:2] for row in rows]

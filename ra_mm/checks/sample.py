@@ -30,7 +30,6 @@ class Scan:
     """The entries of a dataset, without its images: all, or as many as time allows."""
 
     num_images: int
-    images: Counter = field(default_factory=Counter)  # by class
     objects: Counter = field(default_factory=Counter)  # by class, without crowds
     folders: dict = field(default_factory=lambda: defaultdict(Counter))  # of labels
     strata: dict = field(default_factory=dict)  # index: folder and classes
@@ -146,7 +145,6 @@ def scan_entries(dataset: BaseDataset, seconds: float) -> Scan:
         info = dataset.get_data_info(index)
         labels = _get_labels(info)
         scan.objects.update(labels)
-        scan.images.update(set(labels))
         path = str(info.get('img_path') or '')
         folder = osp.dirname(path)
         scan.paths.add(path)
