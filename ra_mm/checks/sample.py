@@ -123,16 +123,16 @@ def load_parts(
 @contextmanager
 def fixed_randomness() -> Iterator[None]:
     """Seed the random numbers of the pipelines, and restore them afterwards."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    states = random.getstate(), np.random.get_state()
     random.seed(SEED)
     np.random.seed(SEED)
-    torch.random.default_generator.manual_seed(SEED)
     try:
-        yield
+        with torch.random.fork_rng(devices=[]):
+            torch.random.default_generator.manual_seed(SEED)
+            yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
 
 
 def scan_entries(dataset: BaseDataset, seconds: float) -> Scan:
@@ -180,8 +180,7 @@ def _load_samples(dataset, scan, num, seconds, limit):
     start = time.monotonic()
     samples: list = []
     # A copy, since some transforms keep images for the next sample.
-    pipeline = getattr(dataset, 'pipeline', None)
-    steps = copy.deepcopy(getattr(pipeline, 'transforms', []))
+    steps = copy.deepcopy(dataset.pipeline.transforms)
     for index in _choose(scan):
         passed = time.monotonic() - start
         if passed > limit or (len(samples) >= num and passed > seconds):
