@@ -82,9 +82,9 @@ def write_shapes(
         UserError: If an argument is out of range, or ``out_dir`` holds
             something else.
     """
-    if not isinstance(image_size, (tuple, list)):
-        image_size = (image_size, image_size)
-    parameters = dict(num_train=num_train, num_val=num_val, image_size=[*image_size])
+    sides = [*image_size] if isinstance(image_size, (tuple, list)) else [image_size]
+    size = sides * 2 if len(sides) == 1 else sides
+    parameters = dict(num_train=num_train, num_val=num_val, image_size=size)
     parameters |= dict(classes_train=classes_train, classes_val=classes_val)
     parameters |= dict(class_size=class_size, seed=seed, version=VERSION)
     _check_parameters(parameters)
@@ -103,11 +103,11 @@ def write_shapes(
             ('val', num_val, classes_val),
         ):
             print(f'Drawing {out_dir}, {split}')
-            _write_images(root, split, num, image_size, seed)
+            _write_images(root, split, num, size, seed)
             _write_classes(root, split, per_class, class_size, seed)
         (root / 'shapes.json').write_text(json.dumps(dict(parameters=parameters)))
         root.replace(target)
-    width, height = image_size
+    width, height = size
     text = f'{out_dir}: {num_train} + {num_val} images of {width}x{height} and, for'
     text += f' each of the {len(CLASSES)} classes, {classes_train} + {classes_val}'
     print(f'{text} pictures, drawn in {time.time() - start:.1f} s.')
@@ -240,11 +240,8 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    args = parse_args()
-    if len(args.image_size) == 1:
-        args.image_size *= 2
     try:
-        write_shapes(**vars(args))
+        write_shapes(**vars(parse_args()))
     except (UserError, OSError) as e:
         sys.exit(f'error: {e}')
 
