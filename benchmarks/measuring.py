@@ -10,11 +10,11 @@ from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import cross_entropy
 from torch.utils.benchmark import timer
 
 from benchmarks.cases import VARIANTS, Case
-from ra_mm._torch import tree_leaves
 from ra_mm.layers import ReverseAttention
 from ra_mm.ops import CompilationFailed, compile_if_faster, force_path
 from ra_mm.ops.compilation import CompiledCall, sizes_of
@@ -114,22 +114,16 @@ class Step:
                 for w in (p.data, p.data.mT)
             )
 
-        with self.settings():
-            nodes, kept, seen = [self.forward().grad_fn], {}, set()
-        while nodes:
-            node = nodes.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            nodes += [following for following, _ in node.next_functions]
-            names = [name for name in dir(node) if name.startswith('_saved_')]
-            values = (getattr(node, name, None) for name in (*names, 'saved_tensors'))
-            for t in tree_leaves([*values]):
-                if isinstance(t, Tensor):
-                    storage = t.untyped_storage()
-                    if storage.data_ptr() not in own and not is_copy(t):
-                        kept[storage.data_ptr()] = storage.nbytes()
-        return sum(kept.values())
+        kept = {}
+
+        def pack(t):
+            storage = t.untyped_storage()
+            if storage.data_ptr() not in own and not is_copy(t):
+                kept[storage.data_ptr()] = storage
+
+        with self.settings(), saved_tensors_hooks(pack, lambda packed: packed):
+            self.forward()  # there is no backward pass, so nothing is unpacked
+        return sum(storage.nbytes() for storage in kept.values())
 
 
 @contextlib.contextmanager
