@@ -68,18 +68,11 @@ def test_interrupt_that_a_library_replaces(capsys, kind, link):
     assert end(capsys, error)[:2] == (130, 'a_tool: interrupted')
 
 
-def test_circular_chain_of_a_bug():
+def test_bug_with_a_circular_chain():
+    """It propagates."""
     error, cause = ValueError('a bug'), ValueError('its cause')
     error.__cause__, cause.__cause__ = cause, error
-    with pytest.raises(ValueError, match='a bug'), report_user_errors('a_tool'):
-        raise error
-
-
-@pytest.mark.parametrize(
-    'error', [ValueError('a bug'), KeyError('a bug'), RuntimeError('a bug')], ids=repr
-)
-def test_bugs_propagate(error):
-    with pytest.raises(type(error)) as e, report_user_errors('a_tool'):
+    with pytest.raises(ValueError) as e, report_user_errors('a_tool'):
         raise error
     assert e.value is error
 
