@@ -150,11 +150,7 @@ def test_code_is_not_run(refused, tmp_path, name):
     spoilt = content()
     spoilt['meta']['x'] = [CODE[name]]
     assert 'may run code' in refused(saved(spoilt))
-    assert not list(tmp_path.glob(f'{TRACE}*'))
-
-
-@pytest.mark.parametrize('name', CODE)
-def test_code_in_an_old_file(refused, tmp_path, name):
+    # In files of the older kinds
     refused(saved(CODE[name], _use_new_zipfile_serialization=False))
     refused(pickle.dumps(CODE[name]))
     assert not list(tmp_path.glob(f'{TRACE}*'))
