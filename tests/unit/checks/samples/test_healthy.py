@@ -75,8 +75,8 @@ def test_mosaic(coco, look):
     assert look(settings) == ([], [])
 
 
-def test_unicode_class_folders(tmp_path, make_folders, look):
-    names = sorted(('größe', '犬', 'кот', 'café au lait'))
+def test_class_folders_in_the_order_of_names(tmp_path, make_folders, look):
+    names = sorted(('größe', '犬', 'кот', 'café au lait', '1', '10', '2'))
     assert look(make_folders(tmp_path, classes=tuple(names)).build()) == ([], [])
 
 

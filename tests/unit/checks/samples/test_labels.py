@@ -15,11 +15,6 @@ def test_folders_in_the_order_of_numbers(tmp_path, make_folders, error):
     assert '10 is 2' in text and '(1, 10, 2, 3)' in text
 
 
-def test_folders_in_the_order_of_names(tmp_path, make_folders, look):
-    folders = make_folders(tmp_path, classes=('1', '10', '2', '3'))
-    assert look(folders.build()) == ([], [])
-
-
 def test_list_whose_labels_contradict_the_folders(folders, error):
     list_file = folders.write_list()
     folders.classes = ('dog', 'cat', 'eel')

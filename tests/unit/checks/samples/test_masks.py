@@ -22,11 +22,6 @@ def test_values_of_16_bits(masks, error, change):
     assert all(str(v) in text for v in values) and 'masks/0' in text
 
 
-def test_small_values_of_16_bits(masks, look):
-    masks.edit(lambda m: m.astype(np.uint16))
-    assert look(masks.build()) == ([], [])
-
-
 def test_value_that_is_no_class(masks, error):
     masks.edit(lambda m: np.where(m == 2, 7, m).astype(np.uint8))
     text = error(masks.build())
@@ -97,8 +92,9 @@ def with_palette(mask):
     return image
 
 
-def test_palette_masks(masks, look):
-    masks.edit(with_palette)
+@pytest.mark.parametrize('change', [with_palette, lambda m: m.astype(np.uint16)])
+def test_masks_of_other_kinds(masks, look, change):
+    masks.edit(change)
     assert look(masks.build()) == ([], [])
 
 
