@@ -1,9 +1,8 @@
 """The classes of the datasets, against num_classes and palettes."""
 
-import os
-import os.path as osp
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from ra_mm.checks.context import Context
 from ra_mm.checks.finding import Finding, error, remedy
@@ -43,11 +42,9 @@ def _get_classes(dataset):
     """Return the names of the classes that a model of this dataset predicts."""
     # The box heads of panoptic models predict only the things.
     names = dataset.metainfo.get('thing_classes', dataset.metainfo.get('classes'))
-    folder = getattr(dataset, 'img_prefix', '')  # of class folders
-    with_label = getattr(dataset, 'with_label', False)
-    if names is None and with_label and not dataset.ann_file and osp.isdir(folder):
-        folders = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-        names = [name for name in folders if not name.startswith(('.', '__'))]
+    if names is None and getattr(dataset, 'with_label', False) and not dataset.ann_file:
+        folders = sorted(Path(dataset.img_prefix).glob('[!.]*'))
+        names = [p.name for p in folders if p.is_dir() and not p.name.startswith('__')]
     return tuple(names or ())
 
 

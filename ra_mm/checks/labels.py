@@ -88,11 +88,10 @@ def check_xml_names(context: Context) -> Iterator[Finding]:
 def check_class_folders(context: Context) -> Iterator[Finding]:
     """Each folder is a class."""
     for dataset in (entry.dataset for entry in context.datasets):
-        folder = dataset.data_prefix.get('img_path')
-        if is_custom(dataset) and not dataset.ann_file and folder:
-            names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-            hidden = [osp.join(folder, n) for n in names if n.startswith(('.', '__'))]
-            if hidden:
+        if is_custom(dataset) and not dataset.ann_file:
+            folder = Path(dataset.img_prefix)
+            found = sorted([*folder.glob('.*'), *folder.glob('__*')])
+            if hidden := [str(path) for path in found if path.is_dir()]:
                 paths = ' '.join(map(repr, hidden[:8]))
                 text = f'{folder} has folders that would be taken for classes'
                 yield error(f'{text}; remove them (rm -r {paths})')
