@@ -17,7 +17,7 @@ from ra_mm.engine.strict_load import (
     strip_prefix,
 )
 from ra_mm.errors import UserError
-from ra_mm.layers.residual_sum import attention_keys, is_attention_absent
+from ra_mm.layers.residual_sum import attention_keys, excuse_attention
 from ra_mm.validation import check_arg, one_of
 
 
@@ -176,10 +176,8 @@ def refuse_mismatch(
     Raises:
         UserError: If keys are missing or unexpected, or sizes differ.
     """
-    attention, missing = attention_keys(backbone), found['missing']
-    if is_attention_absent(backbone, missing):
-        missing = [key for key in missing if key not in attention]
-    own = {name for name, _ in backbone.named_parameters()} - attention
+    missing = excuse_attention(backbone, found['missing'])
+    own = {name for name, _ in backbone.named_parameters()} - attention_keys(backbone)
     nothing_fits = own <= set(missing)
     children = dict(backbone.named_children())
     surplus = [key for key in found['unexpected'] if key.split('.')[0] in children]

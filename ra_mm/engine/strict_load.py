@@ -10,7 +10,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
 from ra_mm.errors import UserError, translate_errors
-from ra_mm.layers.residual_sum import attention_keys, is_attention_absent
+from ra_mm.layers.residual_sum import excuse_attention
 from ra_mm.validation import shorten
 
 
@@ -151,12 +151,11 @@ def load_strict(
 
 def _excuse_plain_weights(model, found, scope, allow_plain):
     """Remove the attention from the missing weights, if all of it may be missing."""
-    if not is_attention_absent(model, found['missing']):
-        return
-    attention = attention_keys(model)
-    is_ra = all(key.endswith(('.gamma', '.temp')) for key in attention)
-    if scope == 'backbone' or (is_ra and allow_plain):
-        found['missing'] = [k for k in found['missing'] if k not in attention]
+    others = excuse_attention(model, found['missing'])
+    absent = {*found['missing']} - {*others}
+    is_ra = all(key.endswith(('.gamma', '.temp')) for key in absent)
+    if absent and (scope == 'backbone' or (is_ra and allow_plain)):
+        found['missing'] = others
         if scope == 'model':
             text = 'The checkpoint has no reverse attention: with gamma = 0 the model'
             print_log(f'{text} computes what the plain one does.', 'current', WARNING)

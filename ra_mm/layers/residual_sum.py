@@ -47,8 +47,8 @@ def attention_keys(model: nn.Module) -> set[str]:
     return {f'{name}.{key}' for name, module in found for key in module.state_dict()}
 
 
-def is_attention_absent(model: nn.Module, missing: list[str]) -> bool:
-    """Whether the missing weights include all parameters of all attentions."""
+def excuse_attention(model: nn.Module, missing: list[str]) -> list[str]:
+    """Return the missing weights without those of attentions, if all of these are."""
     keys = attention_keys(model)
     needed = keys & {name for name, _ in model.named_parameters()} or keys
-    return bool(needed) and needed <= set(missing)
+    return [k for k in missing if k not in keys] if needed <= {*missing} else missing
