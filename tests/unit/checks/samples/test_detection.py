@@ -23,13 +23,6 @@ def test_images_that_exif_turns(coco, error):
     assert f'{step}.color_type=color_ignore_orientation' in text
 
 
-def test_advice_for_images_that_exif_turns(coco, look):
-    turn(coco, 6)
-    settings = coco.build()
-    settings['pipeline'][0]['color_type'] = 'color_ignore_orientation'
-    assert look(settings) == ([], [])
-
-
 def test_annotations_of_the_turned_images(coco, look):
     turn(coco, 6)
     for image in coco.content['images']:
