@@ -138,8 +138,7 @@ def fixed_randomness() -> Iterator[None]:
 def scan_entries(dataset: BaseDataset, seconds: float) -> Scan:
     """Read the entries of a dataset in random order until the time is up."""
     scan = Scan(len(dataset))
-    order = list(range(len(dataset)))
-    random.Random(SEED).shuffle(order)
+    order = random.Random(SEED).sample(range(len(dataset)), len(dataset))
     end = time.monotonic() + seconds
     for index in order:
         info = dataset.get_data_info(index)
@@ -168,12 +167,11 @@ def _get_labels(info):
 def _choose(scan):
     """Order the entries so that the first ones cover all classes and folders."""
     seen: set = set()
-    first: list[int] = []
-    others: list[int] = []
+    adds_nothing = {}
     for index, names in scan.strata.items():
-        (others if seen.issuperset(names) else first).append(index)
+        adds_nothing[index] = seen.issuperset(names)
         seen.update(names)
-    return first + others
+    return sorted(adds_nothing, key=adds_nothing.__getitem__)
 
 
 def _load_samples(dataset, scan, num, seconds, limit):
