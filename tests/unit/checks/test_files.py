@@ -93,7 +93,7 @@ def test_segmentation(check, load, refused):
     assert 'train_dataloader.dataset.img_suffix' in refused(cfg)
 
 
-def test_detection_dataset_with_a_suffix(check, cfg, shapes):
+def test_detection_dataset_with_a_suffix(check, cfg, shapes, monkeypatch):
     """mmrotate's DOTADataset has an img_suffix, but is not mmseg's."""
     import mmseg.datasets  # noqa: F401
 
@@ -107,10 +107,7 @@ def test_detection_dataset_with_a_suffix(check, cfg, shapes):
         def load_data_list(self):
             raise AssertionError
 
-    DATASETS.register_module(module=DOTADataset)
-    try:
-        dataset = dict(type='DOTADataset', data_root=str(shapes), img_suffix='tif')
-        cfg.train_dataloader.dataset = dict(dataset, data_prefix=dict(img='images'))
-        check(cfg, 'train')
-    finally:
-        DATASETS.module_dict.pop('DOTADataset')
+    monkeypatch.setitem(DATASETS.module_dict, 'DOTADataset', DOTADataset)
+    dataset = dict(type='DOTADataset', data_root=str(shapes), img_suffix='tif')
+    cfg.train_dataloader.dataset = dict(dataset, data_prefix=dict(img='images'))
+    check(cfg, 'train')
