@@ -65,9 +65,7 @@ def without_switches(tail: RandomTail, z: Tensor, x: Tensor, dy: Tensor) -> Tens
     return dy * (y.abs() > 0.1 * y.std())
 
 
-def tail_errors(
-    device: str, shape: tuple[int, int, int, int] = (16, 256, 28, 28)
-) -> Iterator[dict]:
+def tail_errors(device: str, shape: tuple[int, int, int, int]) -> Iterator[dict]:
     """Compare each path with the reference path in float64.
 
     z, x and dy are rounded to the dtype first, and dy is 0 where rounding may
