@@ -38,8 +38,7 @@ def check_categories(context: Context) -> Iterator[Finding]:
         # mmdet numbers classes in the file's order.
         elif [name for name in names.values() if name in classes] != list(classes):
             text = f'{path} has the classes {shorten(names.values())}, but {key} is'
-            advice = "make them the same, in the file's order"
-            yield error(f'{text} {shorten(classes)}: {advice}')
+            yield error(f"{text} {shorten(classes)}: list the file's, in its order")
         listed = Counter(coco.file_names.values())
         if twice := [name for name, n in listed.items() if n > 1]:
             text = f'{path} lists files as several images each'
@@ -53,9 +52,13 @@ def check_training_objects(context: Context) -> Iterator[Finding]:
             continue
         left_out = np.array(coco.ids, dtype=object)[~coco.is_taken]
         if len(left_out):
-            text = 'are left out, with an image that is not listed, a box outside of it'
-            text += f' or below a pixel, or without area: {shorten(left_out)}'
-            yield warning(f'{coco.path}: {len(left_out)} annotations {text}')
+            text = (
+                f'{coco.path}: {len(left_out)} annotations are left out, with an image'
+            )
+            text += (
+                ' that is not listed, a box outside of it or below a pixel, or no area'
+            )
+            yield warning(f'{text}: {shorten(left_out)}')
         classes = entry.dataset.metainfo['classes']
         used = {id for id, name in coco.categories.items() if name in classes}
         # Categories that the config lacks are a fault of their own.
@@ -130,8 +133,8 @@ def check_metric(context: Context) -> Iterator[Finding]:
             yield Finding(part == 'val', f'{text}, which {key} needs')
         path = f'{part}_dataloader.num_batch_per_epoch'
         if number := get_value(context.cfg, path):
-            text = f'{path}={number} loads a part of the images, and {key} counts the'
-            yield warning(f'{text} objects of all others as missed')
+            text = f'{path}={number}: the objects of all other images count as missed'
+            yield warning(f'{text} in {key}')
         if set(_get_metrics(node)) - {'proposal_fast'}:
             yield from _check_evaluated(known)
         numbers = node.get('proposal_nums') or (100, 300, 1000)
@@ -149,9 +152,8 @@ def _compare_with_loaded(context, key, known):
         # Ids alone do not tell images apart, as many files start at 1.
         own, evaluated = _images(coco), _images(known)
         if not own <= evaluated:
-            text = f'{key}.ann_file is {known.path}, which lacks images of'
-            advice = f'{entry.key}.ann_file, {coco.path}: give both the same file'
-            yield error(f'{text} {advice}')
+            text = f'{key}.ann_file, {known.path}, lacks images of {coco.path}'
+            yield error(f'{text}: give it and {entry.key}.ann_file the same file')
         if own == evaluated and not np.array_equal(coco.boxes, known.boxes):
             text = f'{key}.ann_file is {known.path}, with other boxes than'
             yield warning(f'{text} {coco.path}, which {entry.key} reads')
@@ -176,9 +178,9 @@ def check_max_per_img(context: Context) -> Iterator[Finding]:
         groups = (images, limit), (zip(images, known.category_of), 100)
         lost = [sum(max(0, n - k) for n in Counter(g).values()) for g, k in groups]
         if max(lost) > 0.01 * len(known.ids):
-            text = f'{known.path}: {max(lost)} of {len(known.ids)} objects are beyond'
-            text += f' those that count in an image: max_per_img={limit}, and 100 of a'
-            yield warning(f'{text} class, so that no model has an AP of 1')
+            text = f'{max(lost)} of {len(known.ids)} objects are beyond max_per_img={limit}'
+            text += ' or 100 of a class in an image, so that no model has an AP of 1'
+            yield warning(f'{known.path}: {text}')
 
 
 def _images(coco):

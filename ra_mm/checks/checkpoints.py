@@ -54,9 +54,8 @@ def _check(cfg, key, path):
     if key == 'load_from':
         get_weights(checkpoint, path)
         if cfg.get('resume') and not checkpoint.keys() >= RESUMABLE:
-            text = f'{path} has only weights and cannot be resumed from; to start from'
-            advice = f'leave out --resume and {remedy({"load_from": path})}'
-            raise UserError(f'{text} them, {advice}')
+            text = f'{path} has only weights and cannot be resumed from: leave out'
+            raise UserError(f'{text} --resume, and {remedy({"load_from": path})}')
     elif key == 'model.pretrained' or key.startswith('model.backbone.'):
         _check_plain_backbone(cfg, key, checkpoint, path)
 

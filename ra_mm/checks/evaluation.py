@@ -37,9 +37,8 @@ def check_order(context: Context) -> Iterator[Finding]:
         resizing = [i for i, name in enumerate(types) if 'Resize' in name]
         if 'LoadAnnotations' in types[: min(resizing, default=0)]:
             i, j = types.index('LoadAnnotations'), resizing[0]
-            text = f'{key} resizes the {loaded} too, but predictions have the size of'
-            text += f' the image: put LoadAnnotations (step {i}) after {types[j]}'
-            yield error(f'{text} (step {j})')
+            text = f'{key} resizes the {loaded}, but predictions have the size of the image'
+            yield error(f'{text}: put step {i}, LoadAnnotations, after step {j}')
 
 
 def check_padding(context: Context) -> Iterator[Finding]:

@@ -1,7 +1,5 @@
 """Check the data of a run after it is built, before the first iteration."""
 
-import time
-
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -23,17 +21,16 @@ class DataCheckHook(Hook):
     @master_only
     def before_run(self, runner: Runner) -> None:
         """Log warnings, and raise a :class:`.UserError` if something is wrong."""
-        start = time.monotonic()
-        loops: dict = {'train': runner.train_loop, 'val': runner.val_loop}
         if not len(loader := runner.train_loop.dataloader):
             text = f'train_dataloader: {len(loader.dataset)} images make no batch of'
             raise UserError(f'{text} {loader.batch_size}; lower batch_size')
-        used = {k: v.dataloader.dataset for k, v in loops.items() if v is not None}
-        parts = load_parts({f'{k}_dataloader.dataset': v for k, v in used.items()})
+        datasets = {'train_dataloader.dataset': loader.dataset}
+        if runner.val_loop is not None:
+            datasets['val_dataloader.dataset'] = runner.val_loop.dataloader.dataset
+        parts = load_parts(datasets)
         found = check_samples(parts)
         for warning in found.warnings:
             runner.logger.warning(warning)
         found.raise_errors()
-        num, seconds = sum(len(p.samples) for p in parts), time.monotonic() - start
-        text = f'{num} images, {len(found.warnings)} warning(s), {seconds:.1f} s'
-        runner.logger.info(f'data check: {text}')
+        num = sum(len(part.samples) for part in parts)
+        runner.logger.info(f'data check: {num} images, warnings: {len(found.warnings)}')

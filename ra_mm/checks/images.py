@@ -26,13 +26,11 @@ def check_pixel_range(context: Context) -> Iterator[Finding]:
 
 def check_normalization(context: Context) -> Iterator[Finding]:
     """Images are normalized once."""
-    for path, steps in context.iter_pipelines():
-        names = [get_type(step) for step in steps]
-        if 'Normalize' in names and get_value(
-            context.cfg, 'model.data_preprocessor.mean'
-        ):
-            text = f'{path}.{names.index("Normalize")} and model.data_preprocessor'
-            yield warning(f'{text} both normalize the images: leave one of them out')
+    mean = get_value(context.cfg, 'model.data_preprocessor.mean')
+    for path, steps in context.iter_pipelines() if mean else ():
+        if any(get_type(step) == 'Normalize' for step in steps):
+            text = f'{path} has Normalize, and model.data_preprocessor normalizes, too'
+            yield warning(f'{text}: leave one of them out')
 
 
 def check_readable_images(part: Part) -> Iterator[Finding]:

@@ -76,8 +76,7 @@ def check_xml_names(context: Context) -> Iterator[Finding]:
             names += [element.findtext('name') for element in root.iter('object')]
             small += [line] * (min(sizes) < minimum)
         if small:
-            text = f'{len(small)} images are left out, since the size in their files is'
-            text += f' below filter_cfg.min_size={minimum}'
+            text = f'{len(small)} images are left out, of a <size> below min_size={minimum}'
             yield warning(f'{dataset.ann_file}: {text}: {shorten(small)}')
         classes = dataset.metainfo['classes']
         if others := [name for name in names if name not in classes]:
@@ -135,8 +134,7 @@ def check_left_out(part: Part) -> Iterator[Finding]:
     left_out = describe_left_out(_walk(folder), scan.paths | scan.masks)
     if left_out:
         text = f'{left_out} are left out in {folder}: this dataset takes {suffixes}'
-        advice = 'Rename, convert or move them'
-        yield warning(f'{text}, {len(scan.paths)} images. {advice}')
+        yield warning(f'{text}, {len(scan.paths)} images; rename, convert or move them')
     suffix = getattr(dataset, 'seg_map_suffix', '')
     masks = set(_walk(dataset.data_prefix.get('seg_map_path') or ''))
     masks = {p for p in masks if p.endswith(suffix)} - {*map(osp.normpath, scan.masks)}

@@ -138,9 +138,8 @@ def fixed_randomness() -> Iterator[None]:
 def scan_entries(dataset: BaseDataset, seconds: float) -> Scan:
     """Read the entries of a dataset in random order until the time is up."""
     scan = Scan(len(dataset))
-    order = random.Random(SEED).sample(range(len(dataset)), len(dataset))
     end = time.monotonic() + seconds
-    for index in order:
+    for index in random.Random(SEED).sample(range(len(dataset)), len(dataset)):
         info = dataset.get_data_info(index)
         labels = _get_labels(info)
         scan.objects.update(labels)

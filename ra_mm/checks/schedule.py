@@ -10,8 +10,6 @@ from ra_mm.engine.config import get_type, get_value, iter_dicts
 
 # Schedules that reach their lowest learning rate at their end.
 DECAYING = ('CosineAnnealing', 'Poly', 'OneCycle')
-# Those that warm up, a little at a time.
-WARMING = ('Linear', 'Constant')
 # The variable with the number of processes, by launcher.
 WORLD_SIZE = dict(
     pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE'
@@ -37,14 +35,6 @@ def check_saving(context: Context) -> Iterator[Finding]:
         yield warning(f'without epochs, nothing is saved before the end: {options}')
 
 
-def check_shuffling(context: Context) -> Iterator[Finding]:
-    """A training sees the images in random order."""
-    key = 'train_dataloader.sampler.shuffle'
-    if get_value(context.cfg, key) is False:
-        text = f'{key}=False: a batch is of neighbours in a list, such as one class'
-        yield warning(f'{text}; {remedy({key: True})}')
-
-
 def check_decay(context: Context) -> Iterator[Finding]:
     """The learning rate decays until the end of the training, and not beyond."""
     by_epoch = get_value(context.cfg, 'train_cfg.max_iters') is None
@@ -61,14 +51,14 @@ def check_decay(context: Context) -> Iterator[Finding]:
         if any(m > end for m in node.get('milestones', ())):
             late = f'{path}.milestones={node["milestones"]}'
             yield warning(f'{late}: the training ends before, at {key}={end}')
-        name = get_type(node)
+        kind = get_type(node)
         if node.get('begin', 0) >= end:
             yield warning(f'{path}.begin is not before the end, {key}={end}')
-        elif name.startswith(WARMING) and node.get('end', 0) > end:
+        elif kind.startswith(('Linear', 'Constant')) and node.get('end', 0) > end:
             advice = {f'{path}.by_epoch': False} if by_epoch else {f'{path}.end': end}
             text = f'{path}.end={node["end"]} is after the end, {key}={end}'
             yield warning(f'{text}: {remedy(advice)}')
-        elif name.startswith(DECAYING):
+        elif kind.startswith(DECAYING):
             begin, length = node.get('begin', 0), math.inf
             options[f'{path}.end'] = end
             for name in ('total_steps', 'T_max'):

@@ -98,9 +98,10 @@ class SafeRunner(Runner):
         try:
             read_checkpoint(str(path))
         except UserError as e:
-            text = 'this run could not be resumed from its checkpoints, to which a'
-            text += ' hook, a schedule or a dataset adds objects of its own'
-            raise UserError(f'{text}: {e}') from e
+            text = (
+                'a hook, a schedule or a dataset adds objects to the checkpoints, from'
+            )
+            raise UserError(f'{text} which this run could not be resumed: {e}') from e
         self._is_proven = True
 
     def load_checkpoint(
@@ -125,14 +126,12 @@ class SafeRunner(Runner):
 
     def _compare_classes(self, meta: Mapping, filename: str) -> None:
         """Refuse the same classes in another order, since a label is a number."""
-        trained, own = (
-            [*((data or {}).get('classes') or ())]
-            for data in (meta.get('dataset_meta'), self.visualizer.dataset_meta)
-        )
+        trained = [*((meta.get('dataset_meta') or {}).get('classes') or ())]
+        own = [*((self.visualizer.dataset_meta or {}).get('classes') or ())]
         if trained != own and set(trained) == set(own):
-            text = f'{filename} was trained with the classes in another order than the'
-            text += f' dataset: {shorten(trained)}, not {shorten(own)}'
-            raise UserError(f'{text}; change metainfo.classes of the dataset')
+            text = f'{filename} was trained with the same classes in another order'
+            order = f'{shorten(trained)}, not {shorten(own)}'
+            raise UserError(f'{text}, {order}; change metainfo.classes of the dataset')
 
     def train(self) -> nn.Module:
         self._load_options = dict(scope='backbone')
@@ -190,10 +189,8 @@ class SafeRunner(Runner):
         if not get_value(optim_wrapper, 'constructor'):
             idle += [key for key in settings if key not in PARAMWISE]
         if idle:
-            text = (
-                f'{shorten(idle)} of paramwise_cfg have no effect: no such setting, or'
-            )
-            self.logger.warning(f"{text} in no parameter's name, such as {names[-1]}")
+            text = f'{shorten(idle)} of paramwise_cfg are no settings, or in no name of'
+            self.logger.warning(f'{text} a parameter, such as {names[-1]}')
         return built
 
     def build_param_scheduler(self, scheduler: Any) -> list | dict:

@@ -168,7 +168,6 @@ def _excuse_new_heads(found):
         backbone[kind] = [key for key in keys if key.startswith('backbone.')]
         others[kind] = [key for key in keys if not key.startswith('backbone.')]
     if any(others.values()):
-        text = 'Outside the backbone the checkpoint does not fit, and what is missing'
-        text += f' stays as initialized: {format_mismatch(others)}'
+        text = f'Not loaded, outside of the backbone: {format_mismatch(others)}'
         print_log(text, 'current', WARNING)
     return backbone

@@ -12,7 +12,7 @@ def test_nothing_is_wrong(found, name, mode):
 def test_images_that_are_normalized_twice(load, check):
     cfg = load('detector')
     cfg.train_dataloader.dataset.pipeline.append(dict(type='Normalize'))
-    (text,) = [text for text in check(cfg, 'data') if 'both normalize' in text]
+    (text,) = [text for text in check(cfg, 'data') if 'has Normalize' in text]
     assert text.startswith('train_dataloader.dataset.pipeline')
 
 
