@@ -174,7 +174,7 @@ def _number_folders(parts):
 
 
 def check_splits(parts: Sequence[Part]) -> Iterator[Finding]:
-    """All classes occur in training, and no images to validate with."""
+    """All classes occur in both, and no image does."""
     train, others = ([p for p in parts if p.is_train == t] for t in (True, False))
     trained = {path for part in train for path in part.scan.paths if path}
     for part in others:
@@ -188,15 +188,11 @@ def check_splits(parts: Sequence[Part]) -> Iterator[Finding]:
         text = 'folders have one label in the training and another in the validation'
         pairs = shorten(f'{name}: {numbers[name]} and {other[name]}' for name in wrong)
         yield warning(f'{text} {pairs}: number them alike')
-    if not train or not all(p.scan.is_complete and p.scan.objects for p in train):
-        return
-    names = dict(enumerate(train[0].classes))
-    found = {label for part in train for label in part.scan.objects}
-    missing = [i for i in names if i not in found]
-    if missing and max(found) < len(names):
-        lacking = shorten(names[i] for i in missing)
-        text = f'the training data has nothing of {lacking}'
-        validated = {label for part in others for label in part.scan.objects}
-        if also := [names[i] for i in missing if i in validated]:
-            text += f', of which the validation data has {shorten(also)}'
-        yield warning(text)
+    for what, own in (('training', train), ('validation', others)):
+        if not own or not all(p.scan.is_complete and p.scan.objects for p in own):
+            continue
+        found = {label for part in own for label in part.scan.objects}
+        names = own[0].classes
+        missing = [name for i, name in enumerate(names) if i not in found]
+        if missing and max(found) < len(names):
+            yield warning(f'the {what} data has nothing of {shorten(missing)}')

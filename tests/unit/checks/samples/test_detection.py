@@ -134,8 +134,12 @@ def test_image_that_ends_early(coco, error):
     assert str(path) in error(coco.build())
 
 
-def test_class_of_the_validation_data_alone(tmp_path, coco, warning):
-    val = type(coco)(tmp_path / 'val').build(test_mode=True)
+@pytest.mark.parametrize('part', ['training', 'validation'])
+def test_class_of_the_other_data_alone(tmp_path, coco, warning, part):
+    other = type(coco)(tmp_path / 'other').build()
     for annotation in coco.content['annotations']:
         annotation['category_id'] = 3
-    assert 'the validation data has (dog)' in warning(coco.build(), val)
+    own = coco.build()
+    train, val = (own, other) if part == 'training' else (other, own)
+    val['test_mode'] = True
+    assert f'the {part} data has nothing of (dog)' in warning(train, val)
