@@ -196,7 +196,8 @@ def _check_evaluated(coco):
     """Check the numbers that COCOeval reads: what it does with some of them."""
     texts = [id for id in coco.ids if isinstance(id, str) and not id.isdecimal()]
     # It leaves crowds and negative areas out, and takes 0 for a small object (mAP_s).
-    is_left_out = not (coco.is_counted & (coco.areas >= 0)).any() and len(coco.ids)
+    is_in_range = (coco.areas >= 0) & (coco.areas <= 1e10)
+    is_left_out = not (coco.is_counted & is_in_range).any() and len(coco.ids)
     lost = (~coco.is_taken & coco.is_counted & (coco.areas > 0)).sum()
     small = 0 if is_left_out else (coco.areas <= 0).sum()
     ratios = coco.areas / np.maximum(coco.boxes[:, 2:].prod(1), 1e-6)
@@ -206,8 +207,8 @@ def _check_evaluated(coco):
         (True, len(texts), f'have text as id, such as {texts[:1]}; number them from 1'),
         (False, len({0, '0'} & {*coco.ids}), 'have the id 0, which COCOeval takes for '
          '"no match", so that the AP is too low; number them from 1'),
-        (True, is_left_out, 'are crowds ("iscrowd": 1) or have an area below 0, so that '
-         'the AP is -1; correct these'),
+        (True, is_left_out, 'are crowds ("iscrowd": 1) or have an area below 0 or above '
+         '1e10, so that the AP is -1; correct these'),
         (False, lost * (lost > 0.01 * len(coco.ids)), 'have an image that is not listed, or '
          'a box outside of it or below a pixel, which no prediction matches'),
         (False, coco.is_ignored.sum(), 'are ignored, but COCOeval reads iscrowd only'),

@@ -61,7 +61,7 @@ class CocoFile:
         self.boxes = column(annotations, 'bbox', _numbers, 4)
         self.areas = column(annotations, 'area', _numbers, 1)[:, 0]
         for key in ('iscrowd', 'ignore'):
-            column([a for a in annotations if key in a], key, _numbers, 1)
+            column([a for a in annotations if key in a], key, _numbers, 1, 0)
         # As in mmdet's CocoDataset.parse_data_info.
         corner, size = self.boxes[:, :2], self.boxes[:, 2:]
         ends = np.minimum(corner + size, self.image_sizes[self.image_of])
@@ -170,17 +170,18 @@ def _ids(values, table):
     return values
 
 
-def _numbers(values, count):
-    array = np.array(values).reshape(len(values), count)
-    if array.dtype.kind not in 'biuf' or not np.isfinite(array).all():
-        raise ValueError('not a finite number')
-    return array.astype(float)
+def _numbers(values, count, low=-math.inf):
+    array = np.array(values)
+    is_flat = array.dtype.kind in 'biuf' and array.shape[1:] in ((), (count,))
+    if not is_flat or not np.isfinite(array).all() or (array < low).any():
+        raise ValueError('not a finite number, or below the minimum')
+    return array.reshape(len(values), count).astype(float)
 
 
 EXPECTED = {
     _texts: 'text',
     _ids: 'a number, or text if the id that it refers to is text',
-    _numbers: 'finite numbers (4 for bbox, else one), not text',
+    _numbers: 'finite numbers (4 for bbox, else one; flags are 0 or 1), not text',
 }
 
 
