@@ -39,6 +39,8 @@ def describe(error: BaseException) -> str:
 
     An exception without a sentence is described by the line of code that raised it.
     """
+    if errors := getattr(error, 'exceptions', ()):  # of an ExceptionGroup
+        return describe(errors[0])
     # str() of a KeyError is the repr of its message.
     text = str(*error.args[:1]) if isinstance(error, KeyError) else str(error)
     text = '' if text == 'None' else text.strip()

@@ -21,6 +21,10 @@ def test_translation(error, message):
     assert e.value.__cause__ is error
 
 
+class Group(Exception):  # as ExceptionGroup, which Python 3.10 lacks
+    exceptions = (ValueError('b=1'), KeyError())
+
+
 class Abstract:
     def __init__(self, error):
         raise error
@@ -38,6 +42,11 @@ def test_error_without_a_text(error):
         Abstract(error)
     assert f'__init__ ({__file__}' in str(e.value)
     assert '\n' not in str(e.value)
+
+
+def test_group_of_errors():
+    with pytest.raises(UserError, match='it fails: b=1$'), translate_errors('it fails'):
+        raise Group
 
 
 def test_missing_package():
