@@ -101,7 +101,7 @@ _ATEN = """
     ones_like pad pixel_shuffle pixel_unshuffle prelu rand reflection_pad2d relu6
     relu6_ repeat repeat_interleave scatter scatter_ selu silu silu_ softmax softplus
     sort sum threshold tile topk tril triu unflatten unfold
-    unsafe_chunk unsafe_split view_as zero_"""
+    reshape_as unsafe_chunk unsafe_split view_as zero_"""
 _MMCV = ('NMSop', 'SoftNMSop', 'RoIPoolFunction', 'PSAMaskFunction')
 FREE = {
     *(f'aten::{name}' for name in _ATEN.split()),

@@ -59,7 +59,10 @@ class TempSchedule:
         self.models = [model] if isinstance(model, nn.Module) else [*model]
         self.gates = find_gates(self.models)
         if not self.gates:
-            raise ValueError('TempSchedule: the model has no reverse attention')
+            text = (
+                'TempSchedule: the model has no reverse attention. If it was exported'
+            )
+            raise ValueError(f'{text}, pass the model that it was made from')
         if any(gate.temp.is_meta for gate in self.gates):
             text = 'TempSchedule: the model is on the meta device: make the schedule'
             raise ValueError(f'{text} after to_empty() and load_state_dict()')
