@@ -8,6 +8,8 @@ computed in float32 (float64 for a float64 F), since a sum of squares over a
 feature map overflows in float16.
 """
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
@@ -176,8 +178,14 @@ class MGRN(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         # Plain weights leave temp to its schedule.
-        has_gate = prefix + 'gamma' in state_dict
-        temp = torch.ones_like(self.temp) if has_gate else self.temp
+        gamma = state_dict.get(prefix + 'gamma')
+        temp = self.temp if gamma is None else torch.ones_like(self.temp)
+        if prefix + 'temp' not in state_dict and gamma is not None and gamma.any():
+            warnings.warn(
+                'reverse attention is loaded without its buffer temp: if it was saved '
+                'within its annealing, temp = 1 is wrong. Save the state_dict()',
+                stacklevel=2,
+            )
         state_dict.setdefault(prefix + 'temp', temp)
         super()._load_from_state_dict(state_dict, prefix, *args)
 

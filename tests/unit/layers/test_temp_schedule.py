@@ -242,6 +242,13 @@ def test_weights_that_are_loaded_later(temp, steps):
     assert schedule.temp <= temp
 
 
+@pytest.mark.parametrize('gamma', [0.0, 1.0])
+def test_weights_without_temp(recwarn, gamma):
+    """As of named_parameters()."""
+    model(gamma).load_state_dict(dict(model(gamma, temp=9.0).named_parameters()))
+    assert len(recwarn) == gamma
+
+
 def test_new_gates_beside_trained_ones(recwarn):
     trained, new = model(gamma=1.0), model()
     schedule = TempSchedule([trained, new], length=4)
