@@ -82,7 +82,6 @@ class TempAnnealingHook(Hook):
                 'TempAnnealingHook: the model has no reverse attention. Remove the '
                 'hook from custom_hooks, or use an RA backbone'
             )
-        ANNEALED.update(self.gates)
         _warn_of_frozen_gates(runner)
         hub = runner.message_hub
         if runner.iter == 0:
@@ -117,6 +116,7 @@ class TempAnnealingHook(Hook):
         else:
             progress = runner.iter * self.fraction_per_iter
         temp = temp_at(progress / self.length, self.start_temp, self.end)
+        ANNEALED.update(self.gates)  # which a loop of one's own may not do
         for gate in self.gates:
             gate.temp.fill_(temp)  # in place: no recompilation, no device sync
         runner.message_hub.update_scalar('train/temp', temp)

@@ -118,6 +118,12 @@ def test_gates_without_a_learning_rate(run, tmp_path):
     assert '1 of 1 gates are frozen' in max(tmp_path.glob('*/*.log')).read_text()
 
 
+def test_loop_that_calls_no_hook(run, monkeypatch):
+    monkeypatch.delattr(TempAnnealingHook, 'before_train_iter')
+    with pytest.warns(UserWarning, match='trains without annealing'):
+        run(TempAnnealingHook(length=2))
+
+
 def test_teacher(run, make_model, tmp_path):
     """It is frozen, but no gate that should learn."""
     model = make_model()
