@@ -2,6 +2,7 @@
 
 import os
 import os.path as osp
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
@@ -17,6 +18,7 @@ from ra_mm.engine.config import get_value, reads_as
 from ra_mm.errors import translate_errors
 from ra_mm.validation import shorten
 
+NUMBER = re.compile(r'[_-]\d+(?=\.\w+$)')
 SIDES = ('width', 'height')
 MAX_LISTED = 2000  # images that are looked for, of a list that may have a million
 
@@ -102,6 +104,9 @@ def check_label_range(part: Part) -> Iterator[Finding]:
     if bad and not is_custom(part.dataset):  # whose list is checked as a whole
         n = sum(part.scan.objects[label] for label in bad)
         yield error(f'{n} labels are wrong: {text}')
+    n, lists = len(part.classes), part.scan.lists
+    if n > 1 and lists and all(len(x) == n and {*x} <= {0, 1} for x in lists):
+        yield error(f'gt_label is one-hot, {[*min(lists)]}: list numbers of classes')
 
 
 def check_folder_names(part: Part) -> Iterator[Finding]:
@@ -136,8 +141,10 @@ def check_left_out(part: Part) -> Iterator[Finding]:
         text = f'{left_out} are left out in {folder}: this dataset takes {suffixes}'
         yield warning(f'{text}, {len(scan.paths)} images; rename, convert or move them')
     suffix = getattr(dataset, 'seg_map_suffix', '')
-    masks = set(_walk(dataset.data_prefix.get('seg_map_path') or ''))
-    masks = {p for p in masks if p.endswith(suffix)} - {*map(osp.normpath, scan.masks)}
+    used = {*map(osp.normpath, scan.masks)}
+    paths = _walk(dataset.data_prefix.get('seg_map_path') or '')
+    # Beside x_mask.png, x_mask_1.png is one of another object.
+    masks = {p for p in paths if p.endswith(suffix) or NUMBER.sub('', p) in used} - used
     if masks:
         yield warning(f'{len(masks)} masks have no image, such as {min(masks)}')
 

@@ -18,7 +18,7 @@ from mmengine.dataset import BaseDataset
 from ra_mm.checks.disk import StoredImage, read_image, read_mask
 from ra_mm.engine.config import iter_unwrapped
 from ra_mm.engine.samples import run_step
-from ra_mm.errors import UserError
+from ra_mm.errors import UserError, translate_errors
 
 SEED = 0
 MIN_SCANNED = 32  # entries, however little time there is
@@ -35,6 +35,7 @@ class Scan:
     strata: dict = field(default_factory=dict)  # index: folder and classes
     paths: set = field(default_factory=set)  # of the images
     masks: set = field(default_factory=set)  # the paths of their masks
+    lists: set = field(default_factory=set)  # of labels, if an image has several
 
     @property
     def is_complete(self) -> bool:
@@ -114,7 +115,8 @@ def load_parts(
         for root_key, root in datasets.items():
             for key, dataset in iter_unwrapped(root, root_key):
                 if hasattr(dataset, 'get_data_info'):  # one of mmengine's
-                    scan = scan_entries(dataset, scan_seconds)
+                    with translate_errors(f'{key} has labels that cannot be read'):
+                        scan = scan_entries(dataset, scan_seconds)
                     samples = _load_samples(dataset, scan, num, seconds, limit)
                     parts.append(Part(key, dataset, root, scan, samples))
     return parts
@@ -149,6 +151,8 @@ def scan_entries(dataset: BaseDataset, seconds: float) -> Scan:
         scan.masks.add(str(info.get('seg_map_path') or ''))
         if np.ndim(info.get('gt_label', [])) == 0:  # not a list of labels
             scan.folders[folder][labels[0]] += 1
+        elif 'gt_label' in info:
+            scan.lists.add(tuple(labels))
         scan.strata[index] = (folder, *set(labels))
         if len(scan.strata) >= MIN_SCANNED and time.monotonic() > end:
             break

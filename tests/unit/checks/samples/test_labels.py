@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ra_mm.errors import UserError
+
 
 def test_folders_in_the_order_of_numbers(tmp_path, make_folders, error):
     folders = make_folders(tmp_path, classes=('1', '2', '3', '10'))
@@ -58,6 +60,15 @@ def test_multi_label(multi_label, look):
 
 def test_multi_label_beyond_the_classes(multi_label, error):
     assert '(3)' in error(multi_label([0, 1], [2, 3]))
+
+
+def test_one_hot_labels(multi_label, error):
+    assert '[0, 1, 1]' in error(multi_label([1, 0, 0], [0, 1, 1]))
+
+
+def test_names_as_labels(multi_label, look):
+    with pytest.raises(UserError, match='train_dataloader.dataset has labels .*dog'):
+        look(multi_label([0], ['dog']))
 
 
 def test_multi_label_class_without_images(multi_label, warning):

@@ -127,3 +127,10 @@ def test_masks_as_jpeg(masks, error):
     for path in (masks.root / 'masks').iterdir():
         Image.open(path).save(path.with_suffix('.jpeg'))
     assert 'JPEG' in error(masks.build(seg_map_suffix='.jpeg'))
+
+
+def test_several_masks_of_an_image(masks, warning):
+    for path in [*masks.root.glob('masks/*.png')]:
+        Image.open(path).save(path.with_name(f'{path.stem}_mask_1.png'))
+        path.rename(path.with_name(f'{path.stem}_mask.png'))
+    assert '12 masks have no image' in warning(masks.build(seg_map_suffix='_mask.png'))
