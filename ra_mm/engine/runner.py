@@ -28,9 +28,8 @@ from ra_mm.validation import shorten
 PROGRESS = set('_global_step _last_value last_step best num_bad_epochs'.split())
 PROGRESS |= {'cooldown_counter', 'rule_worse'}  # the latter is made anew
 # What MMEngine's constructor of optimizers takes.
-PARAMWISE = set(
-    'bias_lr_mult bias_decay_mult norm_decay_mult flat_decay_mult dwconv_decay_mult '
-    'dcn_offset_lr_mult bypass_duplicate custom_keys'.split()
+PARAMWISE = re.compile(
+    '(bias_lr|(bias|norm|flat|dwconv)_decay|dcn_offset_lr)_mult|bypass_duplicate|custom_keys'
 )
 
 
@@ -187,7 +186,7 @@ class SafeRunner(Runner):
         keys = settings.get('custom_keys') or {}
         idle = [key for key in keys if not any(key in name for name in names)]
         if not get_value(optim_wrapper, 'constructor'):
-            idle += [key for key in settings if key not in PARAMWISE]
+            idle += [key for key in settings if not PARAMWISE.fullmatch(key)]
         if idle:
             text = f'{shorten(idle)} of paramwise_cfg are no settings, or in no name of'
             self.logger.warning(f'{text} a parameter, such as {names[-1]}')
