@@ -92,7 +92,7 @@ COUNTED = {
 
 # Comparisons, sums, activations and copies, beside those that mmengine lists.
 _ATEN = """
-    _shape_as_tensor adaptive_max_pool2d all amax amin any argmax argmin argsort
+    __or__ _shape_as_tensor adaptive_max_pool2d all amax amin any argmax argmin argsort
     broadcast_to channel_shuffle cummax cumsum diag diagonal dropout_ elu elu_
     embedding empty_like expand_as feature_dropout fill_ flip gelu_ glu hardsigmoid
     hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_ im2col index_select
@@ -101,7 +101,7 @@ _ATEN = """
     ones_like pad pixel_shuffle pixel_unshuffle prelu rand reflection_pad2d relu6
     relu6_ repeat repeat_interleave scatter scatter_ selu silu silu_ softmax softplus
     sort sum threshold tile topk tril triu unflatten unfold
-    reshape_as unsafe_chunk unsafe_split view_as zero_"""
+    numel reshape_as unsafe_chunk unsafe_split view_as zero_"""
 _MMCV = ('NMSop', 'SoftNMSop', 'RoIPoolFunction', 'PSAMaskFunction')
 FREE = {
     *(f'aten::{name}' for name in _ATEN.split()),

@@ -67,7 +67,7 @@ def run_step(step: Callable, data: dict) -> Any:
     image, mask = data.get('img_path') or 'a sample', data.get('seg_map_path')
     try:
         return step(data)
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         labels = f'its mask {mask}' if mask else 'its annotations'
         name = getattr(step, '__name__', type(step).__name__)
         reason = f'{" ".join(describe(e).split())} (in {name})'
