@@ -121,6 +121,12 @@ class TempAnnealingHook(Hook):
             gate.temp.fill_(temp)  # in place: no recompilation, no device sync
         runner.message_hub.update_scalar('train/temp', temp)
 
+    def after_train(self, runner: Runner) -> None:
+        if runner.iter < runner.max_iters and self.gates[0].temp > self.end:
+            runner.logger.warning(
+                'the training was stopped within the annealing of temp'
+            )
+
 
 def _warn_of_frozen_gates(runner):
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmengine.hooks import Hook
 
 from ra_mm.errors import UserError
 from ra_mm.hooks import TempAnnealingHook
@@ -122,6 +123,16 @@ def test_loop_that_calls_no_hook(run, monkeypatch):
     monkeypatch.delattr(TempAnnealingHook, 'before_train_iter')
     with pytest.warns(UserWarning, match='trains without annealing'):
         run(TempAnnealingHook(length=2))
+
+
+class Stop(Hook):
+    def after_train_epoch(self, runner):
+        runner.train_loop.stop_training = True
+
+
+def test_training_that_is_stopped_early(run, tmp_path):
+    run(TempAnnealingHook(length=2), hooks=[Stop()])
+    assert 'within the annealing' in max(tmp_path.glob('*/*.log')).read_text()
 
 
 def test_teacher(run, make_model, tmp_path):
