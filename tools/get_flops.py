@@ -96,9 +96,9 @@ def print_model(cfg: Config, shape: tuple[int, int] | None) -> None:
     for name in complexity.not_called(model, analyzer):
         print(f'not counted: {name}, which is not called')
     print(
-        'FLOPs are multiply-accumulates of the forward pass, not of what predictions '
-        'are made of\nits outputs, such as masks; see ra_mm/analysis/complexity.py.'
+        'FLOPs are multiply-accumulates of the forward pass; what predictions make of'
     )
+    print('its outputs, such as masks, is left out: see ra_mm/analysis/complexity.py.')
 
 
 def print_paper(tables: list[int]) -> None:

@@ -25,13 +25,8 @@ TOP_LEVEL_KEYS = {
     *('tta_model', 'tta_pipeline'),
 }
 # Those of MMDetection 2 and its contemporaries, which nothing reads any more.
-OUTDATED = set(
-    'checkpoint_config evaluation fp16 log_config lr_config momentum_config '
-    'optimizer_config resume_from runner total_epochs'.split()
-)
-MIGRATION = (
-    'https://mmdetection.readthedocs.io/en/latest/migration/config_migration.html'
-)
+OUTDATED = 'checkpoint_config evaluation log_config lr_config optimizer_config'.split()
+OUTDATED += ['resume_from', 'runner', 'total_epochs']
 
 
 def load_config(
@@ -104,7 +99,7 @@ def _find_unread(cfg):
     """Yield what a config sets without effect, where it seems to be a mistake."""
     for key in cfg.keys() - TOP_LEVEL_KEYS:
         if key in OUTDATED:
-            yield f'{key} is of an older version and has no effect: see {MIGRATION}'
+            yield f'{key} is of MMDetection 2 and has no effect: see its migration guide'
         elif similar := _suggest(key, TOP_LEVEL_KEYS - {'tta_pipeline'}, 0.88):
             yield f'{key} has no effect{similar}'
     used = get_value(cfg, 'model.data_preprocessor') or {}

@@ -106,7 +106,7 @@ def test_option_like_another(tmp_path, logged, option, similar):
 @pytest.mark.parametrize(
     'text, expected',
     [
-        ('lr_config = dict(step=[8])', 'lr_config is of an older version'),
+        ('lr_config = dict(step=[8])', 'lr_config is of MMDetection 2'),
         ('custom_hook = []', "did you mean 'custom_hooks'"),
         ('test_pipeline = []', None),
         ('data_preprocessor = dict(mean=[1])', 'beside model.data_preprocessor'),
