@@ -102,7 +102,7 @@ def write_gpu_report(
         out (Path): The JSON file.
         todo (list[ReportPart]): What to run, in this order.
         minutes (float): The time budget.
-        environment (dict): Recorded as it is.
+        environment (dict): Recorded as it is, or that of the earlier report.
         progress (callable): Called with a line of text about the state.
         earlier (dict, optional): An earlier report from the same machine and
             commit, whose finished parts are kept and not run again.
@@ -123,11 +123,10 @@ def write_gpu_report(
             old, new = earlier['environment'].get(key), environment.get(key)
             if old != new:
                 raise UserError(f'{out}: is a report for {key} {old}, not {new}')
-        report['parts'] += [p for p in earlier['parts'] if p['status'] == 'done']
+        done = [part for part in earlier['parts'] if part['status'] == 'done']
+        report.update(parts=done, environment=earlier['environment'])
     finished = {p['name'] for p in report['parts']}
-    for part in todo:
-        if part.name in finished:
-            continue
+    for part in (part for part in todo if part.name not in finished):
         left = 60 * minutes - (time.monotonic() - begin)
         entry = dict(name=part.name, status='running', seconds=0.0, results=[])
         report['parts'].append(entry)
