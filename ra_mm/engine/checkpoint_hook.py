@@ -1,5 +1,6 @@
 """Hooks that delete a checkpoint only after its successor, and validate on resume."""
 
+import bisect
 import os.path as osp
 from types import SimpleNamespace
 from typing import Any
@@ -92,8 +93,10 @@ class ValidateResumedHook(Hook):
             done, length = loop.epoch, loop.max_epochs
         else:
             return
-        loop._decide_current_val_interval()
-        is_at_end = done % loop.val_interval == 0 or done >= length
+        # As the loops decide, whose next step is 1 ahead
+        phase = bisect.bisect(loop.dynamic_milestones, done + 1) - 1
+        interval = loop.dynamic_intervals[phase]
+        is_at_end = done % interval == 0 or done >= length
         is_due = done >= max(1, loop.val_begin) and is_at_end
         is_done = runner.message_hub.get_info(VALIDATED, None) == runner.iter
         if any(isinstance(hook, EarlyStoppingHook) for hook in runner.hooks):
