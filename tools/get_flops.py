@@ -96,9 +96,9 @@ def print_model(cfg: Config, shape: tuple[int, int] | None) -> None:
     for name in complexity.not_called(model, analyzer):
         print(f'not counted: {name}, which is not called')
     print(
-        'FLOPs are multiply-accumulates of the forward pass; what predictions make of'
+        'FLOPs are multiply-accumulates of the forward pass, without what predictions'
     )
-    print('its outputs, such as masks, is left out: see ra_mm/analysis/complexity.py.')
+    print('make of its outputs, such as masks: see ra_mm/analysis/complexity.py.')
 
 
 def print_paper(tables: list[int]) -> None:

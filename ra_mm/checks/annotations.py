@@ -52,13 +52,9 @@ def check_training_objects(context: Context) -> Iterator[Finding]:
             continue
         left_out = np.array(coco.ids, dtype=object)[~coco.is_taken]
         if len(left_out):
-            text = (
-                f'{coco.path}: {len(left_out)} annotations are left out, with an image'
-            )
-            text += (
-                ' that is not listed, a box outside of it or below a pixel, or no area'
-            )
-            yield warning(f'{text}: {shorten(left_out)}')
+            text = 'are left out, with an image that is not listed, a box outside of it'
+            text += f' or below a pixel, or without area: {shorten(left_out)}'
+            yield warning(f'{coco.path}: {len(left_out)} annotations {text}')
         classes = entry.dataset.metainfo['classes']
         used = {id for id, name in coco.categories.items() if name in classes}
         # Categories that the config lacks are a fault of their own.

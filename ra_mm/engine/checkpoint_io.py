@@ -79,7 +79,7 @@ def _explain(path, error):
     with open(path, 'rb') as f:
         head = f.read(40)
     if re.fullmatch(rb'[ -~\s]{8,}', head):  # a web page, or a pointer of Git LFS
-        return f'is a text, {head.split()[:2]}, not a checkpoint: download that'
+        return f'is a text, {head.split()[:2]}, not a checkpoint: get the weights'
     if (head.startswith(b'PK') and not is_zip) or isinstance(error, EOFError):
         return 'is truncated: download or save it again'
     if is_zip and isinstance(error, pickle.UnpicklingError):
