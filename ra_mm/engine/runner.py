@@ -97,10 +97,8 @@ class SafeRunner(Runner):
         try:
             read_checkpoint(str(path))
         except UserError as e:
-            text = (
-                'a hook, a schedule or a dataset adds objects to the checkpoints, from'
-            )
-            raise UserError(f'{text} which this run could not be resumed: {e}') from e
+            text = 'a hook, a schedule or a dataset adds objects to checkpoints, from which'
+            raise UserError(f'{text} this run could not be resumed: {e}') from e
         self._is_proven = True
 
     def load_checkpoint(

@@ -123,9 +123,7 @@ class TempAnnealingHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         if runner.iter < runner.max_iters and self.gates[0].temp > self.end:
-            runner.logger.warning(
-                'the training was stopped within the annealing of temp'
-            )
+            runner.logger.warning('the training was stopped within the annealing')
 
 
 def _warn_of_frozen_gates(runner):

@@ -59,10 +59,8 @@ class TempSchedule:
         self.models = [model] if isinstance(model, nn.Module) else [*model]
         self.gates = find_gates(self.models)
         if not self.gates:
-            text = (
-                'TempSchedule: the model has no reverse attention. If it was exported'
-            )
-            raise ValueError(f'{text}, pass the model that it was made from')
+            text = 'TempSchedule: the model has no reverse attention; of an exported'
+            raise ValueError(f'{text} one, pass the model that it was made from')
         if any(gate.temp.is_meta for gate in self.gates):
             text = 'TempSchedule: the model is on the meta device: make the schedule'
             raise ValueError(f'{text} after to_empty() and load_state_dict()')
