@@ -203,12 +203,8 @@ def test_objects_that_are_not_reached(check, with_validation):
     images, objects = (text for text in check(cfg) if str(path) in text)
     assert '5 of 8 images' in images and 'max_per_img=1' in objects
     cfg.val_dataloader.dataset.update(filter_cfg=dict(min_size=99), test_mode=False)
-    assert any('dataset.test_mode=True' in text for text in check(cfg))
-
-
-def test_batches_that_are_not_loaded(check, with_validation):
-    cfg, _ = with_validation()
     cfg.val_dataloader.num_batch_per_epoch = 1
+    assert any('dataset.test_mode=True' in text for text in check(cfg))
     assert any('num_batch_per_epoch=1' in text for text in check(cfg))
 
 

@@ -121,8 +121,7 @@ def test_keys_that_nothing_reads(tmp_path, logged, text, expected):
 def test_option_that_is_no_mistake(tmp_path, logged):
     """Both are arguments of the heads of mmseg, and pipelines are used by name."""
     text = 'model = dict(decode_head=dict(in_index=3))\ntest_pipeline = []'
-    path = write(tmp_path, text)
-    load_config(path, {'model.decode_head.ignore_index': 0})
+    load_config(write(tmp_path, text), {'model.decode_head.ignore_index': 0})
     assert not logged
 
 
